@@ -1,0 +1,72 @@
+"""Engines: token ids in, token ids out. The search knows nothing else about a model.
+
+Built-in engines are imported by their own module (`ibtpo.engines.scripted`, `ibtpo.engines.transformers`),
+so that importing this package costs nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is drawn. Defaults: the paper's.
+
+    temperature: > 0; logits are divided by it.
+    top_p: in (0, 1]; keep the smallest set of most likely tokens whose probability reaches it (1 = off).
+    top_k: keep the k most likely tokens (0 = off).
+    """
+
+    temperature: float = 0.7
+    top_p: float = 0.95
+    top_k: int = 20
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ConfigError(f"temperature must be > 0, got {self.temperature}; use 1e-3 for near-greedy sampling")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p must be in (0, 1], got {self.top_p}; 1 switches it off")
+        if self.top_k < 0:
+            raise ConfigError(f"top_k must be >= 0, got {self.top_k}; 0 switches it off")
+
+
+@dataclass(slots=True)
+class Completion:
+    """One rollout as sampled.
+
+    token_ids: (T,) sampled ids, the end-of-sequence id included when the model produced it.
+    logprobs: (T,) natural-log probability of each sampled token under the full softmax at the sampling
+        temperature, before top-p and top-k.
+    entropies: (T,) entropy in nats of the same softmax, or None if the engine cannot give it.
+    stop_reason: "eos" or "length".
+    cached_tokens: how many of the prompt's tokens were served from kept keys and values.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    entropies: list[float] | None
+    stop_reason: str
+    cached_tokens: int = 0
+
+
+class Engine(Protocol):
+    """What the search needs from a model: one awaitable.
+
+    An engine whose `logprobs` are renormalised after top-p/top-k sets `processed_logprobs = True`; the trainer
+    then recomputes them.
+    """
+
+    processed_logprobs: bool
+
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, seed: int, max_new_tokens: int
+    ) -> Completion:
+        """Sample one continuation of `prompt_ids`.
+
+        The result depends on the arguments alone, not on what else is in the batch.
+        Raises `EngineError` when it cannot be generated.
+        """
+        ...

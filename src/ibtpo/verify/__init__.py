@@ -1,0 +1,42 @@
+"""Verifiers: a completion in, a reward out, computed where a crash or a hang cannot hurt the run.
+
+`pool.VerifierPool` runs a reward function in child processes with a deadline a row; `rewards.RewardFunctions` calls
+functions with TRL's reward signature in this process. Both give `Verdict`s.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verifier says of one completion.
+
+    reward: the (weighted) reward, or None when the verifier failed or did not apply: never a silent zero.
+    per_function: (F,) each reward function's own value, None where it gave none. The first one decides
+        raw correctness.
+    error: why `reward` is None, or None.
+    """
+
+    reward: float | None
+    per_function: tuple[float | None, ...]
+    error: str | None = None
+
+
+class Verifier(Protocol):
+    """Scores rows; a row is a dict with `prompt`, `completion`, `completion_ids` and the problem's columns."""
+
+    names: tuple[str, ...]
+
+    def score(self, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
+        """(R,) one verdict a row, in order. Never raises for a row's content: a failure is a `Verdict.error`."""
+        ...
+
+    async def ascore(self, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
+        """The same, without blocking the event loop."""
+        ...
+
+    def close(self) -> None:
+        """Stops child processes."""
+        ...
