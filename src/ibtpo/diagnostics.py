@@ -1,0 +1,73 @@
+"""The numbers that show whether exploration and exploitation are in balance (spec section 8).
+
+`tree_record` measures one tree; `summarise` turns the records of a batch (of all processes) into the logged metrics.
+Groups are judged on raw correctness, never on a shaped reward. docs/metrics.md says how to read each number.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from .score import ScoreOptions, effective, eta_covariance, score_tree, tree_ib_score
+from .tree import ROOT, ReasoningTree
+
+Record = dict[str, float]
+
+
+def correctness(tree: ReasoningTree) -> list[float]:
+    """Known raw correctness of the leaves: the first reward function's values, or the rewards if there is only one."""
+    raw = tree.meta.get("correct") or [leaf.reward for leaf in tree.leaves]
+    return [float(r) for r in raw if r is not None]
+
+
+def tree_record(tree: ReasoningTree, options: ScoreOptions | None = None) -> Record:
+    """Measures one tree; NaN where a number is not defined.
+
+    branch_depth: steps from the root to where a branch started, as a share of the mean steps of an answer.
+    branch_cost: tokens of a branch as a share of the mean tokens of a first rollout (paper: about 0.48).
+    """
+    scores = score_tree(tree, options)
+    correct = correctness(tree)
+    first = [r.tokens for r in tree.rollouts if r.round == 0]
+    later = [r for r in tree.rollouts if r.round > 0]
+    steps = np.mean([len(tree.path(leaf.node)) for leaf in tree.leaves])
+    lengths = [len(tree.completion_ids(i)) for i in range(len(tree.leaves))]
+    entropies = [h for n in tree.nodes[1:] for h in n.step.entropies or ()]
+    return {
+        "eff_rate": float(effective(correct)),
+        "avg_rate": _mean(correct),
+        "pass_at_g": max(correct, default=math.nan),
+        "uniform": float(not effective(correct)) if correct else math.nan,
+        "trajectories": len(tree.leaves),
+        "distinct": len({leaf.node for leaf in tree.leaves}) / len(tree.leaves),
+        "generated_tokens": tree.generated_tokens,
+        "unique_ratio": tree.unique_tokens / sum(lengths) if sum(lengths) else math.nan,
+        "length": _mean(lengths),
+        "steps": float(steps),
+        "branch_depth": _mean([len(tree.path(r.at)) for r in later]) / float(steps) if later else math.nan,
+        "branch_cost": _mean([r.tokens for r in later]) / _mean(first) if later and sum(first) else math.nan,
+        "root_branches": _mean([float(r.at == ROOT) for r in later]),
+        "ib_score": tree_ib_score(scores),
+        "cov_eta": eta_covariance(tree, scores),
+        "entropy": _mean(entropies),
+        "verifier_errors": sum(leaf.stop == "verifier_error" for leaf in tree.leaves),
+        "truncated": _mean([float(leaf.stop == "length") for leaf in tree.leaves]),
+    }
+
+
+def summarise(records: Sequence[Record]) -> dict[str, float]:
+    """Means over trees, except that trajectories, generated tokens and verifier errors are added up."""
+    out: dict[str, float] = {}
+    for key in records[0]:
+        column = [r[key] for r in records]
+        total = key in ("trajectories", "generated_tokens", "verifier_errors")
+        out[key] = float(sum(column)) if total else _mean(column)
+    tokens = out["generated_tokens"]
+    out["trajectories_per_1k_tokens"] = 1000 * out["trajectories"] / tokens if tokens else math.nan
+    return out
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [v for v in values if not math.isnan(v)]
+    return math.fsum(known) / len(known) if known else math.nan

@@ -1,0 +1,282 @@
+"""Growing trees: one coroutine a prompt, no barrier between prompts (spec section 4).
+
+    search = TreeSearch(engine, verifier, decode, SearchOptions(budget=Budget.parse("4,9,1,1")))
+    trees = asyncio.run(search.grow_all(prompts))
+
+B0 rollouts start at the root; then, round after round, the branching rule picks K places and each gets B rollouts.
+After each rollout its reward is known before the next place is chosen. The seed of a rollout comes from (run seed,
+prompt id, tokens of the place, how many rollouts started there before), so that concurrency, batching and the order of
+arrival cannot change a tree.
+"""
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .branching import BRANCHING, BranchingRule, BranchPoint, stable_hash
+from .engines import Completion, Engine, Sampling
+from .errors import ConfigError, EngineError, unknown
+from .score import ScoreOptions
+from .steps import PieceDecoder, cut, load_object, make_splitter
+from .tree import ROOT, ReasoningTree
+from .verify import Verdict, Verifier
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How large a tree grows: B0 first rollouts, then L−1 rounds of K places with B rollouts each.
+
+    tokens: stop, in place of the L rounds, when the next branch would take the tree's generated tokens beyond this.
+    What a branch would cost is what the known continuations of its place cost on average.
+    """
+
+    b0: int = 4
+    rounds: int = 9
+    k: int = 1
+    b: int = 1
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("b0", "rounds", "k", "b"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"tree budget (B0,L,K,B): {name} must be >= 1, got {getattr(self, name)}")
+        if self.tokens is not None and self.tokens < 1:
+            raise ConfigError(f"a tree's token budget must be >= 1, got {self.tokens}")
+
+    @property
+    def trajectories(self) -> int:
+        """G = B0 + (L−1)·K·B."""
+        return self.b0 + (self.rounds - 1) * self.k * self.b
+
+    @classmethod
+    def parse(cls, text: str | Sequence[int], tokens: int | None = None) -> "Budget":
+        """From "B0,L,K,B" or four integers."""
+        parts = text.split(",") if isinstance(text, str) else list(text)
+        try:
+            b0, rounds, k, b = (int(p) for p in parts)
+        except ValueError as e:
+            raise ConfigError(f"a tree budget is four integers B0,L,K,B such as 4,9,1,1; got {text!r}") from e
+        return cls(b0, rounds, k, b, tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """Everything a tree depends on besides model, prompt and verifier.
+
+    branching: "ib", "entropy", "fixed_width", "random", "independent", or a dotted path to a rule.
+    splitter: see `steps.make_splitter`. max_new_tokens: a trajectory's length limit.
+    max_in_flight: requests at the engine at once. retries: of a request that failed, with back-off.
+    deterministic: wait for each verdict before anything else happens, so that the engine's batches are the same in
+        every run (their composition touches the last bits of a float); costs overlap when verifying is slow.
+    """
+
+    budget: Budget = field(default_factory=Budget)
+    sampling: Sampling = field(default_factory=Sampling)
+    score: ScoreOptions = field(default_factory=ScoreOptions)
+    branching: str = "ib"
+    splitter: str = "blank_line"
+    max_new_tokens: int = 2048
+    seed: int = 0
+    max_in_flight: int = 64
+    retries: int = 2
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "max_in_flight"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")
+        find_rule(self.branching)
+        make_splitter(self.splitter)
+
+
+def find_rule(name: str) -> BranchingRule:
+    """A branching rule by name or dotted path `package.module:function`."""
+    if name in BRANCHING:
+        return BRANCHING[name]
+    if ":" in name:
+        return load_object(name)  # type: ignore[return-value]
+    raise unknown("branching rule", name, BRANCHING)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A question ready for the engine: its token ids, its text, and the columns its verifier gets."""
+
+    id: str
+    ids: tuple[int, ...]
+    text: str
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+class TreeSearch:
+    """Grows reasoning trees with an engine and a verifier.
+
+    decode: token ids -> text, special tokens skipped. on_rollout: called with each new trajectory's (tree, leaf).
+    seconds: time spent in "verifying" (waiting for verdicts, when deterministic) and "credit" (choosing places).
+    verdicts: tree id -> (L,) verdicts in leaf order, for callers that need each reward function's own value.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        verifier: Verifier,
+        decode: Callable[[list[int]], str],
+        options: SearchOptions,
+        *,
+        on_rollout: Callable[[ReasoningTree, int], None] | None = None,
+    ) -> None:
+        self.engine = engine
+        self.verifier = verifier
+        self.options = options
+        self.on_rollout = on_rollout
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.verdicts: dict[str, list[Verdict]] = {}
+        self._pieces = PieceDecoder(decode)
+        self._splitter = make_splitter(options.splitter)
+        self._rule = find_rule(options.branching)
+
+    async def grow_all(
+        self, prompts: Iterable[Prompt], on_tree: Callable[[ReasoningTree], None] | None = None
+    ) -> list[ReasoningTree]:
+        """One tree a prompt, in order. `on_tree` gets each tree as soon as it is grown.
+
+        Raises `EngineError` when a rollout failed for good; trees finished before went through `on_tree`.
+        """
+        o = self.options
+        requests = asyncio.Semaphore(o.max_in_flight)
+        # A growing tree keeps K·B requests in flight: more trees than this would only wait, and finish late.
+        growing = asyncio.Semaphore(max(1, -(-o.max_in_flight // (o.budget.k * o.budget.b))))
+
+        async def one(prompt: Prompt) -> ReasoningTree:
+            async with growing:
+                tree = await self._grow(prompt, requests)
+            if on_tree:
+                on_tree(tree)
+            return tree
+
+        prompts = list(prompts)
+        twice = [i for i, n in Counter(p.id for p in prompts).items() if n > 1]
+        if twice:
+            raise ConfigError(f"prompt id {twice[0]!r} occurs twice: its trees would be copies; ids must differ")
+        tasks = [asyncio.ensure_future(one(p)) for p in prompts]
+        try:
+            return list(await asyncio.gather(*tasks))
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+
+    async def grow(self, prompt: Prompt) -> ReasoningTree:
+        """One tree."""
+        return (await self.grow_all([prompt]))[0]
+
+    async def _grow(self, prompt: Prompt, requests: asyncio.Semaphore) -> ReasoningTree:
+        o = self.options
+        answer = prompt.columns.get("answer")
+        tree = ReasoningTree(prompt.id, prompt.ids, prompt.text, None if answer is None else str(answer))
+        tree.meta["search"] = asdict(o)
+        self.verdicts[tree.id] = []
+        started: Counter[tuple[int, ...]] = Counter()
+        await self._branch(tree, prompt, [BranchPoint(ROOT)], o.budget.b0, 0, started, requests)
+        round = 1
+        while o.budget.tokens is not None or round < o.budget.rounds:
+            begin = time.perf_counter()
+            points = self._rule(tree, o.budget.k, o.score, stable_hash(o.seed, round))
+            points = [points[i % len(points)] for i in range(o.budget.k)]
+            within = o.budget.tokens is None or (
+                tree.generated_tokens + sum(self._cost(tree, p) for p in points) * o.budget.b <= o.budget.tokens
+            )
+            self.seconds["credit"] += time.perf_counter() - begin
+            if not within:
+                break
+            await self._branch(tree, prompt, points, o.budget.b, round, started, requests)
+            round += 1
+        return tree
+
+    async def _branch(
+        self,
+        tree: ReasoningTree,
+        prompt: Prompt,
+        points: list[BranchPoint],
+        count: int,
+        round: int,
+        started: Counter[tuple[int, ...]],
+        requests: asyncio.Semaphore,
+    ) -> None:
+        """`count` rollouts from each place, added in the order they were asked for, whatever order they came in."""
+        o = self.options
+        # Cutting a step gives later ids a new number: keep hold of the nodes themselves.
+        places = [(tree.nodes[p.node], p) for p in points]
+        for node, p in places:
+            if p.offset is not None and p.offset < len(node.step.token_ids):
+                pieces = self._pieces(node.step.token_ids)
+                tree.split(node.id, p.offset, ("".join(pieces[: p.offset]), "".join(pieces[p.offset :])))
+        jobs = []
+        for node, p in places:
+            prefix = tree.prefix_ids(node.id)
+            sampled = tuple(prefix[len(tree.prompt_ids) :])
+            for _ in range(count):
+                seed = stable_hash(o.seed, tree.id, sampled, started[sampled])
+                started[sampled] += 1
+                jobs.append((node, p.score, self._rollout(prompt, prefix, sampled, seed, requests)))
+        results = await asyncio.gather(*(job for _, _, job in jobs))
+        for (node, score, _), (completion, verdict) in zip(jobs, results, strict=True):
+            ids = completion.token_ids
+            steps = cut(ids, completion.logprobs, completion.entropies, self._pieces(ids), self._splitter)
+            stop = completion.stop_reason if verdict.error is None else "verifier_error"
+            leaf = tree.add(node.id, steps, verdict.reward, stop, round=round, score=score)
+            if verdict.error is not None:
+                tree.meta.setdefault("verifier_errors", []).append(verdict.error)
+            if len(verdict.per_function) > 1:  # with a shaped reward, raw correctness is the first function's value
+                tree.meta.setdefault("correct", []).append(verdict.per_function[0])
+            self.verdicts[tree.id].append(verdict)
+            if self.on_rollout:
+                self.on_rollout(tree, leaf)
+
+    async def _rollout(
+        self, prompt: Prompt, prefix: list[int], sampled: tuple[int, ...], seed: int, requests: asyncio.Semaphore
+    ) -> tuple[Completion, Verdict]:
+        room = self.options.max_new_tokens - len(sampled)
+        async with requests:
+            completion = await self._generate(prompt, prefix, seed, room)
+        ids = [*sampled, *completion.token_ids]
+        row = {
+            **prompt.columns,
+            "prompt": prompt.text,
+            "completion": "".join(self._pieces(ids)),
+            "completion_ids": ids,
+        }
+        if self.options.deterministic:
+            begin = time.perf_counter()
+            verdict = self.verifier.score([row])[0]
+            self.seconds["verifying"] += time.perf_counter() - begin
+        else:
+            verdict = (await self.verifier.ascore([row]))[0]
+        return completion, verdict
+
+    async def _generate(self, prompt: Prompt, prefix: list[int], seed: int, room: int) -> Completion:
+        o = self.options
+        for attempt in range(o.retries + 1):
+            try:
+                return await self.engine.generate(prefix, o.sampling, seed, room)
+            except EngineError as e:
+                if attempt == o.retries:
+                    raise EngineError(f"prompt {prompt.id!r}: a rollout failed {attempt + 1} times: {e}") from e
+                await asyncio.sleep(0.1 * 4**attempt)
+        raise AssertionError("unreachable: the loop returns or raises")
+
+    def _cost(self, tree: ReasoningTree, point: BranchPoint) -> float:
+        """Mean tokens the known trajectories through a place took after it."""
+        before = len(tree.prefix_ids(point.node)) - len(tree.prompt_ids)
+        if point.offset is not None:
+            before += point.offset - len(tree.nodes[point.node].step.token_ids)
+        lengths = [
+            len(tree.completion_ids(i)) - before
+            for i, leaf in enumerate(tree.leaves)
+            if point.node == ROOT or point.node in tree.path(leaf.node)
+        ]
+        return sum(lengths) / len(lengths)

@@ -1,0 +1,354 @@
+"""The reasoning tree: one question, its sampled answers, and the steps they share.
+
+Flat list of nodes with a parent index. A node owns only the tokens of its own step. The law everything rests on:
+for every leaf, concatenating `token_ids` from the root to the leaf gives exactly what the model was conditioned on
+plus what it sampled.
+
+Legend for shapes: N nodes (root included), L leaves (one a trajectory), T tokens of a step or a completion.
+"""
+
+import gzip
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError
+
+SCHEMA = "ibtpo.tree/1"
+ROOT = 0
+NO_PARENT = -1
+STOPS = ("eos", "length", "verifier_error", "engine_error")
+
+
+@dataclass(slots=True)
+class Step:
+    """The tokens of one step as sampled: `token_ids` (T,), their `logprobs` (T,) and `entropies` (T,) or None."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[float, ...]
+    entropies: tuple[float, ...] | None = None
+
+
+@dataclass(slots=True)
+class Node:
+    """A step in its place. `draws`: how often it was sampled from its parent. The root's step is the prompt."""
+
+    id: int
+    parent: int
+    step: Step
+    draws: int = 1
+    children: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Leaf:
+    """The end of one trajectory.
+
+    reward: the verifier's, or None where there is none (a verifier error is never a silent zero).
+    stop: one of `STOPS`.
+    """
+
+    node: int
+    reward: float | None
+    stop: str
+
+
+@dataclass(slots=True)
+class Rollout:
+    """How one trajectory came about: leaf i of the tree ends rollout i.
+
+    at: the node it started from. tokens: how many it sampled. round: 0 for the first B0, then 1, 2, ….
+    score: what the branching rule saw in `at`, or None.
+    """
+
+    at: int
+    tokens: int
+    round: int = 0
+    score: float | None = None
+
+
+class ReasoningTree:
+    """All trajectories of one question.
+
+    id: the prompt's id. prompt_ids: its tokens. answer: the reference answer, if any. meta: how the tree was made.
+    `nodes[0]` is the root; a parent's id is always below its children's.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        prompt_ids: Sequence[int],
+        prompt: str = "",
+        answer: str | None = None,
+        meta: dict[str, Any] | None = None,
+    ) -> None:
+        self.id = id
+        self.answer = answer
+        self.meta: dict[str, Any] = dict(meta or {})
+        self.nodes = [Node(ROOT, NO_PARENT, Step(tuple(prompt_ids), prompt, ()))]
+        self.leaves: list[Leaf] = []
+        self.rollouts: list[Rollout] = []
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        return self.nodes[ROOT].step.token_ids
+
+    @property
+    def prompt(self) -> str:
+        return self.nodes[ROOT].step.text
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def path(self, node: int) -> list[int]:
+        """Node ids from the first step down to `node`, the root left out."""
+        ids = []
+        while node != ROOT:
+            ids.append(node)
+            node = self.nodes[node].parent
+        return ids[::-1]
+
+    def prefix_ids(self, node: int) -> list[int]:
+        """Prompt tokens plus all tokens down to the end of `node`'s step: what a branch there is conditioned on."""
+        ids = list(self.prompt_ids)
+        for n in self.path(node):
+            ids.extend(self.nodes[n].step.token_ids)
+        return ids
+
+    def completion_ids(self, leaf: int) -> list[int]:
+        """(T,) the sampled tokens of trajectory `leaf`."""
+        return [t for n in self.path(self.leaves[leaf].node) for t in self.nodes[n].step.token_ids]
+
+    def completion_logprobs(self, leaf: int) -> list[float]:
+        """(T,) sampling log-probabilities of trajectory `leaf`."""
+        return [p for n in self.path(self.leaves[leaf].node) for p in self.nodes[n].step.logprobs]
+
+    def completion_text(self, leaf: int) -> str:
+        """The text of trajectory `leaf`, special tokens left out."""
+        return "".join(self.nodes[n].step.text for n in self.path(self.leaves[leaf].node))
+
+    def branchable(self) -> list[int]:
+        """Ids of the nodes that have children, the root among them."""
+        return [n.id for n in self.nodes if n.children]
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens sampled to grow the tree; a step sampled twice counts twice."""
+        if self.rollouts:
+            return sum(r.tokens for r in self.rollouts)
+        return self.unique_tokens
+
+    @property
+    def unique_tokens(self) -> int:
+        """Tokens held by the nodes, the prompt's left out."""
+        return sum(len(n.step.token_ids) for n in self.nodes[1:])
+
+    # --- growing -----------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        at: int,
+        steps: Sequence[Step],
+        reward: float | None,
+        stop: str,
+        *,
+        round: int = 0,
+        score: float | None = None,
+    ) -> int:
+        """Adds a trajectory that was sampled right after node `at`; returns its leaf index.
+
+        A step equal, token for token, to an existing sibling is merged into it and raises its `draws`.
+        """
+        if stop not in STOPS:
+            raise DataError(f"stop must be one of {', '.join(STOPS)}, got {stop!r}")
+        node = self.nodes[at]
+        for step in steps:
+            twin = next((c for c in node.children if self.nodes[c].step.token_ids == step.token_ids), None)
+            if twin is None:
+                child = Node(len(self.nodes), node.id, step)
+                node.children.append(child.id)
+                self.nodes.append(child)
+            else:
+                child = self.nodes[twin]
+                child.draws += 1
+            node = child
+        self.leaves.append(Leaf(node.id, reward, stop))
+        self.rollouts.append(Rollout(at, sum(len(s.token_ids) for s in steps), round, score))
+        return len(self.leaves) - 1
+
+    def split(self, node: int, offset: int, texts: tuple[str, str]) -> None:
+        """Cuts `node` before its token `offset`: it keeps the first part, a new child `node + 1` gets the rest.
+
+        Ids above `node` move up by one, so that parents stay before children. `texts`: the two parts' texts.
+        """
+        upper = self.nodes[node]
+        s = upper.step
+        if not 0 < offset < len(s.token_ids):
+            raise ValueError(f"offset must be inside the step: 0 < offset < {len(s.token_ids)}, got {offset}")
+
+        def part(cut: slice, text: str) -> Step:
+            return Step(s.token_ids[cut], text, s.logprobs[cut], s.entropies[cut] if s.entropies else None)
+
+        for n in self.nodes:
+            n.id += n.id > node
+            n.parent += n.parent > node
+            n.children = [c + (c > node) for c in n.children]
+        lower = Node(node + 1, node, part(slice(offset, None), texts[1]), upper.draws, upper.children)
+        for c in lower.children:
+            self.nodes[c - 1].parent = lower.id
+        upper.step, upper.children = part(slice(None, offset), texts[0]), [lower.id]
+        self.nodes.insert(node + 1, lower)
+        for leaf in self.leaves:
+            leaf.node += leaf.node >= node
+        for rollout in self.rollouts:
+            rollout.at += rollout.at >= node and rollout.at != ROOT
+
+    # --- JSON --------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tree as one JSON object of schema `ibtpo.tree/1`."""
+        rollouts = [{"at": r.at, "tokens": r.tokens, "round": r.round, "score": r.score} for r in self.rollouts]
+        return {
+            "schema": SCHEMA,
+            "id": self.id,
+            "prompt": self.prompt,
+            "prompt_ids": list(self.prompt_ids),
+            "answer": self.answer,
+            "nodes": [
+                {
+                    "id": n.id,
+                    "parent": n.parent,
+                    "token_ids": list(n.step.token_ids),
+                    "text": n.step.text,
+                    "logprobs": list(n.step.logprobs),
+                    "entropies": None if n.step.entropies is None else list(n.step.entropies),
+                    "draws": n.draws,
+                }
+                for n in self.nodes[1:]
+            ],
+            "leaves": [{"node": f.node, "reward": f.reward, "stop": f.stop} for f in self.leaves],
+            "meta": {**self.meta, "rollouts": rollouts},
+        }
+
+    @classmethod
+    def from_dict(cls, d: Any) -> "ReasoningTree":
+        """Reads and checks one JSON object. Raises `DataError` naming the field that is wrong."""
+        if not isinstance(d, dict):
+            raise DataError(f"a tree must be a JSON object, got {type(d).__name__}")
+        if d.get("schema", SCHEMA) != SCHEMA:
+            raise DataError(f"schema must be {SCHEMA!r}, got {d['schema']!r}")
+        for key in ("id", "prompt_ids", "nodes", "leaves"):
+            if key not in d:
+                raise DataError(f"tree has no {key!r}; found {', '.join(map(str, d)) or 'nothing'}")
+        if not isinstance(d["id"], str):
+            raise DataError(f"'id' must be a string, got {d['id']!r}")
+        meta = dict(_typed(d.get("meta") or {}, dict, "meta"))
+        rollouts = _typed(meta.pop("rollouts", None) or [], list, "meta.rollouts")
+        answer = d.get("answer")
+        if answer is not None and not isinstance(answer, str):
+            raise DataError(f"'answer' must be a string or null, got {answer!r}")
+        tree = cls(
+            d["id"], _ints(d["prompt_ids"], "prompt_ids"), _typed(d.get("prompt", ""), str, "prompt"), answer, meta
+        )
+        nodes = [_typed(n, dict, f"nodes[{i}]") for i, n in enumerate(_typed(d["nodes"], list, "nodes"))]
+        by_id = {n.get("id"): n for n in nodes if type(n.get("id")) is int}
+        if sorted(by_id) != list(range(1, len(nodes) + 1)):
+            raise DataError(f"node ids must be 1..{len(nodes)}, each once (0 is the root and is not listed)")
+        for i in range(1, len(nodes) + 1):
+            tree._read_node(i, by_id[i])
+        for i, leaf in enumerate(_typed(d["leaves"], list, "leaves")):
+            where = f"leaves[{i}]"
+            node = _typed(leaf, dict, where).get("node")
+            if type(node) is not int or not 0 <= node < len(tree.nodes):
+                raise DataError(f"{where}.node must be a node id in 0..{len(tree.nodes) - 1}, got {node!r}")
+            reward, stop = leaf.get("reward"), leaf.get("stop", "eos")
+            if reward is not None:
+                reward = _number(reward, f"{where}.reward")
+            if stop not in STOPS:
+                raise DataError(f"{where}.stop must be one of {', '.join(STOPS)}, got {stop!r}")
+            tree.leaves.append(Leaf(node, reward, stop))
+        for i, r in enumerate(rollouts):
+            where = f"meta.rollouts[{i}]"
+            at, tokens, round_ = (_typed(r, dict, where).get(k, 0) for k in ("at", "tokens", "round"))
+            if any(type(v) is not int or v < 0 for v in (at, tokens, round_)) or at >= len(tree.nodes):
+                raise DataError(f"{where}: 'at', 'tokens' and 'round' must be counts and 'at' a node id, got {r!r}")
+            tree.rollouts.append(Rollout(at, tokens, round_, r.get("score")))
+        return tree
+
+    def _read_node(self, i: int, n: dict[str, Any]) -> None:
+        where = f"node {i}"
+        parent, draws = n.get("parent"), n.get("draws", 1)
+        if type(parent) is not int or not 0 <= parent < i:
+            raise DataError(f"{where}.parent must be an id below its own (0..{i - 1}), got {parent!r}")
+        if type(draws) is not int or draws < 1:
+            raise DataError(f"{where}.draws must be an integer >= 1, got {draws!r}")
+        ids = _ints(n.get("token_ids"), f"{where}.token_ids")
+        if not ids:
+            raise DataError(f"{where}.token_ids is empty: a step has at least one token")
+        values: dict[str, tuple[float, ...] | None] = {}
+        for key in ("logprobs", "entropies"):
+            raw = n.get(key)
+            if raw is None and key == "entropies":
+                values[key] = None
+                continue
+            row = tuple(_number(x, f"{where}.{key}") for x in _typed(raw, list, f"{where}.{key}"))
+            if len(row) != len(ids):
+                raise DataError(f"{where} has {len(ids)} token_ids but {len(row)} {key}; they must be as many")
+            values[key] = row
+        step = Step(ids, _typed(n.get("text", ""), str, f"{where}.text"), values["logprobs"] or (), values["entropies"])
+        self.nodes.append(Node(i, parent, step, draws))
+        self.nodes[parent].children.append(i)
+
+
+def _typed(value: Any, kind: type, where: str) -> Any:
+    if not isinstance(value, kind):
+        raise DataError(f"{where} must be a {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"{where} must be a finite number, got {value!r}")
+    return float(value)
+
+
+def _ints(value: Any, where: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or any(type(x) is not int or x < 0 for x in value):
+        raise DataError(f"{where} must be a list of token ids (integers >= 0)")
+    return tuple(value)
+
+
+def read_trees(path: str | Path) -> Iterator[ReasoningTree]:
+    """Trees of a `.jsonl` or `.jsonl.gz` file, one at a time. Raises `DataError` naming file and line."""
+    path = Path(path)
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as f:
+            number = 0
+            for number, line in enumerate(f, 1):
+                if not line.strip():
+                    continue
+                try:
+                    yield ReasoningTree.from_dict(json.loads(line))
+                except (json.JSONDecodeError, DataError, RecursionError) as e:
+                    raise DataError(f"{path}:{number}: {e}") from e
+            if number == 0:
+                raise DataError(f"{path}: the file is empty; expected one tree a line")
+    except (OSError, EOFError, UnicodeDecodeError) as e:
+        raise DataError(f"{path}: cannot be read: {e}") from e
+
+
+def write_trees(path: str | Path, trees: Iterable[ReasoningTree]) -> None:
+    """Writes trees, one a line; gzip if the name ends in `.gz`. The file appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(part, "wt", encoding="utf-8") as f:
+        for tree in trees:
+            f.write(json.dumps(tree.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
+    os.replace(part, path)
