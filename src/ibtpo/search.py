@@ -12,9 +12,9 @@ arrival cannot change a tree.
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from .branching import BRANCHING, BranchingRule, BranchPoint, stable_hash
 from .engines import Completion, Engine, Sampling
@@ -23,6 +23,8 @@ from .score import ScoreOptions
 from .steps import PieceDecoder, cut, load_object, make_splitter
 from .tree import ROOT, ReasoningTree
 from .verify import Verdict, Verifier
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,13 @@ class SearchOptions:
         for name in ("max_new_tokens", "max_in_flight"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.retries < 0:
+            raise ConfigError(f"retries must be >= 0, got {self.retries}; 0 gives up at the first failure")
         find_rule(self.branching)
         make_splitter(self.splitter)
+
+
+HOW_REQUESTS_RUN = ("max_in_flight", "retries", "deterministic")
 
 
 def find_rule(name: str) -> BranchingRule:
@@ -103,12 +110,16 @@ def find_rule(name: str) -> BranchingRule:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A question ready for the engine: its token ids, its text, and the columns its verifier gets."""
+    """A question ready for the engine: its token ids, its text, and the columns its verifier gets.
+
+    conversational: the verifier gets completions as TRL's list of one assistant message.
+    """
 
     id: str
     ids: tuple[int, ...]
     text: str
     columns: dict[str, Any] = field(default_factory=dict)
+    conversational: bool = False
 
 
 class TreeSearch:
@@ -161,14 +172,7 @@ class TreeSearch:
         twice = [i for i, n in Counter(p.id for p in prompts).items() if n > 1]
         if twice:
             raise ConfigError(f"prompt id {twice[0]!r} occurs twice: its trees would be copies; ids must differ")
-        tasks = [asyncio.ensure_future(one(p)) for p in prompts]
-        try:
-            return list(await asyncio.gather(*tasks))
-        except BaseException:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            raise
+        return await _all_or_none([one(p) for p in prompts])
 
     async def grow(self, prompt: Prompt) -> ReasoningTree:
         """One tree."""
@@ -178,7 +182,8 @@ class TreeSearch:
         o = self.options
         answer = prompt.columns.get("answer")
         tree = ReasoningTree(prompt.id, prompt.ids, prompt.text, None if answer is None else str(answer))
-        tree.meta["search"] = asdict(o)
+        # How the requests were run does not touch the tree, and so does not belong to it.
+        tree.meta["search"] = {k: v for k, v in asdict(o).items() if k not in HOW_REQUESTS_RUN}
         self.verdicts[tree.id] = []
         started: Counter[tuple[int, ...]] = Counter()
         await self._branch(tree, prompt, [BranchPoint(ROOT)], o.budget.b0, 0, started, requests)
@@ -186,6 +191,8 @@ class TreeSearch:
         while o.budget.tokens is not None or round < o.budget.rounds:
             begin = time.perf_counter()
             points = self._rule(tree, o.budget.k, o.score, stable_hash(o.seed, round))
+            if not points:
+                raise ConfigError(f"branching rule {o.branching!r} gave no place to branch; it must give at least one")
             points = [points[i % len(points)] for i in range(o.budget.k)]
             within = o.budget.tokens is None or (
                 tree.generated_tokens + sum(self._cost(tree, p) for p in points) * o.budget.b <= o.budget.tokens
@@ -213,8 +220,10 @@ class TreeSearch:
         places = [(tree.nodes[p.node], p) for p in points]
         for node, p in places:
             if p.offset is not None and p.offset < len(node.step.token_ids):
-                pieces = self._pieces(node.step.token_ids)
-                tree.split(node.id, p.offset, ("".join(pieces[: p.offset]), "".join(pieces[p.offset :])))
+                sampled_ids = tree.prefix_ids(node.id)[len(tree.prompt_ids) :]
+                pieces = self._pieces(sampled_ids)[-len(node.step.token_ids) :]
+                head = "".join(pieces[: p.offset])
+                tree.split(node.id, p.offset, (head, node.step.text[len(head) :]))
         jobs = []
         for node, p in places:
             prefix = tree.prefix_ids(node.id)
@@ -223,10 +232,10 @@ class TreeSearch:
                 seed = stable_hash(o.seed, tree.id, sampled, started[sampled])
                 started[sampled] += 1
                 jobs.append((node, p.score, self._rollout(prompt, prefix, sampled, seed, requests)))
-        results = await asyncio.gather(*(job for _, _, job in jobs))
-        for (node, score, _), (completion, verdict) in zip(jobs, results, strict=True):
+        results = await _all_or_none([job for _, _, job in jobs])
+        for (node, score, _), (completion, pieces, verdict) in zip(jobs, results, strict=True):
             ids = completion.token_ids
-            steps = cut(ids, completion.logprobs, completion.entropies, self._pieces(ids), self._splitter)
+            steps = cut(ids, completion.logprobs, completion.entropies, pieces, self._splitter)
             stop = completion.stop_reason if verdict.error is None else "verifier_error"
             leaf = tree.add(node.id, steps, verdict.reward, stop, round=round, score=score)
             if verdict.error is not None:
@@ -239,15 +248,17 @@ class TreeSearch:
 
     async def _rollout(
         self, prompt: Prompt, prefix: list[int], sampled: tuple[int, ...], seed: int, requests: asyncio.Semaphore
-    ) -> tuple[Completion, Verdict]:
+    ) -> tuple[Completion, list[str], Verdict]:
         room = self.options.max_new_tokens - len(sampled)
         async with requests:
             completion = await self._generate(prompt, prefix, seed, room)
         ids = [*sampled, *completion.token_ids]
+        pieces = self._pieces(ids)  # of the whole answer: what a token decodes to depends on what stands before it
+        text = "".join(pieces)
         row = {
-            **prompt.columns,
             "prompt": prompt.text,
-            "completion": "".join(self._pieces(ids)),
+            **prompt.columns,
+            "completion": [{"role": "assistant", "content": text}] if prompt.conversational else text,
             "completion_ids": ids,
         }
         if self.options.deterministic:
@@ -256,7 +267,7 @@ class TreeSearch:
             self.seconds["verifying"] += time.perf_counter() - begin
         else:
             verdict = (await self.verifier.ascore([row]))[0]
-        return completion, verdict
+        return completion, pieces[len(sampled) :], verdict
 
     async def _generate(self, prompt: Prompt, prefix: list[int], seed: int, room: int) -> Completion:
         o = self.options
@@ -270,7 +281,7 @@ class TreeSearch:
         raise AssertionError("unreachable: the loop returns or raises")
 
     def _cost(self, tree: ReasoningTree, point: BranchPoint) -> float:
-        """Mean tokens the known trajectories through a place took after it."""
+        """Mean tokens the known trajectories through a place took after it; at least 1, so that a budget ends."""
         before = len(tree.prefix_ids(point.node)) - len(tree.prompt_ids)
         if point.offset is not None:
             before += point.offset - len(tree.nodes[point.node].step.token_ids)
@@ -279,4 +290,16 @@ class TreeSearch:
             for i, leaf in enumerate(tree.leaves)
             if point.node == ROOT or point.node in tree.path(leaf.node)
         ]
-        return sum(lengths) / len(lengths)
+        return max(1.0, sum(lengths) / len(lengths))
+
+
+async def _all_or_none(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results, in order; when one job fails, the others are cancelled and awaited, so that none lives on."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

@@ -1,0 +1,217 @@
+"""`ibtpo train`: from a recipe to a run folder with a before/after table."""
+
+import asyncio
+import json
+import logging
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import ConfigError, unknown
+from ..runs import RunFolder
+
+
+def run(
+    recipe: str | None,
+    overrides: dict[str, Any],
+    *,
+    output: str | None = None,
+    resume: str | bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    quiet: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Trains; returns the exit status.
+
+    recipe: a YAML file or the name of a shipped one. resume: a run folder, or True for `output`.
+    """
+    from ..training import settings as st
+
+    if resume and overwrite:
+        raise ConfigError("--resume goes on with a run and --overwrite deletes it: give one of them")
+    if resume:
+        folder = RunFolder(resume if isinstance(resume, str) else output or _missing_folder())
+        if recipe or overrides:
+            raise ConfigError(f"--resume takes the settings of {folder.path}; leave out {recipe or list(overrides)}")
+        settings = folder.settings()
+    else:
+        found = st.read_recipe(find_recipe(recipe or "nano-countdown"))
+        settings = st.resolve(found, overrides)
+        name = Path(recipe).stem if recipe else "nano-countdown"
+        folder = RunFolder(output or Path("runs") / f"{name}-{settings['method']}-{time.strftime('%Y%m%d-%H%M%S')}")
+    run_settings, trainer_settings = st.split(settings)
+    config = st.make_config(run_settings, trainer_settings, folder.path)
+    if dry_run:
+        _print_plan(settings, config, folder, as_json)
+        return 0
+    return _train(settings, run_settings, config, folder, bool(resume), overwrite, quiet, as_json)
+
+
+def find_recipe(name: str) -> Path:
+    """A shipped recipe by name, or a YAML file."""
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    folder = Path(str(files("ibtpo") / "recipes"))
+    shipped = {p.stem: p for p in folder.glob("*.yaml")}
+    if name not in shipped:
+        raise unknown("recipe", name, shipped)
+    return shipped[name]
+
+
+def _missing_folder() -> str:
+    raise ConfigError("--resume needs the run folder: --resume DIR")
+
+
+def _print_plan(settings: dict[str, Any], config: Any, folder: RunFolder, as_json: bool) -> None:
+    budget = config.budget()
+    plan = {
+        "output": str(folder.path),
+        "trajectories_per_question": budget.trajectories,
+        "tree": [budget.b0, budget.rounds, budget.k, budget.b],
+        "answers_per_step": config.generation_batch_size,
+        "max_generated_tokens": config.max_generated_tokens,
+        "settings": settings,
+    }
+    if as_json:
+        print(json.dumps(plan))
+        return
+    for key, value in {**{k: v for k, v in plan.items() if k != "settings"}, **settings}.items():
+        print(f"{key}: {value}")
+
+
+def _train(
+    settings: dict[str, Any],
+    run: Any,
+    config: Any,
+    folder: RunFolder,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    import transformers
+    from accelerate import PartialState
+    from datasets import Dataset
+    from transformers import PrinterCallback
+
+    from ..models import load_model
+    from ..tasks.data import conversation, load_problems
+    from ..training.callbacks import MetricsFile, ProgressDisplay
+    from ..training.trainer import STATE_FILE, IBTPOTrainer
+    from .env import collect_env
+
+    transformers.logging.set_verbosity_error()
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    state = PartialState()
+    console = Console(stderr=as_json, quiet=quiet or not state.is_main_process)
+    began = time.perf_counter()
+
+    if not resume and state.is_main_process:
+        folder.create(settings, collect_env(), overwrite)
+    state.wait_for_everyone()
+
+    model, tokenizer = load_model(run.model, dtype=run.dtype)
+    problems = load_problems(run.data, split=run.data_split, limit=run.limit)
+    held_out = load_problems(run.eval_data, split="test", limit=run.eval_limit) if run.eval_data else []
+    verifier = run.verifier or ("countdown" if run.data.startswith("countdown") else "math")
+    rows = [
+        {**p.columns, "id": p.id, "prompt": conversation(p, tokenizer, run.system_prompt, run.instruction)}
+        for p in problems
+    ]
+    peft = {}
+    if run.lora_r:
+        from peft import LoraConfig
+
+        peft = {
+            "peft_config": LoraConfig(
+                r=run.lora_r, lora_alpha=run.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+            )
+        }
+    console.print(
+        f"{settings['method']}: {run.model} on {run.data} ({len(rows)} problems), {config.num_generations} answers a "
+        f"question, run folder {folder.path}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    trainer = IBTPOTrainer(
+        model, [verifier], config, Dataset.from_list(rows), processing_class=tokenizer,
+        callbacks=[MetricsFile(folder.metrics), ProgressDisplay(console, config.max_generated_tokens)], **peft,
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+
+    def measure(name: str) -> None:
+        """Held-out accuracy, once: a resumed run has it already."""
+        if held_out and state.is_main_process and name not in folder.read_eval():
+            result = _evaluate(trainer, tokenizer, held_out, run, config)
+            folder.write_eval(name, result)
+            console.print(
+                f"held-out accuracy {name} training: {_percent(result['avg'], result['avg_ci'])}", highlight=False
+            )
+        state.wait_for_everyone()
+
+    measure("before")
+    checkpoint = folder.last_checkpoint() if resume else None
+    if resume:
+        where = f"from {checkpoint.name}" if checkpoint else "from the start: no checkpoint was finished"
+        console.print(f"going on {where}", highlight=False)
+    limit = config.max_generated_tokens
+    if checkpoint and limit and json.loads((checkpoint / STATE_FILE).read_text())["generated_tokens"] >= limit:
+        trainer._load_from_checkpoint(str(checkpoint))  # all tokens are spent: nothing is left to train
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.save_model(str(folder.path / "model"))
+    measure("after")
+    trainer.verifier.close()
+    if state.is_main_process:
+        _report(console, folder, time.perf_counter() - began, as_json)
+    return 0
+
+
+def _evaluate(trainer: Any, tokenizer: Any, problems: list[Any], run: Any, config: Any) -> dict[str, Any]:
+    from ..engines.transformers import TransformersEngine
+    from ..evaluation import evaluate
+    from ..search import Prompt
+    from ..tasks.data import encode_prompt
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    engine = TransformersEngine(model, eos_token_ids=trainer.eos_token_ids, max_batch_size=config.max_in_flight)
+    prompts = []
+    for p in problems:
+        text, ids = encode_prompt(p, tokenizer, system_prompt=run.system_prompt, instruction=run.instruction)
+        prompts.append(Prompt(p.id, tuple(ids), text, dict(p.columns)))
+    options = config.search_options(config.seed)
+    result = asyncio.run(
+        evaluate(
+            engine, trainer.verifier, prompts, k=run.eval_k, sampling=options.sampling,
+            max_new_tokens=options.max_new_tokens, seed=config.seed, decode=trainer._decode,
+        )
+    )  # fmt: skip
+    return result.to_json()
+
+
+def _percent(value: float, interval: Any) -> str:
+    return f"{100 * value:.1f} % [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def _report(console: Console, folder: RunFolder, seconds: float, as_json: bool) -> None:
+    result = folder.read_eval()
+    if as_json:
+        print(json.dumps({"output": str(folder.path), "seconds": round(seconds, 1), **result}))
+        return
+    if "before" in result and "after" in result:
+        before, after = result["before"], result["after"]
+        k = before["k"]
+        table = Table(title=f"{before['n']} held-out problems, {k} answers each, 95 % intervals over problems")
+        for column in ("", "before", "after", "change"):
+            table.add_column(column)
+        for name, label in (("avg", f"avg@{k}"), ("pass", f"pass@{k}")):
+            change = f"{100 * (after[name] - before[name]):+.1f} points"
+            values = [_percent(r[name], r[f"{name}_ci"]) for r in (before, after)]
+            table.add_row(label, *values, change)
+        console.print(table)
+    console.print(f"done in {seconds:.0f} s; run folder: {folder.path}", highlight=False, soft_wrap=True)

@@ -1,0 +1,96 @@
+"""The run folder: everything a run is and leaves behind.
+
+config.yaml     the resolved settings        env.json       versions, machine, command line
+metrics.jsonl   one row a step               trees/         step_000010.jsonl.gz
+checkpoints/    checkpoint-10, …             eval.json      {"before": …, "after": …}
+model/          the trained model
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import CheckpointError, ConfigError
+
+# Written last by the trainer, so a checkpoint that has it has everything else.
+_LAST_FILE = "trainer_state.json"
+
+
+class RunFolder:
+    """One run on disk."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def create(self, settings: dict[str, Any], env: dict[str, Any], overwrite: bool = False) -> None:
+        """Makes the folder. Raises `ConfigError` if there is one and neither resume nor overwrite was asked for."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if not overwrite:
+                raise ConfigError(
+                    f"{self.path} exists; go on with it with --resume {self.path}, start anew with --overwrite, or "
+                    f"choose another --output"
+                )
+            if not (self.path / "config.yaml").is_file():
+                raise ConfigError(f"{self.path} is no run folder (no config.yaml): --overwrite will not delete it")
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path / "env.json", json.dumps(env, indent=2) + "\n")
+        write_whole(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+
+    def settings(self) -> dict[str, Any]:
+        """The settings the run was started with."""
+        file = self.path / "config.yaml"
+        if not file.is_file():
+            raise CheckpointError(f"{self.path} is no run folder: it has no config.yaml, so there is nothing to resume")
+        try:
+            settings = yaml.safe_load(file.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as e:
+            raise CheckpointError(f"{file}: {e}") from e
+        if not isinstance(settings, dict):
+            raise CheckpointError(f"{file}: expected settings as KEY: VALUE lines")
+        return settings
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that is whole; a run killed while writing one falls back to the one before."""
+        found = [p for p in self.checkpoints.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
+        for folder in sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
+            if _is_whole(folder):
+                return folder
+            shutil.rmtree(folder)  # half-written: the trainer would write into it again
+        return None
+
+    def read_eval(self) -> dict[str, Any]:
+        """What `eval.json` holds so far."""
+        file = self.path / "eval.json"
+        return json.loads(file.read_text()) if file.is_file() else {}
+
+    def write_eval(self, name: str, result: dict[str, Any]) -> None:
+        """Adds `before` or `after`."""
+        write_whole(self.path / "eval.json", json.dumps({**self.read_eval(), name: result}, indent=2) + "\n")
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / _LAST_FILE).read_text())
+    except (OSError, json.JSONDecodeError):
+        return False
+    return True
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that appears whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)

@@ -1,0 +1,172 @@
+"""`IBTPOConfig`: TRL's `GRPOConfig` plus the tree, the scores and the credit."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from trl import GRPOConfig
+
+from ..credit import CreditOptions
+from ..engines import Sampling
+from ..errors import ConfigError
+from ..score import ScoreOptions
+from ..search import Budget, SearchOptions
+from .regularizers import CLIP_HIGHER_EPSILON, DEFAULT_COEFFICIENT, check_regularizer
+
+# What a method of the comparison changes; everything else stays as configured.
+METHODS: dict[str, dict[str, Any]] = {
+    "ibtpo": {"branching": "ib", "advantage": "ibtpo", "regularizer": "none"},
+    "grpo": {"branching": "independent", "advantage": "grpo", "regularizer": "none"},
+    "grpo_clip_higher": {"branching": "independent", "advantage": "grpo", "regularizer": "clip_higher"},
+    "grpo_entropy": {"branching": "independent", "advantage": "grpo", "regularizer": "entropy_bonus"},
+    "ibro": {"branching": "independent", "advantage": "grpo", "regularizer": "ibro"},
+    "treerl": {"branching": "entropy", "advantage": "treerl", "regularizer": "none"},
+    "treepo": {"branching": "fixed_width", "advantage": "treepo", "regularizer": "clip_higher"},
+}
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class IBTPOConfig(GRPOConfig):
+    """Configuration of [`IBTPOTrainer`]. Only what differs from `trl.GRPOConfig` is listed here.
+
+    Changed defaults, to the paper's: temperature 0.7, top_p 0.95, top_k 20, max_completion_length 2048, beta (the KL
+    weight) 0.001 with plain k3, loss_type "grpo", learning_rate 1e-6, logging_steps 1. `num_generations` (G) is 12
+    where the generation batch of a process allows it, else TRL's 8. bf16 is off on a machine without an accelerator.
+    """
+
+    tree: str | None = _option(
+        None, "B0,L,K,B: B0 first rollouts, then L-1 rounds of K places with B rollouts; default: from num_generations"
+    )
+    branching: str = _option("ib", "ib, entropy, fixed_width, random, independent, or package.module:function")
+    advantage: str = _option("ibtpo", "ibtpo, grpo, treerl or treepo")
+    lam: float = _option(0.1, "weight of the local IB advantage")
+    ib_beta: float = _option(5.0, "beta of the Information Bottleneck (`beta` is TRL's KL weight)")
+    value: str = _option("leaves", "value of a node: leaves or draws")
+    confidence: str = _option("geomean", "confidence in a step: geomean, joint or head:k")
+    weight: str = _option("draws", "weight of a child in the IB-Score: draws or unique")
+    ratio_prior: float = _option(0.0, "a > 0 smooths p-hat in ratios as (k+a)/(n+2a)")
+    ib_policy: str = _option("old", "policy whose confidence weighs the IB advantage: old (sampling) or ref")
+    ib_on_uniform_trees: bool = _option(True, "keep the IB advantage in trees that are all right or all wrong")
+    prefix_weight: str = _option("trajectories", "weight of shared tokens: trajectories, once or sqrt")
+    splitter: str = _option("blank_line", "blank_line, delimiter:TEXT, regex:PATTERN, tokens:COUNT or sentence")
+    regularizer: str = _option("none", "none, clip_higher, entropy_bonus or ibro")
+    regularizer_coef: float | None = _option(None, "coefficient of entropy_bonus (0.001) or ibro (0.005)")
+    max_generated_tokens: int | None = _option(None, "stop after this many generated tokens, over all processes")
+    max_in_flight: int = _option(64, "rollouts at the engine at once")
+    kv_memory_gb: float = _option(2.0, "memory for kept keys and values of finished rollouts")
+    deterministic_rollouts: bool | None = _option(None, "wait for each verdict; default: on without an accelerator")
+    verifier_timeout: float = _option(30.0, "seconds a verifier may take for one answer")
+    verifier_workers: int = _option(2, "child processes for verifiers given by name")
+    save_trees_every: int = _option(10, "write the trees of every n-th step to trees/ in the output folder; 0 is never")
+    run_dir: str | None = _option(None, "folder for trees/; default: output_dir")
+
+    num_generations: int | None = _option(None, "G, trajectories a question")  # type: ignore[assignment]
+    temperature: float = _option(0.7, "sampling temperature")
+    top_p: float = _option(0.95, "nucleus sampling; 1 is off")
+    top_k: int = _option(20, "sample from the k most likely tokens; 0 is off")
+    max_completion_length: int | None = _option(2048, "most tokens of an answer")
+    beta: float = _option(0.001, "weight of the KL divergence to the reference model")
+    use_bias_correction_kl: bool = _option(False, "TRL's importance weighting of the KL term")
+    loss_type: str = _option("grpo", "TRL's loss type")
+    learning_rate: float = _option(1e-6, "initial learning rate")
+    logging_steps: float = _option(1, "log every n optimiser steps")
+
+    def __post_init__(self) -> None:
+        if self.bf16 is None and not self.fp16 and not torch.accelerator.is_available():
+            self.bf16 = False
+        check_regularizer(self.regularizer)
+        if self.regularizer == "clip_higher" and self.epsilon_high is None:
+            self.epsilon_high = CLIP_HIGHER_EPSILON
+        if self.regularizer in DEFAULT_COEFFICIENT and self.regularizer_coef is None:
+            self.regularizer_coef = DEFAULT_COEFFICIENT[self.regularizer]
+        if self.regularizer == "entropy_bonus":
+            self.entropy_coef = self.regularizer_coef
+        if self.num_generations is None:
+            self.num_generations = self._default_num_generations()
+        super().__post_init__()
+        self._refuse_untested()
+        rows = self.per_device_train_batch_size * self.steps_per_generation
+        if rows % self.num_generations:
+            raise ConfigError(
+                f"a tree stays in one process: per_device_train_batch_size x steps_per_generation "
+                f"({self.per_device_train_batch_size} x {self.steps_per_generation} = {rows}) must be a multiple of "
+                f"num_generations ({self.num_generations}). Raise gradient_accumulation_steps or the batch size."
+            )
+        if self.ib_policy not in ("old", "ref"):
+            raise ConfigError(f"ib_policy must be 'old' or 'ref', got {self.ib_policy!r}")
+        if self.ib_policy == "ref" and self.beta == 0:
+            raise ConfigError("ib_policy='ref' needs the reference model: set beta > 0")
+        if not self.verifier_timeout > 0:
+            raise ConfigError(f"verifier_timeout must be > 0 seconds, got {self.verifier_timeout}")
+        if self.deterministic_rollouts is None:
+            self.deterministic_rollouts = not torch.accelerator.is_available()
+        self.search_options()  # raises for options that do not fit
+        self.credit_options()
+
+    def _default_num_generations(self) -> int:
+        if self.tree is not None:
+            return Budget.parse(self.tree).trajectories
+        steps = self.steps_per_generation or self.gradient_accumulation_steps
+        rows = self.generation_batch_size or self.per_device_train_batch_size * steps
+        return 12 if rows % 12 == 0 else 8
+
+    def _refuse_untested(self) -> None:
+        """Options of TRL whose code paths have not been shown to work with one advantage a token, or with trees."""
+        refused = {
+            "use_liger_kernel": self.use_liger_kernel,
+            "off_policy_mask_threshold": self.off_policy_mask_threshold is not None,
+            "loss_type='vespo'": self.loss_type == "vespo",
+            "use_vllm": self.use_vllm,
+            "use_transformers_continuous_batching": self.use_transformers_continuous_batching,
+            "scale_rewards other than 'group'": self.scale_rewards != "group",
+            "multi_objective_aggregation='normalize_then_sum'": self.multi_objective_aggregation
+            != "sum_then_normalize",
+            "repetition_penalty": self.repetition_penalty != 1.0,
+            "min_p": bool(self.min_p),
+            "generation_kwargs": bool(self.generation_kwargs),
+        }
+        found = [name for name, on in refused.items() if on]
+        if found:
+            raise ConfigError(f"IB-TPO does not support {', '.join(found)}; remove it or use trl.GRPOTrainer")
+
+    def budget(self) -> Budget:
+        """The tree's budget; without `tree`, a third of G as first rollouts and then one branch a round."""
+        assert self.num_generations is not None
+        if self.tree is None:
+            b0 = max(2, round(self.num_generations / 3))
+            return Budget(b0, self.num_generations - b0 + 1)
+        budget = Budget.parse(self.tree)
+        if budget.trajectories != self.num_generations:
+            raise ConfigError(
+                f"tree={self.tree} grows B0+(L-1)*K*B = {budget.trajectories} trajectories but num_generations is "
+                f"{self.num_generations}; make them equal or leave one out"
+            )
+        return budget
+
+    def score_options(self) -> ScoreOptions:
+        """β, value, confidence, weight and ratio prior."""
+        return ScoreOptions(self.ib_beta, self.value, self.confidence, self.weight, self.ratio_prior)
+
+    def credit_options(self) -> CreditOptions:
+        """How rewards become step advantages."""
+        return CreditOptions(
+            self.advantage, self.lam, self.score_options(), self.ib_on_uniform_trees, self.prefix_weight
+        )
+
+    def search_options(self, seed: int = 0) -> SearchOptions:
+        """How trees grow. seed: of one generation batch."""
+        return SearchOptions(
+            budget=self.budget(),
+            sampling=Sampling(self.temperature, self.top_p, self.top_k),
+            score=self.score_options(),
+            branching=self.branching,
+            splitter=self.splitter,
+            max_new_tokens=self.max_completion_length or 2048,
+            seed=seed,
+            max_in_flight=self.max_in_flight,
+            deterministic=bool(self.deterministic_rollouts),
+        )

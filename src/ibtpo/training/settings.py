@@ -1,0 +1,160 @@
+"""Settings of `ibtpo train`: a recipe, a method and `--key value` overrides become one checked set of options.
+
+Two kinds of key share one flat namespace: those of `RunSettings` below and every field of `IBTPOConfig`.
+"""
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import ConfigError, unknown
+from .config import METHODS, IBTPOConfig
+
+# Flat groups of 8 cost about as many tokens as trees of 12 (spec section 9), and TRL's default is 8.
+FLAT_GROUP = 8
+
+# Set by the command itself, from the run folder and the number of processes.
+_RESERVED = ("output_dir", "run_dir", "per_device_train_batch_size", "gradient_accumulation_steps", "max_steps")
+
+
+def _setting(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class RunSettings:
+    """What a run needs besides the trainer's configuration."""
+
+    model: str = _setting("nano", "nano, smollm2-135m, a folder or a hub id")
+    dtype: str = _setting("float32", "the model's floating point type")
+    data: str = _setting("countdown:train", "countdown:train, a .jsonl file or a hub data set id")
+    data_split: str = _setting("train", "split of a hub data set")
+    limit: int | None = _setting(None, "use the first n problems")
+    eval_data: str | None = _setting("countdown:test", "held-out problems; none for no evaluation")
+    eval_limit: int = _setting(200, "how many held-out problems")
+    eval_k: int = _setting(4, "answers a held-out problem")
+    method: str = _setting("ibtpo", ", ".join(METHODS))
+    verifier: str | None = _setting(None, "math, countdown, choice or package.module:function; default: by the data")
+    system_prompt: str | None = _setting(None, "system message of a chat model")
+    instruction: str | None = _setting(None, "text appended to every question")
+    prompts_per_step: int = _setting(16, "questions an optimiser step, over all processes")
+    rows_per_forward: int | None = _setting(None, "answers in one forward pass; default: all of the process's")
+    lora_r: int = _setting(0, "rank of a LoRA adapter; 0 trains all weights")
+    lora_alpha: int = _setting(16, "scale of the LoRA adapter")
+
+
+def known_settings() -> dict[str, Any]:
+    """Every key `ibtpo train` takes, with the field that describes it."""
+    fields = {f.name: f for f in dataclasses.fields(IBTPOConfig) if f.init and f.name not in _RESERVED}
+    return {**fields, **{f.name: f for f in dataclasses.fields(RunSettings)}}
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The keys of a YAML recipe."""
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{path}: {e}") from e
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: cannot be read: {e}") from e
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path}: expected KEY: VALUE lines, got {type(loaded).__name__}")
+    return loaded
+
+
+def resolve(recipe: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Recipe, method and overrides as one dictionary, every key known and of the right type.
+
+    A method in the recipe gives way to the recipe's own keys; one in `overrides` replaces them.
+    """
+    known = known_settings()
+    for name in (*recipe, *overrides):
+        if name not in known:
+            raise unknown("option", name, known)
+    method = overrides.get("method", recipe.get("method", "ibtpo"))
+    if method not in METHODS:
+        raise unknown("method", str(method), METHODS)
+    preset = dict(METHODS[method])
+    if preset["branching"] == "independent":
+        group = overrides.get("num_generations", FLAT_GROUP)
+        preset |= {"num_generations": group, "tree": f"{group},1,1,1"}
+    merged = {**recipe, **preset} if "method" in overrides else {**preset, **recipe}
+    merged = {**merged, **overrides, "method": method}
+    return {name: _typed(known[name], value) for name, value in merged.items()}
+
+
+def _typed(f: Any, value: Any) -> Any:
+    """YAML reads 1e-6 as text: numbers are turned into what the field holds; anything else must fit already."""
+    kind = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
+    kinds = [k.strip() for k in str(f.type if "|" in str(f.type) else kind).split("|")]
+    if value is None or (isinstance(value, bool) and "bool" in kinds):
+        return value
+    if "float" in kinds and not isinstance(value, bool):
+        try:
+            return int(value) if "int" in kinds and float(value).is_integer() else float(value)
+        except (TypeError, ValueError) as e:
+            raise ConfigError(f"{f.name} must be a number, got {value!r}") from e
+    if "int" in kinds and "str" not in kinds and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ConfigError(f"{f.name} must be an integer, got {value!r}")
+    if kinds in (["bool"], ["bool", "None"]) and not isinstance(value, bool):
+        raise ConfigError(f"{f.name} must be true or false, got {value!r}")
+    if set(kinds) <= {"str", "None"} and not isinstance(value, str):
+        return str(value)
+    return value
+
+
+def split(settings: dict[str, Any]) -> tuple[RunSettings, dict[str, Any]]:
+    """The run's own settings and the trainer's."""
+    own = {f.name for f in dataclasses.fields(RunSettings)}
+    run = RunSettings(**{k: v for k, v in settings.items() if k in own})
+    if run.prompts_per_step < 1 or run.eval_k < 1 or run.eval_limit < 1:
+        raise ConfigError("prompts_per_step, eval_k and eval_limit must be at least 1")
+    return run, {k: v for k, v in settings.items() if k not in own}
+
+
+def make_config(run: RunSettings, trainer: dict[str, Any], folder: Path) -> IBTPOConfig:
+    """The trainer's configuration: batch sizes from prompts_per_step, G and the number of processes."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    group = trainer.get("num_generations") or 12
+    if trainer.get("tree") and "num_generations" not in trainer:
+        from ..search import Budget
+
+        group = Budget.parse(trainer["tree"]).trajectories
+    if run.prompts_per_step % processes:
+        raise ConfigError(
+            f"prompts_per_step ({run.prompts_per_step}) must be a multiple of the number of processes ({processes})"
+        )
+    rows = run.prompts_per_step // processes * group
+    per_forward = min(run.rows_per_forward or rows, rows)
+    if rows % per_forward:
+        raise ConfigError(
+            f"rows_per_forward ({per_forward}) must divide the answers a process has in a step: prompts_per_step / "
+            f"processes x num_generations = {rows}"
+        )
+    defaults: dict[str, Any] = {
+        "report_to": "none",
+        "disable_tqdm": True,
+        "lr_scheduler_type": "constant",
+        "save_steps": 10,
+        "save_total_limit": 2,
+        "gradient_checkpointing": False,
+        "restore_callback_states_from_checkpoint": False,
+    }
+    if trainer.get("max_generated_tokens") is not None:
+        defaults["max_steps"] = 1_000_000  # the token budget ends the run
+    try:
+        return IBTPOConfig(
+            output_dir=str(folder / "checkpoints"),
+            run_dir=str(folder),
+            per_device_train_batch_size=per_forward,
+            gradient_accumulation_steps=rows // per_forward,
+            **{**defaults, "num_generations": group, **trainer},
+        )
+    except (TypeError, ValueError) as e:
+        if isinstance(e, ConfigError):
+            raise
+        raise ConfigError(str(e)) from e

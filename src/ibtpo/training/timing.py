@@ -1,0 +1,71 @@
+"""Where the time of a training step goes: sampling, verifying, credit, update, and the rest."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import TrainerCallback
+
+PARTS = ("sampling", "verifying", "credit", "update")
+
+
+class StepTimer:
+    """Seconds by part of one optimiser step.
+
+    sampling: inside the engine (model and token choice). verifying: waiting for verdicts. credit: scores, places to
+    branch, advantages, diagnostics. update: forward, backward, optimiser, reference model. other: everything else.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._begin = time.perf_counter()
+
+    @contextmanager
+    def measure(self, part: str, only_if: bool = True) -> Iterator[None]:
+        """Adds the time of the block to `part`."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            if only_if:
+                self.seconds[part] += time.perf_counter() - begin
+
+    @contextmanager
+    def pause(self, part: str) -> Iterator[None]:
+        """Takes the time of the block out of an enclosing `measure(part)`."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] -= time.perf_counter() - begin
+
+    def split(self) -> dict[str, float]:
+        """Seconds by part since the last call, "other" and "total" among them; starts anew."""
+        now = time.perf_counter()
+        total = now - self._begin
+        parts = {part: self.seconds[part] for part in PARTS}
+        self.seconds.clear()
+        self._begin = now
+        return {**parts, "other": total - sum(parts.values()), "total": total}
+
+    def callback(self, trainer: Any) -> TrainerCallback:
+        """Times the optimiser and logs the split of every step as `time/…`."""
+        timer = self
+
+        class _Times(TrainerCallback):
+            def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+                timer.split()
+
+            def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+                timer.seconds["update"] -= time.perf_counter()
+
+            def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+                timer.seconds["update"] += time.perf_counter()
+
+            def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+                for part, seconds in timer.split().items():
+                    trainer._metrics["train"][f"time/{part}"].append(seconds)
+
+        return _Times()

@@ -1,0 +1,315 @@
+"""`IBTPOTrainer`: TRL's `GRPOTrainer` with trees in place of groups and one advantage a step in place of one a group.
+
+Three things change, in the order of a training step; TRL's loss, optimiser, checkpoints and logging stay as they are.
+`_generate_single_turn` grows one tree a question and hands TRL its G trajectories, `_calculate_rewards` hands it the
+rewards the trees were grown with, and `_generate_and_score_completions` replaces the (B,) advantages by (B, T) ones.
+
+Shapes: B rows of this process (trees one after the other, G rows each), T tokens of the longest completion.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from accelerate.utils import gather, gather_object
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import GRPOTrainer
+from trl.data_utils import is_conversational
+from trl.models import unwrap_model_for_generation
+
+from ..branching import stable_hash
+from ..credit import batch_scale, path_advantages, token_advantages
+from ..diagnostics import summarise, tree_record
+from ..engines.transformers import TransformersEngine
+from ..errors import ConfigError, VerifierError
+from ..score import step_confidence
+from ..search import Prompt, TreeSearch
+from ..tree import ReasoningTree, write_trees
+from ..verify import Verifier
+from ..verify.pool import VerifierPool
+from ..verify.rewards import RewardFunctions
+from .config import IBTPOConfig
+from .regularizers import ibro_term
+from .timing import StepTimer
+
+STATE_FILE = "ibtpo_state.json"
+REFUSED = ("tools", "rollout_func", "environment_factory", "reward_processing_classes")
+
+
+class IBTPOTrainer(GRPOTrainer):
+    """Trains a causal language model with IB-TPO (arXiv 2605.28109).
+
+    Takes what `trl.GRPOTrainer` takes. `reward_funcs` are functions with TRL's signature, or names: "math",
+    "countdown", "choice" or "package.module:function", which run in child processes with a deadline. The first one
+    decides raw correctness.
+
+    trees: the trees of the last generation batch. verifier: what scores them.
+    """
+
+    _tag_names: ClassVar[list[str]] = ["trl", "ibtpo"]
+    _name = "IB-TPO"
+    _paper: ClassVar[dict[str, str]] = {
+        "title": "Long Live The Balance: Information Bottleneck Driven Tree-based Policy Optimization",
+        "id": "2605.28109",
+        "citation": (
+            "@inproceedings{jiang2026ibtpo,\n  title={Long Live The Balance: Information Bottleneck Driven "
+            "Tree-based Policy Optimization},\n  author={Jiang and others},\n  booktitle={ICML},\n  year={2026}\n}"
+        ),
+    }
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: IBTPOConfig | None = None,
+        train_dataset: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        given = [name for name in REFUSED if kwargs.get(name) is not None]
+        if given:
+            raise ConfigError(f"IBTPOTrainer does not support {', '.join(given)}; remove it or use trl.GRPOTrainer")
+        if args is None:
+            args = IBTPOConfig(output_dir="ibtpo-output")
+        if not isinstance(args, IBTPOConfig):
+            raise ConfigError(f"args must be an IBTPOConfig, got {type(args).__name__}")
+        self.verifier, reward_functions = _make_verifier(reward_funcs, args)
+        self.timer = StepTimer()
+        super().__init__(model, reward_functions, args, train_dataset, **kwargs)
+        self.add_callback(self.timer.callback(self))
+        self.trees: list[ReasoningTree] = []
+        self.generated_tokens = 0  # over the whole run and all processes
+        self._engine: TransformersEngine | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._rewards: list[tuple[float | None, ...]] = []
+        self._forward: tuple[torch.Tensor, torch.Tensor | None] | None = None
+
+    # --- sampling ----------------------------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if not self.model.training:  # evaluation is TRL's own
+            return super()._generate_and_score_completions(inputs)
+        if "image" in inputs[0] or "images" in inputs[0]:
+            raise ConfigError("IBTPOTrainer does not support images; remove the image column")
+        self._rows = inputs
+        output = super()._generate_and_score_completions(inputs)
+        with self.timer.measure("credit"):
+            self._credit(output)
+            self._log_trees()
+        return output
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, **kwargs: Any
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        """One tree a question; returns (B,) completions and their sampling log-probs."""
+        if not self.model.training:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **kwargs)
+        prompts = self._prompts(prompt_ids, num_generations)
+        if isinstance(self.verifier, RewardFunctions):
+            # Rewards come leaf by leaf, in no order a table of rows could use: log_extra is accepted and dropped.
+            self.verifier.extra = {
+                "trainer_state": self.state,
+                "log_metric": self._log_metric,
+                "log_extra": lambda column, values: None,
+            }
+        within_step = self._step % self.args.gradient_accumulation_steps
+        seed = stable_hash(self.args.seed, self.state.global_step, within_step)
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+            ) as model,
+            torch.no_grad(),
+            self.accelerator.autocast(),
+        ):
+            if self._engine is None or self._engine.model is not model:
+                self._engine = TransformersEngine(
+                    model,
+                    eos_token_ids=self.eos_token_ids,
+                    max_batch_size=self.args.max_in_flight,
+                    kv_memory_gb=self.args.kv_memory_gb,
+                )
+            self._engine.reset_cache()  # the weights changed since the last batch
+            search = TreeSearch(self._engine, self.verifier, self._decode, self.args.search_options(seed))
+            before = self._engine.busy_seconds
+            self.trees = asyncio.run(search.grow_all(prompts))
+        self.timer.seconds["sampling"] += self._engine.busy_seconds - before
+        for name, seconds in search.seconds.items():
+            self.timer.seconds[name] += seconds
+        self._rewards = [v.per_function for tree in self.trees for v in search.verdicts[tree.id]]
+        failed = [leaf.stop == "verifier_error" for tree in self.trees for leaf in tree.leaves]
+        if all(failed):
+            first = next(iter(self.trees[0].meta.get("verifier_errors", [])), "no reason given")
+            raise VerifierError(
+                f"all {len(failed)} answers of step {self.state.global_step} failed in the verifier, so nothing can be "
+                f"learned; the first: {first}. Checkpoints saved so far are complete; mend the verifier and resume."
+            )
+        pairs = [(tree, i) for tree in self.trees for i in range(len(tree.leaves))]
+        return [t.completion_ids(i) for t, i in pairs], [t.completion_logprobs(i) for t, i in pairs]
+
+    def _prompts(self, prompt_ids: list[list[int]], group: int) -> list[Prompt]:
+        prompts, seen = [], set()
+        for i in range(0, len(prompt_ids), group):
+            row = self._rows[i]
+            id = str(row.get("id") or f"{stable_hash(row['prompt']):x}")
+            while id in seen:  # the same question twice in a batch gets different trees
+                id += "+"
+            seen.add(id)
+            text = self._tokenizer.decode(prompt_ids[i])
+            prompts.append(Prompt(id, tuple(prompt_ids[i]), text, row, is_conversational(row)))
+        return prompts
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
+        """(B over all processes, F) the rewards the trees were grown with, NaN for none."""
+        if not self.model.training:
+            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rows = [[float("nan") if r is None else r for r in verdict] for verdict in self._rewards]
+        return gather(torch.tensor(rows, dtype=torch.float32, device=self.accelerator.device))
+
+    # --- credit ------------------------------------------------------------------------------------------------
+
+    def _credit(self, output: dict[str, Any]) -> None:
+        """Replaces the (B,) advantages by (B, T) step advantages, in the batch and in the logged table."""
+        options = self.args.credit_options()
+        confidence = self._reference_confidence(output) if self.args.ib_policy == "ref" else [None] * len(self.trees)
+        paths = [path_advantages(t, options, c) for t, c in zip(self.trees, confidence, strict=True)]
+        rows = [r for tree, path in zip(self.trees, paths, strict=True) for r in token_advantages(tree, path)]
+        advantages = torch.zeros(output["completion_ids"].shape, dtype=torch.float32)
+        for i, row in enumerate(rows):
+            advantages[i, : len(row)] = torch.from_numpy(row)
+        if options.advantage == "treepo":  # scaled over the batch, all processes together
+            advantages /= batch_scale(gather_object([float(row[0]) for row in rows]))
+        output["advantages"] = advantages.to(self.accelerator.device)
+        # TRL has logged one GRPO advantage a row by now: put the mean over the row's tokens in its place.
+        means = gather_object([float(np.mean(row)) for row in rows])
+        logged = self._logs["advantages"]
+        for _ in means:
+            logged.pop()
+        logged.extend(means)
+
+    def _reference_confidence(self, output: dict[str, Any]) -> list[np.ndarray]:
+        """Per tree (N,) the reference model's confidence in each step."""
+        ref = output["ref_per_token_logps"].cpu()
+        result, row = [], 0
+        for tree in self.trees:
+            pi = np.full(len(tree.nodes), np.nan)
+            for leaf in tree.leaves:
+                start = 0
+                for n in tree.path(leaf.node):
+                    end = start + len(tree.nodes[n].step.token_ids)
+                    pi[n] = step_confidence(ref[row, start:end].tolist(), self.args.confidence)
+                    start = end
+                row += 1
+            result.append(pi)
+        return result
+
+    # --- loss --------------------------------------------------------------------------------------------------
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        with self.timer.measure("update", only_if=not torch.is_grad_enabled()):
+            result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self._forward = (result[0], result[1])
+        return result
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """TRL's loss; IBRO adds its term."""
+        loss = super()._compute_loss(model, inputs)
+        assert self._forward is not None
+        logps, entropies = self._forward
+        self._forward = None  # do not keep the graph alive
+        mode = "train" if self.model.training else "eval"
+        mask = inputs["completion_mask"]
+        if mode == "train" and "sampling_per_token_logps" in inputs:
+            # Before the first update after sampling, engine and trainer are the same model: any gap is numerical.
+            gap = ((logps.detach() - inputs["sampling_per_token_logps"]).abs() * mask).max()
+            self._metrics[mode]["sampling/logp_gap_max"].append(self.accelerator.gather(gap).max().item())
+        if self.args.regularizer == "ibro" and entropies is not None:
+            accumulation = self.current_gradient_accumulation_steps if mode == "train" else 1
+            loss = loss - self.args.regularizer_coef * ibro_term(inputs["advantages"], entropies, mask) / accumulation
+        return loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """TRL's; counts what sampling did not take as update."""
+        with self.timer.measure("update"):
+            return super().training_step(*args, **kwargs)
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        with self.timer.pause("update"):
+            return super()._prepare_inputs(generation_batch)
+
+    # --- logging and state -------------------------------------------------------------------------------------
+
+    def _log_trees(self) -> None:
+        """Diagnostics of the batch (all processes), the token budget, and now and then the trees themselves."""
+        records = gather_object([tree_record(t, self.args.score_options()) for t in self.trees])
+        metrics = summarise(records)
+        self.generated_tokens += int(metrics["generated_tokens"])
+        metrics["generated_tokens_total"] = self.generated_tokens
+        for name, value in metrics.items():
+            self._metrics["train"][f"ibtpo/{name}"].append(value)
+        limit = self.args.max_generated_tokens
+        if limit is not None and self.generated_tokens >= limit:
+            self.control.should_training_stop = True
+        step = self.state.global_step + 1
+        if self.args.save_trees_every and (step == 1 or step % self.args.save_trees_every == 0):
+            rank = f"_rank{self.accelerator.process_index}" if self.accelerator.num_processes > 1 else ""
+            folder = Path(self.args.run_dir or self.args.output_dir) / "trees"
+            write_trees(folder / f"step_{step:06d}{rank}.jsonl.gz", self.trees)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = os.path.join(
+                self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            )
+            with open(os.path.join(folder, STATE_FILE), "w") as f:
+                json.dump({"generated_tokens": self.generated_tokens}, f)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and os.path.exists(path := os.path.join(checkpoint, STATE_FILE)):
+            with open(path) as f:
+                self.generated_tokens = json.load(f)["generated_tokens"]
+
+
+def _make_verifier(reward_funcs: Any, args: IBTPOConfig) -> tuple[Verifier, list[Callable[..., Any]]]:
+    """The verifier of the trees, and the functions TRL is given (it calls them in evaluation only)."""
+    if reward_funcs is None:
+        raise ConfigError("reward_funcs is missing: give a function with TRL's reward signature, or a name like 'math'")
+    funcs = (
+        list(reward_funcs)
+        if isinstance(reward_funcs, Sequence) and not isinstance(reward_funcs, str)
+        else [reward_funcs]
+    )
+    if all(isinstance(f, str) for f in funcs):
+        pool = VerifierPool(
+            funcs, weights=args.reward_weights, workers=args.verifier_workers, timeout=args.verifier_timeout
+        )
+        return pool, [_pool_function(pool, i) for i in range(len(funcs))]
+    if any(isinstance(f, str) for f in funcs):
+        raise ConfigError(
+            "reward_funcs mixes names and functions; give all as names ('package.module:function' for your own) or "
+            "all as functions (e.g. `from ibtpo.verify.math import math_reward`)"
+        )
+    return RewardFunctions(funcs, weights=args.reward_weights, timeout=args.verifier_timeout), funcs
+
+
+def _pool_function(pool: VerifierPool, index: int) -> Callable[..., list[float | None]]:
+    """One of a pool's rewards as a function with TRL's signature."""
+
+    def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
+        lists = {k: v for k, v in columns.items() if isinstance(v, list) and len(v) == len(prompts)}
+        rows = [
+            {**{k: v[i] for k, v in lists.items()}, "prompt": p, "completion": c}
+            for i, (p, c) in enumerate(zip(prompts, completions, strict=True))
+        ]
+        return [v.per_function[index] for v in pool.score(rows)]
+
+    reward.__name__ = pool.names[index]
+    return reward
