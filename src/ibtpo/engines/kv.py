@@ -1,0 +1,182 @@
+"""Keys and values: the slots of the running batch, and the store of kept prefixes they are forked from."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import Cache
+
+_BLOCK = 32  # lengths are rounded up to this, so that masks stay aligned and buffers grow rarely
+
+
+def round_up(length: int) -> int:
+    """`length` rounded up to whole blocks."""
+    return -(-length // _BLOCK) * _BLOCK
+
+
+class SlotCache(Cache):
+    """A cache for `model.forward` over one tensor (layers, 2, rows, heads, length, head_dim).
+
+    Set `window` before each forward: new keys are written at per-row positions, and the model attends to views of the
+    window's rows, so that nothing is copied in a step. The rest of a row is finite garbage: the caller masks it.
+    """
+
+    def __init__(
+        self, *, layers: int, heads: int, head_dim: int, dtype: torch.dtype, device: torch.device, max_rows: int
+    ) -> None:
+        super().__init__(layers=[])
+        # Zeros, never `empty`: a masked position that holds NaN would still turn the attention's output into NaN.
+        self.kv = torch.zeros(layers, 2, 0, heads, 0, head_dim, dtype=dtype, device=device)
+        self.max_rows = max_rows
+        self.values_dtype = dtype  # as the model computes them: half precision in a float32 model under autocast
+        self._window: tuple[int, int, int] = (0, 0, 0)
+        self._write: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def free(self) -> None:
+        """Gives the memory back; contents are lost."""
+        layers, two, _, heads, _, head_dim = self.kv.shape
+        self.kv = self.kv.new_zeros(layers, two, 0, heads, 0, head_dim)
+
+    def reserve(self, rows: int, length: int) -> None:
+        """Makes room for `rows` rows of `length` tokens; contents stay."""
+        layers, two, had_rows, heads, had_length, head_dim = self.kv.shape
+        if rows <= had_rows and length <= had_length:
+            return
+        if rows > had_rows:
+            rows = min(max(rows, 2 * had_rows), self.max_rows)
+        if length > had_length:
+            length = round_up(max(length, had_length + had_length // 2))
+        grown = self.kv.new_zeros(layers, two, max(rows, had_rows), heads, max(length, had_length), head_dim)
+        grown[:, :, :had_rows, :, :had_length] = self.kv
+        self.kv = grown
+
+    def window(self, first: int, positions: torch.Tensor, length: int) -> None:
+        """The next forward runs rows first, first+1, …: its (R, Q) tokens are written at `positions` (R, Q), and
+        attention sees the first `length` tokens of each row."""
+        rows = torch.arange(positions.shape[0], device=positions.device)[:, None]
+        self._window = (first, first + positions.shape[0], length)
+        self._write = (rows, positions)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(R, heads, Q, head_dim) new keys and values in, (R, heads, length, head_dim) views of all out."""
+        assert self._write is not None, "set window() before the forward"
+        first, last, length = self._window
+        rows, positions = self._write
+        keys, values = self.kv[layer_idx, :, first:last].unbind(0)
+        self.values_dtype = value_states.dtype
+        keys[rows, :, positions] = key_states.transpose(1, 2).to(keys.dtype)
+        values[rows, :, positions] = value_states.transpose(1, 2).to(values.dtype)
+        return keys[:, :, :length], values[:, :, :length]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Longest row the next forward sees (models that get `position_ids` do not rely on it)."""
+        return self._window[2]
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copies the first `length` tokens of row `source` to row `target`."""
+        self.kv[:, :, target, :, :length] = self.kv[:, :, source, :, :length]
+
+    def put(self, row: int, start: int, kv: torch.Tensor) -> None:
+        """Writes `kv` (layers, 2, heads, n, head_dim) at tokens start … start+n-1 of `row`."""
+        self.kv[:, :, row, :, start : start + kv.shape[3]] = kv
+
+    def cut(self, row: int, start: int, end: int) -> torch.Tensor:
+        """A copy (layers, 2, heads, end-start, head_dim) of tokens start … end-1 of `row`."""
+        return self.kv[:, :, row, :, start:end].clone(memory_format=torch.contiguous_format)
+
+
+@dataclass(eq=False, slots=True)
+class Segment:
+    """Kept keys and values of tokens start … end-1 of one sequence; those before `start` are the parent's.
+
+    token_ids: (end,) the whole prefix, to tell a match from a hash collision.
+    """
+
+    token_ids: list[int]
+    start: int
+    kv: torch.Tensor
+    parent: "Segment | None"
+    keys: list[int]
+
+    @property
+    def nbytes(self) -> int:
+        return self.kv.numel() * self.kv.element_size()
+
+
+def chain_hashes(token_ids: Sequence[int], hashes: list[int]) -> list[int]:
+    """Extends `hashes` in place until `hashes[i]` is the hash of `token_ids[:i]` for every i; returns it."""
+    if not hashes:
+        hashes.append(0)
+    value = hashes[-1]
+    for token in token_ids[len(hashes) - 1 :]:
+        value = hash((value, token))
+        hashes.append(value)
+    return hashes
+
+
+class PrefixStore:
+    """Kept prefixes as a tree of segments, so that shared tokens are held once; least recently used out first.
+
+    `limit` is in bytes. Evicting never breaks correctness: what is not found is computed again.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.used = 0
+        self._segments: OrderedDict[int, Segment] = OrderedDict()  # by id(), least recently used first
+        self._index: dict[int, Segment] = {}
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._segments.clear()
+        self._index.clear()
+        self.used = 0
+
+    def find(self, token_ids: list[int], hashes: list[int], longest: int) -> tuple[Segment | None, int]:
+        """The segment that ends the longest kept prefix of `token_ids[:longest]`, and that prefix's length."""
+        for length in range(longest, 0, -1):
+            segment = self._index.get(hashes[length])
+            if segment is not None and segment.token_ids[:length] == token_ids[:length]:
+                self._touch(segment)
+                return segment, length
+        return None, 0
+
+    def keep(
+        self, token_ids: list[int], hashes: list[int], length: int, cut: Callable[[int, int], torch.Tensor]
+    ) -> None:
+        """Keeps the prefix of `length` tokens; `cut(start, end)` copies the part that is not held yet."""
+        parent, start = self.find(token_ids, hashes, length)
+        if start == length:
+            return
+        kv = cut(start, length)
+        segment = Segment(token_ids[:length], start, kv, parent, hashes[start + 1 : length + 1])
+        self._segments[id(segment)] = segment
+        self._index.update(dict.fromkeys(segment.keys, segment))
+        self.used += segment.nbytes
+        self._touch(segment)
+        while self.used > self.limit:
+            self._evict()
+
+    def _touch(self, segment: Segment | None) -> None:
+        # Ancestors are touched after their descendants: the least recently used segment never has children.
+        while segment is not None and id(segment) in self._segments:
+            self._segments.move_to_end(id(segment))
+            segment = segment.parent
+
+    def _evict(self) -> None:
+        _, segment = self._segments.popitem(last=False)
+        self.used -= segment.nbytes
+        for key in segment.keys:
+            if self._index.get(key) is segment:
+                del self._index[key]
+
+
+def fork(cache: SlotCache, row: int, segment: Segment | None, length: int) -> None:
+    """Fills the first `length` tokens of `row` from `segment` and its ancestors."""
+    while segment is not None:
+        cache.put(row, segment.start, segment.kv[:, :, :, : length - segment.start])
+        length, segment = segment.start, segment.parent

@@ -1,0 +1,78 @@
+"""Drawing tokens for a whole batch at once, each row with its own options and its own stream of uniforms."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from . import Sampling
+
+
+def uniform_stream(seed: int, length: int) -> list[float]:
+    """`length` uniforms in [0, 1): one a token. A longer stream of the same seed starts with the same numbers.
+
+    Philox is counter-based: what a rollout draws depends on its seed and the position alone.
+    """
+    return np.random.Generator(np.random.Philox(seed)).random(length).tolist()
+
+
+def draw(logits: torch.Tensor, sampling: Sequence[Sampling], uniforms: Sequence[float]) -> torch.Tensor:
+    """Draws one token a row.
+
+    logits: (R, V), any float dtype. sampling, uniforms: R each.
+    Returns (3, R) float32: token id (exact below 2**24), log-prob and entropy in nats. The last two are those of the
+    full softmax at the row's temperature, before top-k and top-p.
+    """
+    uniform = torch.tensor(uniforms, dtype=torch.float32, device=logits.device)
+    if all(options is sampling[0] for options in sampling):
+        return _draw(logits, sampling[0], uniform)
+    groups: dict[Sampling, list[int]] = {}
+    for row, options in enumerate(sampling):
+        groups.setdefault(options, []).append(row)
+    drawn = torch.empty(3, len(uniforms), device=logits.device)
+    for options, members in groups.items():
+        rows = torch.tensor(members, device=logits.device)
+        drawn[:, rows] = _draw(logits[rows], options, uniform[rows])
+    return drawn
+
+
+def _draw(logits: torch.Tensor, options: Sampling, uniform: torch.Tensor) -> torch.Tensor:
+    logprobs = (logits.float() / options.temperature).log_softmax(-1)
+    probs = logprobs.exp()
+    entropies = torch.special.entr(probs).sum(-1)
+    candidates: torch.Tensor | None = None
+    if options.top_k or options.top_p < 1:
+        kept, candidates = _filter(logprobs, options)
+        probs = kept.softmax(-1)
+    cumulative = probs.cumsum(-1)
+    total = cumulative[:, -1]
+    # Strictly below the total: rounding must never select a token of probability zero.
+    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    # The clamp is for NaN alone, which would index out of bounds: the caller sees it in the log-prob.
+    chosen = torch.searchsorted(cumulative, target[:, None], right=True).clamp_(max=cumulative.shape[-1] - 1)
+    ids = chosen if candidates is None else candidates.gather(-1, chosen)
+    return torch.stack([ids[:, 0].float(), logprobs.gather(-1, ids)[:, 0], entropies])
+
+
+def _filter(logprobs: torch.Tensor, options: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+    """Top-k, then top-p, as transformers' TopKLogitsWarper and TopPLogitsWarper.
+
+    Returns (R, C) log-probs, most likely first, -inf where filtered out, and their (R, C) token ids.
+    """
+    vocab = logprobs.shape[-1]
+    k = min(options.top_k, vocab) or vocab
+    kept, ids = logprobs.topk(k)
+    if k < vocab:
+        threshold = kept[:, -1:]
+        # Tokens as likely as the k-th are kept too; ties are common in bfloat16.
+        with_ties = int((logprobs >= threshold).sum(-1).max())
+        if with_ties > k:
+            kept, ids = logprobs.topk(with_ties)
+            kept = kept.masked_fill(kept < threshold, -torch.inf)
+    if options.top_p < 1:
+        # Summed from the least likely up, as the original does, so that rounding falls the same way.
+        mass = kept.softmax(-1).flip(-1).cumsum(-1).flip(-1)
+        removed = mass <= 1 - options.top_p
+        removed[:, 0] = False
+        kept = kept.masked_fill(removed, -torch.inf)
+    return kept, ids
