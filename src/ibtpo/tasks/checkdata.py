@@ -1,0 +1,147 @@
+"""Does the verifier accept every gold answer, and no other problem's? To be asked before any training."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..verify import Verdict, Verifier
+from ..verify.math import gold_text
+from .data import Problem
+
+SHOWN = 10  # rows of each kind in the printed report
+_BATCH = 512
+
+
+@dataclass
+class CheckReport:
+    """What `check_data` found.
+
+    n: problems. passed: gold answers that scored at least 1. failing: (id, answer, verdict) of the others.
+    errors: how many of the failing ones are verifier errors rather than wrong answers.
+    negative: controls made: each problem's gold answer against the next one's. negative_same: of those, pairs with
+        the very same answer, which must be accepted. negative_accepted: (id, answer, next id, next answer) of accepted
+        pairs whose answers are written differently: equal in value, or a verifier that is too lenient.
+    seconds: time taken.
+    """
+
+    n: int = 0
+    passed: int = 0
+    failing: list[tuple[str, str | None, Verdict]] = field(default_factory=list)
+    errors: int = 0
+    negative: int = 0
+    negative_same: int = 0
+    negative_accepted: list[tuple[str, str | None, str, str | None]] = field(default_factory=list)
+    negative_errors: int = 0
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether every gold answer passed."""
+        return self.passed == self.n
+
+    def __str__(self) -> str:
+        share = 100 * self.passed / self.n if self.n else 0.0
+        lines = [f"gold answers accepted: {self.passed} of {self.n} ({share:.2f} %), verifier errors: {self.errors}"]
+        for identity, answer, verdict in self.failing[:SHOWN]:
+            lines.append(f"  {identity}: {_short(answer)}: {verdict.error or f'reward {verdict.reward:g}'}")
+        lines += _more(len(self.failing))
+        if self.negative:
+            different = self.negative - self.negative_same
+            lines.append(
+                f"other problems' answers accepted: {len(self.negative_accepted)} of {different} "
+                f"(and {self.negative_same} pairs with the same answer), verifier errors: {self.negative_errors}"
+            )
+            for identity, answer, next_id, next_answer in self.negative_accepted[:SHOWN]:
+                lines.append(f"  {identity}: {_short(answer)} accepted for {next_id}: {_short(next_answer)}")
+            lines += _more(len(self.negative_accepted))
+        return "\n".join([*lines, f"{self.seconds:.1f} s"])
+
+    def to_json(self) -> str:
+        """One JSON object, complete."""
+        return json.dumps(
+            {
+                "n": self.n,
+                "passed": self.passed,
+                "ok": self.ok,
+                "errors": self.errors,
+                "failing": [
+                    {"id": identity, "answer": answer, "reward": verdict.reward, "error": verdict.error}
+                    for identity, answer, verdict in self.failing
+                ],
+                "negative": self.negative,
+                "negative_same": self.negative_same,
+                "negative_errors": self.negative_errors,
+                "negative_accepted": [
+                    {"id": identity, "answer": answer, "other_id": other, "other_answer": other_answer}
+                    for identity, answer, other, other_answer in self.negative_accepted
+                ],
+                "seconds": round(self.seconds, 3),
+            },
+            ensure_ascii=False,
+        )
+
+
+def check_data(
+    problems: Sequence[Problem],
+    pool: Verifier,
+    *,
+    negative: bool = True,
+    gold: Callable[[Problem], str] | None = None,
+) -> CheckReport:
+    r"""Scores each problem's gold answer, and as a control against the next problem.
+
+    gold: makes the completion that must be right; by default a worked answer for countdown, else `\boxed{answer}`.
+    Raises `VerifierError` if the verifier itself cannot be used; what it says of a row is in the report.
+    """
+    started = time.monotonic()
+    report = CheckReport(n=len(problems))
+    completions = [(gold or gold_completion)(problem) for problem in problems]
+    for problem, verdict in zip(problems, _score(pool, problems, completions), strict=True):
+        if verdict.reward is not None and verdict.reward >= 1.0:
+            report.passed += 1
+        else:
+            report.failing.append((problem.id, problem.answer, verdict))
+            report.errors += verdict.error is not None
+    if negative and len(problems) > 1:
+        others = [*problems[1:], problems[0]]
+        report.negative = len(others)
+        for mine, other, verdict in zip(problems, others, _score(pool, others, completions), strict=True):
+            report.negative_errors += verdict.error is not None
+            if not _is_countdown(mine) and mine.answer == other.answer:
+                report.negative_same += 1
+            elif verdict.reward is not None and verdict.reward >= 1.0:
+                report.negative_accepted.append((mine.id, mine.answer, other.id, other.answer))
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def gold_completion(problem: Problem) -> str:
+    r"""A completion that is right: steps and answer line for countdown, `\boxed{answer}` for anything else."""
+    if _is_countdown(problem):
+        from .countdown import gold_answer
+
+        return gold_answer(problem.columns)
+    return rf"\boxed{{{gold_text(problem.answer)}}}"
+
+
+def _is_countdown(problem: Problem) -> bool:
+    return "numbers" in problem.columns and "target" in problem.columns
+
+
+def _score(pool: Verifier, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
+    rows: list[dict[str, Any]] = [
+        {**problem.columns, "prompt": problem.prompt, "completion": completion, "completion_ids": []}
+        for problem, completion in zip(problems, completions, strict=True)
+    ]
+    return [verdict for start in range(0, len(rows), _BATCH) for verdict in pool.score(rows[start : start + _BATCH])]
+
+
+def _more(total: int) -> list[str]:
+    return [f"  … and {total - SHOWN} more"] if total > SHOWN else []
+
+
+def _short(answer: str | None) -> str:
+    text = " ".join(str(answer).split())
+    return text if len(text) <= 80 else text[:80] + "…"

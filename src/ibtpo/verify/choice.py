@@ -1,0 +1,74 @@
+r"""`choice_reward`: is the chosen letter of a multiple-choice completion the right one?"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from .math import boxed_contents, completion_text, gold_text
+
+_LETTER = r"(?P<letter>[A-J])"
+_OPEN = r"[\s:：*_$]*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?[\s*(（$]*"
+_MACRO = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathit|operatorname)\s*\{([^{}]*)\}")
+# "answer is A" needs a boundary: "The answer is A lot" and "the answer is I think 5" name no letter.
+_STATED = re.compile(
+    r"(?:(?i:\banswer\b|\boption\s+is\b|\bchoice\s+is\b)(?i:\s+(?:choice|option))?"
+    r"(?:\s*(?i:is|would\s+be|must\s+be)\b|[*_]*\s*[:：=])|答案[是为：:]+)"
+    + _OPEN
+    + r"(?:(?i:option|choice|letter)\s+)?[*(（$]*"
+    + _LETTER
+    + r"(?P<after>[^\n]*)"
+)
+_ALONE = re.compile(r"[\s*_$\\()（）\[\]]*" + _LETTER + r"[\s*_$\\().（）\[\]]*")
+_WITH_TEXT = re.compile(r"[(（]\s*(?P<paren>[A-Ja-j])\s*[)）].*|(?P<dot>[A-J])\s*[).:：].*", re.DOTALL)
+_HEDGE = re.compile(r"[\s)）*.}$]*(?:,|/|\||&|\bor\b|\band\b)\s*[*(（$]*(?:\\text\w*\{)?\(?[A-J](?![a-z])")
+_BOUNDARY = re.compile(r"\s*$|[)）}.,:;*$!?。，]|\s+(?:because|since|as|[-(（—–])")
+
+
+def choice_reward(completions: Sequence[Any], answer: Sequence[Any], **kwargs: Any) -> list[float | None]:
+    r"""TRL reward function: 1.0 if the last letter given as the answer is the gold one, else 0.0.
+
+    completions: (R,) texts, or conversations whose last message is the answer.
+    answer: (R,) gold letters A to J ("B", "(B)"); None in the result where a row has none.
+    """
+    rewards: list[float | None] = []
+    for completion, row in zip(completions, answer, strict=True):
+        gold = gold_letter(row)
+        rewards.append(None if gold is None else float(chosen_letter(completion_text(completion)) == gold))
+    return rewards
+
+
+def gold_letter(answer: Any) -> str | None:
+    """The letter of a gold answer, or None if it names none."""
+    text = gold_text(answer)
+    return None if text is None else _boxed_letter(text)
+
+
+def chosen_letter(text: str) -> str | None:
+    r"""The letter A to J that a text settles on, or None.
+
+    A letter is named by `\boxed{B}`, by "answer is B" or "Answer: B", and by a last line that is nothing but the
+    letter, "(B)" or "**B**". The last of these wins; "B or C" names none.
+    """
+    mentions = [(start, _boxed_letter(content)) for start, content in boxed_contents(text)]
+    for match in _STATED.finditer(text):
+        after = match["after"]
+        if _HEDGE.match(after):
+            mentions.append((match.start(), None))
+        elif _BOUNDARY.match(after):
+            mentions.append((match.start(), match["letter"]))
+    last_line = text.rstrip().rpartition("\n")[2]
+    if alone := _ALONE.fullmatch(last_line):
+        mentions.append((len(text), alone["letter"]))
+    return max(mentions, key=lambda mention: mention[0])[1] if mentions else None
+
+
+def _boxed_letter(content: str) -> str | None:
+    while (opened := _MACRO.sub(r"\1", content)) != content:
+        content = opened
+    content = content.strip()
+    if alone := _ALONE.fullmatch(content.upper()):
+        return alone["letter"]
+    if with_text := _WITH_TEXT.fullmatch(content):
+        letter, rest = with_text["paren"] or with_text["dot"], content[with_text.end("paren") :]
+        return None if with_text["paren"] and _HEDGE.match(rest) else letter.upper()
+    return None

@@ -1,0 +1,248 @@
+"""`RewardFunctions`: Python reward functions with TRL's signature, run in this process.
+
+For functions that cannot leave it (closures, a reward model on the GPU). They are called with whole batches. A function
+that hangs cannot be stopped from inside the process: its thread is left behind, and after three of them scoring ends.
+Functions that can be imported by name are safer in `pool.VerifierPool`.
+"""
+
+import asyncio
+import inspect
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ..errors import ConfigError, VerifierError
+from . import Verdict
+
+MAX_ABANDONED = 3
+
+RewardFunction = Callable[..., Any]
+
+
+class RewardFunctions:
+    """A `Verifier` over functions `f(prompts=…, completions=…, completion_ids=…, **columns) -> list[float | None]`.
+
+    funcs: one function or several, plain or async.
+    weights: (F,) what each value is multiplied with before the sum; 1 each by default.
+    timeout: seconds one call of one function may take.
+    extra: keyword arguments passed on to every call (TRL's `trainer_state`, `log_extra`, `log_metric`).
+
+    Calls are made one at a time, so functions need not be thread-safe. None or NaN from a function means "does not
+    apply" and is left out of the sum; a row no function gave a value for is an error, as is anything else that is not
+    a finite number. Raises `ConfigError` for what cannot be called, `VerifierError` after three hung calls.
+    """
+
+    def __init__(
+        self,
+        funcs: RewardFunction | Sequence[RewardFunction],
+        *,
+        weights: Sequence[float] | None = None,
+        timeout: float = 60.0,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.funcs = tuple(funcs) if isinstance(funcs, Sequence) and not isinstance(funcs, str) else (funcs,)
+        for func in self.funcs:
+            _check_callable(func)
+        self.names = tuple(getattr(func, "__name__", type(func).__name__) for func in self.funcs)
+        self.weights = check_weights(weights, self.names)
+        self.timeout = check_timeout(timeout)
+        self.extra = dict(extra or {})
+        self._abandoned: list[str] = []
+        self._turn = threading.Lock()
+        self._device: int | None = None
+        self._executor: ThreadPoolExecutor | None = None
+
+    def score(self, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
+        """(R,) one verdict a row. Raises `VerifierError` once three calls have hung."""
+        return self._score(rows, _current_device())
+
+    def _score(self, rows: Sequence[dict[str, Any]], device: int | None) -> list[Verdict]:
+        if not rows:
+            return []
+        with self._turn:
+            self._device = device
+            by_function = [self._column(func, name, rows) for func, name in zip(self.funcs, self.names, strict=True)]
+        return [combine(outcomes, self.names, self.weights) for outcomes in zip(*by_function, strict=True)]
+
+    async def ascore(self, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
+        """The same, without blocking the event loop."""
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix="ibtpo-rewards")
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._score, rows, _current_device())
+
+    def close(self) -> None:
+        """Ends the helper thread of `ascore`."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            self._executor = None
+
+    def __enter__(self) -> "RewardFunctions":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _column(self, func: RewardFunction, name: str, rows: Sequence[dict[str, Any]]) -> list["Outcome"]:
+        """(R,) what one function says of each row."""
+        values, error = self._timed(func, name, rows)
+        if error is None and len(values) == len(rows):
+            return [to_outcome(value) for value in values]
+        if error is not None:
+            return [(None, error)] * len(rows)
+        wrong_length = f"returned {count(len(values), 'value')} for {count(len(rows), 'row')}"
+        if len(rows) == 1:
+            return [(None, wrong_length)]
+        outcomes: list[Outcome] = []
+        for row in rows:  # a function that drops rows may still be right about each of them
+            values, error = self._timed(func, name, [row])
+            outcomes.append(
+                to_outcome(values[0]) if error is None and len(values) == 1 else (None, error or wrong_length)
+            )
+        return outcomes
+
+    def _timed(self, func: RewardFunction, name: str, rows: Sequence[dict[str, Any]]) -> tuple[list[Any], str | None]:
+        """(values, None), or ([], what went wrong)."""
+        if len(self._abandoned) >= MAX_ABANDONED:
+            raise VerifierError(
+                f"{len(self._abandoned)} reward calls hung for {self.timeout:g} s each and were left behind "
+                f"({', '.join(self._abandoned)}); raise timeout={self.timeout:g}, or move the function into a module "
+                "and use VerifierPool('module:function'), whose processes can be stopped"
+            )
+        result: list[tuple[list[Any], str | None]] = []
+
+        def run() -> None:
+            try:
+                if self._device is not None:  # a new thread starts on device 0, whatever the process was given
+                    sys.modules["torch"].cuda.set_device(self._device)
+                result.append((call(func, rows, self.extra), None))
+            except BaseException as error:  # a SystemExit of user code must not vanish with the thread
+                result.append(([], describe(error)))
+
+        thread = threading.Thread(target=run, name=f"ibtpo-reward-{name}", daemon=True)
+        started = time.monotonic()
+        thread.start()
+        thread.join(self.timeout)
+        if not result:
+            self._abandoned.append(name)
+            return [], f"timed out after {time.monotonic() - started:.3g} s"
+        return result[0]
+
+
+Outcome = tuple[float | None, str | None]
+"""One function's value for one row, and why there is none. (None, None): the function did not apply."""
+
+
+def call(func: RewardFunction, rows: Sequence[Mapping[str, Any]], extra: Mapping[str, Any] | None = None) -> list[Any]:
+    """Calls a reward function as TRL does: plural names for prompts and completions, a list a column.
+
+    A column that some rows lack is None there. Raises `TypeError` if the result is not a sequence, and whatever
+    the function raises.
+    """
+    columns = {key for row in rows for key in row} - {"prompt", "completion", "completion_ids"}
+    result = func(
+        prompts=[row.get("prompt") for row in rows],
+        completions=[row["completion"] for row in rows],
+        completion_ids=[row.get("completion_ids") for row in rows],
+        **{key: [row.get(key) for row in rows] for key in sorted(columns)},
+        **(extra or {}),
+    )
+    if inspect.isawaitable(result):
+        result = asyncio.run(_finish(result))
+    if isinstance(result, str | bytes | Mapping) or not hasattr(result, "__len__") or not hasattr(result, "__iter__"):
+        raise TypeError(f"returned {type(result).__name__}, expected a list with one number or None a row")
+    return list(result)
+
+
+async def _finish(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def to_outcome(value: Any) -> Outcome:
+    """A returned value as a finite float, or why it is none. NaN counts as "did not apply", as in TRL."""
+    if value is None:
+        return None, None
+    if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
+        return None, f"returned {type(value).__name__} {_short(value)}, expected a number or None"
+    try:
+        number = float(value)
+    except Exception as error:
+        return None, f"returned {_short(value)}, not a number: {describe(error)}"
+    if math.isinf(number):
+        return None, f"returned {number}, expected a finite number"
+    return number, None
+
+
+def combine(outcomes: Sequence[Outcome], names: Sequence[str], weights: Sequence[float]) -> Verdict:
+    """The verdict on one row: the weighted sum over the functions that gave a value, or why there is none.
+
+    outcomes: (F,). A failed function fails the row: a sum without it would be a silently wrong reward.
+    """
+    failures = [f"{name}: {error}" for name, (_, error) in zip(names, outcomes, strict=True) if error is not None]
+    values = tuple(None if value is None or math.isnan(value) else value for value, _ in outcomes)
+    if not failures and all(value is None for value in values):
+        failures = [f"{name}: returned {value}" for name, (value, _) in zip(names, outcomes, strict=True)]
+    if failures:
+        return Verdict(None, values, "; ".join(failures))
+    total = sum(weight * value for weight, value in zip(weights, values, strict=True) if value is not None)
+    return Verdict(float(total), values)
+
+
+def check_weights(weights: Sequence[float] | None, names: Sequence[str]) -> tuple[float, ...]:
+    """(F,) weights, 1 each by default. Raises `ConfigError` when there are no functions or the numbers differ."""
+    if not names:
+        raise ConfigError("no reward function given; name at least one")
+    if weights is None:
+        return (1.0,) * len(names)
+    if len(weights) != len(names):
+        raise ConfigError(
+            f"{count(len(weights), 'weight')} for {count(len(names), 'reward function')} ({', '.join(names)}); "
+            "give one weight a function"
+        )
+    return tuple(float(weight) for weight in weights)
+
+
+def check_timeout(timeout: float) -> float:
+    """`timeout` as it is. Raises `ConfigError` unless it is a positive number of seconds."""
+    if not 0 < timeout < math.inf:
+        raise ConfigError(f"timeout must be a positive number of seconds, got {timeout}")
+    return float(timeout)
+
+
+def count(number: int, noun: str) -> str:
+    """`1 row`, `8 rows`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def describe(error: BaseException) -> str:
+    """Type and message of an exception on one line."""
+    return f"{type(error).__name__}: {_short(error, str)}" if str(error) else type(error).__name__
+
+
+def _short(value: Any, show: Callable[[Any], str] = repr) -> str:
+    text = " ".join(show(value).split())
+    return text if len(text) <= 300 else text[:300] + "…"
+
+
+def _current_device() -> int | None:
+    """The CUDA device of this thread, or None where CUDA is not in use."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return int(torch.cuda.current_device())
+
+
+def _check_callable(func: Any) -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(func, torch.nn.Module):
+        raise ConfigError(
+            f"{type(func).__name__} is a model, not a reward function; wrap it in a function that tokenizes prompts "
+            "and completions and returns one float a row"
+        )
+    if isinstance(func, str):
+        raise ConfigError(f"{func!r} is a name; names are for VerifierPool({func!r}), or pass the function itself")
+    if not callable(func):
+        raise ConfigError(f"a reward function must be callable, got {type(func).__name__}")

@@ -1,0 +1,133 @@
+"""The child process of `pool.VerifierPool`: `python -m ibtpo.verify.worker PARENT_PID NAME…`.
+
+Requests and answers are pickles behind a 4-byte length, on the pipes this process was started with as standard input
+and output. Those are moved away first, so that whatever a reward function prints goes to standard error.
+
+    child → parent   ("ready", None) or ("failed", "why")     once, after the imports
+    parent → child   row (dict)                               any number of times
+    child → parent   (F,) list of (value or None, error or None)
+"""
+
+import importlib
+import os
+import pickle
+import signal
+import struct
+import sys
+import threading
+import time
+import traceback
+from typing import Any, BinaryIO
+
+from .rewards import Outcome, RewardFunction, call, count, describe, to_outcome
+
+HEADER = struct.Struct("<I")
+BUILTIN = {
+    "math": "ibtpo.verify.math:math_reward",
+    "countdown": "ibtpo.verify.countdown:countdown_reward",
+    "choice": "ibtpo.verify.choice:choice_reward",
+}
+_MEMORY_LIMIT = 8 << 30  # bytes of address space for built-in verifiers: a tower of powers must not eat the machine
+
+
+def main(parent: int, names: list[str]) -> None:
+    """Serves requests until the parent closes the pipe or is gone."""
+    requests, answers = _take_pipes()
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    try:
+        functions = [load(name) for name in names]
+        if set(names) <= set(BUILTIN):  # others may hold a GPU, which needs more address space than there is memory
+            _limit_memory()
+    except BaseException as error:
+        _send(answers, ("failed", f"{describe(error)}{_where(error)}"))
+        return
+    _send(answers, ("ready", None))
+    while header := requests.read(HEADER.size):
+        body = requests.read(HEADER.unpack(header)[0])
+        try:
+            row = pickle.loads(body)
+            outcomes = [_judge(function, row) for function in functions]
+        except Exception as error:
+            outcomes = [(None, f"the row could not be read: {describe(error)}")] * len(functions)
+        _send(answers, outcomes)
+
+
+def load(name: str) -> RewardFunction:
+    """The function of a built-in name or a dotted path (`package.module:function` or `package.module.function`)."""
+    module_name, _, attribute = BUILTIN.get(name, name).replace(":", ".").rpartition(".")
+    module = importlib.import_module(module_name)
+    if name in BUILTIN and hasattr(module, "prepare"):
+        module.prepare()
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        found = f"is {type(function).__name__}, not callable" if function is not None else "does not exist"
+        raise AttributeError(f"{attribute!r} {found} in module {module_name!r} ({getattr(module, '__file__', '?')})")
+    return function
+
+
+def _judge(function: RewardFunction, row: dict[str, Any]) -> Outcome:
+    try:
+        values = call(function, [row])
+    except Exception as error:
+        return None, describe(error)
+    if len(values) != 1:
+        return None, f"returned {count(len(values), 'value')} for 1 row"
+    return to_outcome(values[0])
+
+
+def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
+    requests, answers = os.dup(0), os.dup(1)  # dup makes them non-inheritable: a grandchild cannot hold them open
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    try:
+        os.dup2(2, 1)
+    except OSError:  # the parent has no standard error
+        os.dup2(nothing, 1)
+    # A pipe's buffer is written in blocks, and would be lost when we are killed.
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    return os.fdopen(requests, "rb"), os.fdopen(answers, "wb", buffering=0)
+
+
+def _send(answers: BinaryIO, message: Any) -> None:
+    body = pickle.dumps(message)
+    try:
+        data = memoryview(HEADER.pack(len(body)) + body)
+        while data:
+            data = data[answers.write(data) :]
+    except BrokenPipeError:
+        os._exit(0)  # the parent went away while we worked
+
+
+def _die_with(parent: int) -> None:
+    """Ends this process and what it started when the parent is gone, even from within a function that hangs."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _limit_memory() -> None:
+    try:
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = _MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(_MEMORY_LIMIT, hard)
+        if soft == resource.RLIM_INFINITY or soft > limit:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    except (ImportError, ValueError, OSError):
+        return  # a guard, not a requirement: the deadline still holds
+
+
+def _where(error: BaseException) -> str:
+    """The innermost line of user code of an import error, for the message."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    last = frames[-1] if frames else None
+    return f" (at {last.filename}:{last.lineno})" if last and last.filename != __file__ else ""
+
+
+if __name__ == "__main__":
+    # Under `-m` this module is __main__; the imported copy keeps one identity for pickles and user code.
+    from ibtpo.verify import worker
+
+    worker.main(int(sys.argv[1]), sys.argv[2:])
+    sys.stderr.flush()
+    os._exit(0)  # nothing to clean up, and a reward function's threads must not keep this process alive
