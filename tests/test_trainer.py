@@ -229,7 +229,7 @@ def test_a_verifier_that_always_fails_ends_the_run_with_its_message(tiny_model, 
     def broken(prompts, completions, **kwargs):
         raise RuntimeError("no such table")
 
-    with pytest.raises(VerifierError, match="all 24 answers of step 0 failed.*no such table"):
+    with pytest.raises(VerifierError, match=r"all 24 answers of step 0 failed.*no such table"):
         train(tiny_model, tmp_path, broken)
 
 

@@ -1,1 +1,130 @@
-"""IB-TPO."""
+"""IB-TPO: tree-based reinforcement learning for LLM reasoning that keeps exploration and exploitation in balance.
+
+    prompt -> tree -> scores -> credit -> update -> report
+
+Names are loaded when they are first used, so `import ibtpo` costs nothing and the numpy-only parts work without torch.
+What is listed here is the public surface; modules' other names may change.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .branching import BranchPoint as BranchPoint
+    from .credit import CreditOptions as CreditOptions
+    from .credit import path_advantages as path_advantages
+    from .credit import token_advantages as token_advantages
+    from .diagnostics import summarise as summarise
+    from .diagnostics import tree_record as tree_record
+    from .engines import Completion as Completion
+    from .engines import Engine as Engine
+    from .engines import Sampling as Sampling
+    from .engines.transformers import TransformersEngine as TransformersEngine
+    from .errors import IBTPOError as IBTPOError
+    from .evaluation import EvalResult as EvalResult
+    from .evaluation import evaluate as evaluate
+    from .models import load_model as load_model
+    from .score import ScoreOptions as ScoreOptions
+    from .score import score_tree as score_tree
+    from .search import Budget as Budget
+    from .search import Prompt as Prompt
+    from .search import SearchOptions as SearchOptions
+    from .search import TreeSearch as TreeSearch
+    from .tasks.data import Problem as Problem
+    from .tasks.data import encode_prompt as encode_prompt
+    from .tasks.data import load_problems as load_problems
+    from .training.config import IBTPOConfig as IBTPOConfig
+    from .training.trainer import IBTPOTrainer as IBTPOTrainer
+    from .tree import ReasoningTree as ReasoningTree
+    from .tree import read_trees as read_trees
+    from .tree import write_trees as write_trees
+    from .verify import Verdict as Verdict
+    from .verify import Verifier as Verifier
+    from .verify.pool import VerifierPool as VerifierPool
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BranchPoint",
+    "Budget",
+    "Completion",
+    "CreditOptions",
+    "Engine",
+    "EvalResult",
+    "IBTPOConfig",
+    "IBTPOError",
+    "IBTPOTrainer",
+    "Problem",
+    "Prompt",
+    "ReasoningTree",
+    "Sampling",
+    "ScoreOptions",
+    "SearchOptions",
+    "TransformersEngine",
+    "TreeSearch",
+    "Verdict",
+    "Verifier",
+    "VerifierPool",
+    "encode_prompt",
+    "evaluate",
+    "load_model",
+    "load_problems",
+    "path_advantages",
+    "read_trees",
+    "score_tree",
+    "summarise",
+    "token_advantages",
+    "tree_record",
+    "write_trees",
+]
+
+_MODULE_OF = {
+    "BranchPoint": "branching",
+    "Budget": "search",
+    "Completion": "engines",
+    "CreditOptions": "credit",
+    "Engine": "engines",
+    "EvalResult": "evaluation",
+    "IBTPOConfig": "training.config",
+    "IBTPOError": "errors",
+    "IBTPOTrainer": "training.trainer",
+    "Problem": "tasks.data",
+    "Prompt": "search",
+    "ReasoningTree": "tree",
+    "Sampling": "engines",
+    "ScoreOptions": "score",
+    "SearchOptions": "search",
+    "TransformersEngine": "engines.transformers",
+    "TreeSearch": "search",
+    "Verdict": "verify",
+    "Verifier": "verify",
+    "VerifierPool": "verify.pool",
+    "encode_prompt": "tasks.data",
+    "evaluate": "evaluation",
+    "load_model": "models",
+    "load_problems": "tasks.data",
+    "path_advantages": "credit",
+    "read_trees": "tree",
+    "score_tree": "score",
+    "summarise": "diagnostics",
+    "token_advantages": "credit",
+    "tree_record": "diagnostics",
+    "write_trees": "tree",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'ibtpo' has no attribute {name!r}")
+    try:
+        value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    except ModuleNotFoundError as e:
+        from ._extras import missing_package
+
+        raise missing_package(e, f"ibtpo.{name}") or e from None
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

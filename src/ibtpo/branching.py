@@ -51,7 +51,7 @@ def independent(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -
 
 def random(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> list[BranchPoint]:
     """Nodes with children (the root among them), uniformly at random."""
-    nodes = tree.branchable()
+    nodes = tree.branchable() or [ROOT]  # all answers so far may be empty
     ranked = sorted(nodes, key=lambda n: stable_hash(seed, tree.id, len(tree.leaves), _tie(tree, n, seed)))
     return [BranchPoint(n) for n in ranked[:k]]
 

@@ -60,7 +60,8 @@ def reward_std(rewards: np.ndarray) -> float:
     known = rewards[~np.isnan(rewards)]
     if len(known) < 2 or not effective(known.tolist()):
         return 0.0
-    return float(np.std(known, ddof=1))
+    mean = math.fsum(known) / len(known)  # exactly rounded: the order of trajectories cannot change the result
+    return math.sqrt(math.fsum((known - mean) ** 2) / (len(known) - 1))
 
 
 def a_gl(tree: ReasoningTree, scores: Scores) -> np.ndarray:
@@ -107,7 +108,7 @@ def grpo(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:
     std = reward_std(rewards)
     if std == 0:
         return _per_trajectory(tree, np.zeros(len(rewards)))
-    return _per_trajectory(tree, (rewards - known.mean()) / (std + STD_FLOOR))
+    return _per_trajectory(tree, (rewards - math.fsum(known) / len(known)) / (std + STD_FLOOR))
 
 
 def treerl(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:

@@ -7,8 +7,6 @@ Groups are judged on raw correctness, never on a shaped reward. docs/metrics.md 
 import math
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from .score import ScoreOptions, effective, eta_covariance, score_tree, tree_ib_score
 from .tree import ROOT, ReasoningTree
 
@@ -31,7 +29,7 @@ def tree_record(tree: ReasoningTree, options: ScoreOptions | None = None) -> Rec
     correct = correctness(tree)
     first = [r.tokens for r in tree.rollouts if r.round == 0]
     later = [r for r in tree.rollouts if r.round > 0]
-    steps = np.mean([len(tree.path(leaf.node)) for leaf in tree.leaves])
+    steps = _mean([len(tree.path(leaf.node)) for leaf in tree.leaves])
     lengths = [len(tree.completion_ids(i)) for i in range(len(tree.leaves))]
     entropies = [h for n in tree.nodes[1:] for h in n.step.entropies or ()]
     return {
@@ -40,12 +38,12 @@ def tree_record(tree: ReasoningTree, options: ScoreOptions | None = None) -> Rec
         "pass_at_g": max(correct, default=math.nan),
         "uniform": float(not effective(correct)) if correct else math.nan,
         "trajectories": len(tree.leaves),
-        "distinct": len({leaf.node for leaf in tree.leaves}) / len(tree.leaves),
+        "distinct": len({leaf.node for leaf in tree.leaves}) / len(tree.leaves) if tree.leaves else math.nan,
         "generated_tokens": tree.generated_tokens,
         "unique_ratio": tree.unique_tokens / sum(lengths) if sum(lengths) else math.nan,
         "length": _mean(lengths),
-        "steps": float(steps),
-        "branch_depth": _mean([len(tree.path(r.at)) for r in later]) / float(steps) if later else math.nan,
+        "steps": steps,
+        "branch_depth": _mean([len(tree.path(r.at)) for r in later]) / steps if later and steps else math.nan,
         "branch_cost": _mean([r.tokens for r in later]) / _mean(first) if later and sum(first) else math.nan,
         "root_branches": _mean([float(r.at == ROOT) for r in later]),
         "ib_score": tree_ib_score(scores),

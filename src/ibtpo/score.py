@@ -80,7 +80,7 @@ def step_confidence(logprobs: Sequence[float], kind: str) -> float:
     if kind == "joint":
         return math.exp(math.fsum(logprobs))
     name, _, k = kind.partition(":")
-    if name == "head" and k.isdigit() and int(k) > 0:
+    if name == "head" and k.isdecimal() and int(k) > 0:
         return math.exp(math.fsum(logprobs[: int(k)]))
     raise unknown("confidence", kind, ("geomean", "joint", "head:k"))
 

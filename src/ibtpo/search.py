@@ -194,8 +194,9 @@ class TreeSearch:
             if not points:
                 raise ConfigError(f"branching rule {o.branching!r} gave no place to branch; it must give at least one")
             points = [points[i % len(points)] for i in range(o.budget.k)]
+            spent = sum(max(1, r.tokens) for r in tree.rollouts)  # even empty answers use a budget up
             within = o.budget.tokens is None or (
-                tree.generated_tokens + sum(self._cost(tree, p) for p in points) * o.budget.b <= o.budget.tokens
+                spent + sum(self._cost(tree, p) for p in points) * o.budget.b <= o.budget.tokens
             )
             self.seconds["credit"] += time.perf_counter() - begin
             if not within:
@@ -281,7 +282,7 @@ class TreeSearch:
         raise AssertionError("unreachable: the loop returns or raises")
 
     def _cost(self, tree: ReasoningTree, point: BranchPoint) -> float:
-        """Mean tokens the known trajectories through a place took after it; at least 1, so that a budget ends."""
+        """Mean tokens the known trajectories through a place took after it."""
         before = len(tree.prefix_ids(point.node)) - len(tree.prompt_ids)
         if point.offset is not None:
             before += point.offset - len(tree.nodes[point.node].step.token_ids)
@@ -290,7 +291,7 @@ class TreeSearch:
             for i, leaf in enumerate(tree.leaves)
             if point.node == ROOT or point.node in tree.path(leaf.node)
         ]
-        return max(1.0, sum(lengths) / len(lengths))
+        return sum(lengths) / len(lengths)
 
 
 async def _all_or_none(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -110,7 +110,7 @@ def make_splitter(name: str) -> Splitter:
         case "regex":
             return pattern(value)
         case "tokens":
-            if not value.isdigit():
+            if not value.isdecimal():
                 raise ConfigError(f"splitter 'tokens:COUNT' needs a count, got {value!r}; e.g. tokens:512")
             return tokens(int(value))
         case "sentence":
@@ -125,7 +125,7 @@ def load_object(path: str) -> Callable[..., list[int]]:
     module, _, attribute = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as e:
+    except (ImportError, AttributeError, TypeError, ValueError) as e:  # the last two: no module name, a relative one
         raise ConfigError(f"cannot load {path!r}: {e}") from e
     return found
 
@@ -142,15 +142,19 @@ class PieceDecoder:
         self._decode = decode
         self._alone: dict[int, str] = {}
         self._inner: dict[int, str] = {}
-        self._anchor: list[int] | None = None
 
     def __call__(self, ids: Sequence[int]) -> list[str]:
         """(T,) text pieces of `ids`."""
         whole = self._decode(list(ids))
+        for t in ids:
+            if t not in self._alone:
+                self._alone[t] = self._decode([t])
+        # Taken from these ids, not from what was decoded before: the pieces must depend on the ids alone.
+        anchor = next((t for t in ids if self._alone[t].isalnum()), None)
         pieces: list[str] = []
         cut: list[int] = []  # tokens of a character that is not complete yet
         for i, t in enumerate(ids):
-            piece = self._lookup(t, first=i == 0)
+            piece = self._alone[t] if i == 0 or anchor is None else self._after(anchor, t)
             if cut or CUT in piece:
                 cut.append(t)
                 piece = self._decode(cut)
@@ -161,15 +165,10 @@ class PieceDecoder:
             pieces.append(piece)
         return pieces if "".join(pieces) == whole else self._prefix_by_prefix(list(ids), whole)
 
-    def _lookup(self, t: int, first: bool) -> str:
-        if t not in self._alone:
-            self._alone[t] = self._decode([t])
-            if self._anchor is None and self._alone[t].isalnum():
-                self._anchor = [t]
-        if first or self._anchor is None:
-            return self._alone[t]
-        if t not in self._inner:  # tokenizers of the SentencePiece kind drop a leading space at the very start only
-            self._inner[t] = self._decode([*self._anchor, t])[len(self._decode(self._anchor)) :]
+    def _after(self, anchor: int, t: int) -> str:
+        """`t` inside a text: tokenizers of the SentencePiece kind drop a leading space at the very start only."""
+        if t not in self._inner:
+            self._inner[t] = self._decode([anchor, t])[len(self._alone[anchor]) :]
         return self._inner[t]
 
     def _prefix_by_prefix(self, ids: list[int], whole: str) -> list[str]:
@@ -195,6 +194,8 @@ def cut(
     """The steps of one completion; all sequences are (T,)."""
     steps, start = [], 0
     for end in splitter(pieces):
+        if end <= start:
+            raise ConfigError(f"the splitter gave end {end} after {start}; ends must increase and start above 0")
         steps.append(
             Step(
                 tuple(token_ids[start:end]),

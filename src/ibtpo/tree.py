@@ -11,6 +11,7 @@ import gzip
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,6 +186,8 @@ class ReasoningTree:
 
         Ids above `node` move up by one, so that parents stay before children. `texts`: the two parts' texts.
         """
+        if node == ROOT:
+            raise ValueError("the root is the prompt and cannot be cut; give the id of a step")
         upper = self.nodes[node]
         s = upper.step
         if not 0 < offset < len(s.token_ids):
@@ -205,7 +208,7 @@ class ReasoningTree:
         for leaf in self.leaves:
             leaf.node += leaf.node >= node
         for rollout in self.rollouts:
-            rollout.at += rollout.at >= node and rollout.at != ROOT
+            rollout.at += rollout.at >= node
 
     # --- JSON --------------------------------------------------------------------------------------------------
 
@@ -271,12 +274,20 @@ class ReasoningTree:
             if stop not in STOPS:
                 raise DataError(f"{where}.stop must be one of {', '.join(STOPS)}, got {stop!r}")
             tree.leaves.append(Leaf(node, reward, stop))
+        _as_many(rollouts, tree.leaves, "meta.rollouts")
         for i, r in enumerate(rollouts):
             where = f"meta.rollouts[{i}]"
             at, tokens, round_ = (_typed(r, dict, where).get(k, 0) for k in ("at", "tokens", "round"))
             if any(type(v) is not int or v < 0 for v in (at, tokens, round_)) or at >= len(tree.nodes):
                 raise DataError(f"{where}: 'at', 'tokens' and 'round' must be counts and 'at' a node id, got {r!r}")
-            tree.rollouts.append(Rollout(at, tokens, round_, r.get("score")))
+            score = r.get("score")
+            score = None if score is None else _number(score, f"{where}.score")
+            tree.rollouts.append(Rollout(at, tokens, round_, score))
+        correct = _typed(meta.get("correct") or [], list, "meta.correct")
+        _as_many(correct, tree.leaves, "meta.correct")
+        for i, c in enumerate(correct):
+            if c is not None:
+                _number(c, f"meta.correct[{i}]")
         return tree
 
     def _read_node(self, i: int, n: dict[str, Any]) -> None:
@@ -311,9 +322,17 @@ def _typed(value: Any, kind: type, where: str) -> Any:
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"{where} must be a finite number, got {value!r}")
-    return float(value)
+    try:
+        if type(value) in (int, float) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # an integer beyond the floats
+        pass
+    raise DataError(f"{where} must be a finite number, got {value!r:.80}")
+
+
+def _as_many(rows: list[Any], leaves: list[Leaf], where: str) -> None:
+    if rows and len(rows) != len(leaves):
+        raise DataError(f"{where} has {len(rows)} entries for {len(leaves)} leaves; there must be one a leaf")
 
 
 def _ints(value: Any, where: str) -> tuple[int, ...]:
@@ -327,18 +346,20 @@ def read_trees(path: str | Path) -> Iterator[ReasoningTree]:
     path = Path(path)
     opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as f:
-            number = 0
+        with opener(path, "rb") as f:  # bytes, so that a line that is not UTF-8 is named like any other wrong line
+            found = False
             for number, line in enumerate(f, 1):
                 if not line.strip():
                     continue
                 try:
-                    yield ReasoningTree.from_dict(json.loads(line))
-                except (json.JSONDecodeError, DataError, RecursionError) as e:
+                    tree = ReasoningTree.from_dict(json.loads(line))
+                except (ValueError, RecursionError) as e:
                     raise DataError(f"{path}:{number}: {e}") from e
-            if number == 0:
+                found = True
+                yield tree
+            if not found:
                 raise DataError(f"{path}: the file is empty; expected one tree a line")
-    except (OSError, EOFError, UnicodeDecodeError) as e:
+    except (OSError, EOFError, zlib.error) as e:
         raise DataError(f"{path}: cannot be read: {e}") from e
 
 

@@ -4,15 +4,15 @@ import asyncio
 import json
 import logging
 import time
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import ConfigError, unknown
+from ..errors import ConfigError
 from ..runs import RunFolder
+from .recipes import find_recipe
 
 
 def run(
@@ -20,7 +20,7 @@ def run(
     overrides: dict[str, Any],
     *,
     output: str | None = None,
-    resume: str | bool = False,
+    resume: str | bool | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     quiet: bool = False,
@@ -40,7 +40,8 @@ def run(
             raise ConfigError(f"--resume takes the settings of {folder.path}; leave out {recipe or list(overrides)}")
         settings = folder.settings()
     else:
-        found = st.read_recipe(find_recipe(recipe or "nano-countdown"))
+        is_file = recipe is not None and recipe.endswith((".yaml", ".yml"))
+        found = st.read_recipe(Path(recipe) if is_file and recipe else find_recipe(recipe or "nano-countdown"))
         settings = st.resolve(found, overrides)
         name = Path(recipe).stem if recipe else "nano-countdown"
         folder = RunFolder(output or Path("runs") / f"{name}-{settings['method']}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -50,17 +51,6 @@ def run(
         _print_plan(settings, config, folder, as_json)
         return 0
     return _train(settings, run_settings, config, folder, bool(resume), overwrite, quiet, as_json)
-
-
-def find_recipe(name: str) -> Path:
-    """A shipped recipe by name, or a YAML file."""
-    if name.endswith((".yaml", ".yml")):
-        return Path(name)
-    folder = Path(str(files("ibtpo") / "recipes"))
-    shipped = {p.stem: p for p in folder.glob("*.yaml")}
-    if name not in shipped:
-        raise unknown("recipe", name, shipped)
-    return shipped[name]
 
 
 def _missing_folder() -> str:
@@ -100,7 +90,7 @@ def _train(
     from transformers import PrinterCallback
 
     from ..models import load_model
-    from ..tasks.data import conversation, load_problems
+    from ..tasks.data import check_prompt_length, encode_prompt, load_problems, trl_prompt
     from ..training.callbacks import MetricsFile, ProgressDisplay
     from ..training.trainer import STATE_FILE, IBTPOTrainer
     from .env import collect_env
@@ -116,13 +106,16 @@ def _train(
     state.wait_for_everyone()
 
     model, tokenizer = load_model(run.model, dtype=run.dtype)
-    problems = load_problems(run.data, split=run.data_split, limit=run.limit)
-    held_out = load_problems(run.eval_data, split="test", limit=run.eval_limit) if run.eval_data else []
+    problems = load_problems(run.data, split=run.data_split, limit=run.limit, instruction=run.instruction)
+    held_out = []
+    if run.eval_data:
+        held_out = load_problems(run.eval_data, split="test", limit=run.eval_limit, instruction=run.instruction)
     verifier = run.verifier or ("countdown" if run.data.startswith("countdown") else "math")
-    rows = [
-        {**p.columns, "id": p.id, "prompt": conversation(p, tokenizer, run.system_prompt, run.instruction)}
-        for p in problems
-    ]
+    rows = [{**p.columns, "id": p.id, "prompt": trl_prompt(p, tokenizer, run.system_prompt)} for p in problems]
+    context = getattr(model.config, "max_position_embeddings", None)
+    for p in problems:
+        if context:
+            check_prompt_length(p.id, len(encode_prompt(p, tokenizer, system_prompt=run.system_prompt)[1]), context)
     peft = {}
     if run.lora_r:
         from peft import LoraConfig
@@ -182,7 +175,7 @@ def _evaluate(trainer: Any, tokenizer: Any, problems: list[Any], run: Any, confi
     engine = TransformersEngine(model, eos_token_ids=trainer.eos_token_ids, max_batch_size=config.max_in_flight)
     prompts = []
     for p in problems:
-        text, ids = encode_prompt(p, tokenizer, system_prompt=run.system_prompt, instruction=run.instruction)
+        text, ids = encode_prompt(p, tokenizer, system_prompt=run.system_prompt)
         prompts.append(Prompt(p.id, tuple(ids), text, dict(p.columns)))
     options = config.search_options(config.seed)
     result = asyncio.run(
@@ -194,7 +187,9 @@ def _evaluate(trainer: Any, tokenizer: Any, problems: list[Any], run: Any, confi
     return result.to_json()
 
 
-def _percent(value: float, interval: Any) -> str:
+def _percent(value: float | None, interval: Any) -> str:
+    if value is None:  # every verdict was an error
+        return "nothing graded"
     return f"{100 * value:.1f} % [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
 
 
@@ -210,7 +205,8 @@ def _report(console: Console, folder: RunFolder, seconds: float, as_json: bool) 
         for column in ("", "before", "after", "change"):
             table.add_column(column)
         for name, label in (("avg", f"avg@{k}"), ("pass", f"pass@{k}")):
-            change = f"{100 * (after[name] - before[name]):+.1f} points"
+            known = before[name] is not None and after[name] is not None
+            change = f"{100 * (after[name] - before[name]):+.1f} points" if known else ""
             values = [_percent(r[name], r[f"{name}_ci"]) for r in (before, after)]
             table.add_row(label, *values, change)
         console.print(table)

@@ -165,7 +165,7 @@ class TransformersEngine:
                     finished = True
                 # Who awaits a finished rollout must run, and submit what follows, before the next step. More than one
                 # turn of the loop: the search may await through tasks of its own.
-                for _ in range(3 if finished else 1):
+                for _ in range(6 if finished else 1):
                     await asyncio.sleep(0)
         finally:
             if self._driver is me:  # not when another event loop has taken over

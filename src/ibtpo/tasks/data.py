@@ -219,16 +219,35 @@ def encode_prompt(
     return text, ids
 
 
+def trl_prompt(problem: Problem, tokenizer: Any, system_prompt: str | None = None) -> str | list[Message]:
+    """The prompt in the form TRL's trainers tokenise to the very ids `encode_prompt` gives.
+
+    A conversation for a chat model, which TRL renders with the template; else text, which gets the tokenizer's special
+    tokens.
+    """
+    if getattr(tokenizer, "chat_template", None) is None:
+        return encode_prompt(problem, tokenizer, system_prompt=system_prompt)[0]
+    if isinstance(problem.prompt, str) and _is_rendered(problem.id, problem.prompt, tokenizer):
+        text, ids = encode_prompt(problem, tokenizer, system_prompt=system_prompt)
+        doubled = list(tokenizer(text)["input_ids"]) != ids  # the tokenizer would add what the text already starts with
+        return text.removeprefix(tokenizer.bos_token) if doubled and tokenizer.bos_token else text
+    return _messages(problem.prompt, system_prompt)
+
+
+def _messages(prompt: str | list[Message], system_prompt: str | None) -> list[Message]:
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    if system_prompt is not None and messages[0]["role"] not in ("system", "developer"):
+        messages.insert(0, {"role": "system", "content": system_prompt})
+    return messages
+
+
 def _encode_chat(problem: Problem, tokenizer: Any, system_prompt: str | None) -> tuple[str, list[int]]:
     text = problem.prompt
     if isinstance(text, str) and _is_rendered(problem.id, text, tokenizer):
         if system_prompt is not None:
             raise ConfigError(f"problem {problem.id!r} is already in chat form; system_prompt cannot be added to it")
     else:
-        messages = [{"role": "user", "content": text}] if isinstance(text, str) else list(text)
-        if system_prompt is not None and messages[0]["role"] not in ("system", "developer"):
-            messages.insert(0, {"role": "system", "content": system_prompt})
-        text = _render(tokenizer, messages)
+        text = _render(tokenizer, _messages(text, system_prompt))
     return text, list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

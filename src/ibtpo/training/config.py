@@ -64,7 +64,7 @@ class IBTPOConfig(GRPOConfig):
     save_trees_every: int = _option(10, "write the trees of every n-th step to trees/ in the output folder; 0 is never")
     run_dir: str | None = _option(None, "folder for trees/; default: output_dir")
 
-    num_generations: int | None = _option(None, "G, trajectories a question")  # type: ignore[assignment]
+    num_generations: int | None = _option(None, "G, trajectories a question")
     temperature: float = _option(0.7, "sampling temperature")
     top_p: float = _option(0.95, "nucleus sampling; 1 is off")
     top_k: int = _option(20, "sample from the k most likely tokens; 0 is off")
@@ -73,6 +73,8 @@ class IBTPOConfig(GRPOConfig):
     use_bias_correction_kl: bool = _option(False, "TRL's importance weighting of the KL term")
     loss_type: str = _option("grpo", "TRL's loss type")
     learning_rate: float = _option(1e-6, "initial learning rate")
+    bf16: bool | None = _option(None, "mixed precision in bfloat16; default: on with an accelerator")
+    epsilon_high: float | None = _option(None, "upper clip range; default: epsilon")
     logging_steps: float = _option(1, "log every n optimiser steps")
 
     def __post_init__(self) -> None:

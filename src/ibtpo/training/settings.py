@@ -11,7 +11,9 @@ from typing import Any
 
 import yaml
 
+from ..cli import TRAIN_SWITCHES
 from ..errors import ConfigError, unknown
+from ..search import Budget
 from .config import METHODS, IBTPOConfig
 
 # Flat groups of 8 cost about as many tokens as trees of 12 (spec section 9), and TRL's default is 8.
@@ -74,7 +76,7 @@ def resolve(recipe: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
     known = known_settings()
     for name in (*recipe, *overrides):
         if name not in known:
-            raise unknown("option", name, known)
+            raise unknown("option", name, (*known, *TRAIN_SWITCHES, "output", "resume"))
     method = overrides.get("method", recipe.get("method", "ibtpo"))
     if method not in METHODS:
         raise unknown("method", str(method), METHODS)
@@ -121,8 +123,6 @@ def make_config(run: RunSettings, trainer: dict[str, Any], folder: Path) -> IBTP
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     group = trainer.get("num_generations") or 12
     if trainer.get("tree") and "num_generations" not in trainer:
-        from ..search import Budget
-
         group = Budget.parse(trainer["tree"]).trajectories
     if run.prompts_per_step % processes:
         raise ConfigError(

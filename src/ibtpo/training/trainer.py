@@ -51,6 +51,8 @@ class IBTPOTrainer(GRPOTrainer):
     trees: the trees of the last generation batch. verifier: what scores them.
     """
 
+    args: IBTPOConfig
+
     _tag_names: ClassVar[list[str]] = ["trl", "ibtpo"]
     _name = "IB-TPO"
     _paper: ClassVar[dict[str, str]] = {
@@ -231,7 +233,8 @@ class IBTPOTrainer(GRPOTrainer):
             self._metrics[mode]["sampling/logp_gap_max"].append(self.accelerator.gather(gap).max().item())
         if self.args.regularizer == "ibro" and entropies is not None:
             accumulation = self.current_gradient_accumulation_steps if mode == "train" else 1
-            loss = loss - self.args.regularizer_coef * ibro_term(inputs["advantages"], entropies, mask) / accumulation
+            coefficient = self.args.regularizer_coef or 0.0
+            loss = loss - coefficient * ibro_term(inputs["advantages"], entropies, mask) / accumulation
         return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:

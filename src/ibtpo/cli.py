@@ -1,0 +1,229 @@
+"""The command line: `ibtpo VERB …`. Finds the verb, reads its options, turns errors into one line.
+
+Nothing heavy is imported here: a verb's module is loaded when the verb is named, and loads numpy or torch when it
+runs. Exit codes: 0 done, 1 a check failed, 2 an error (one line on stderr), 130 interrupted.
+"""
+
+import argparse
+import importlib
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ._extras import missing_package
+from .errors import ConfigError, IBTPOError, unknown
+
+VERBS = {
+    "train": "train a model with IB-TPO or a baseline; without arguments the embedded model on the embedded task",
+    "sample": "grow reasoning trees for a set of problems and store them",
+    "score": "p-hat, IB-Score and step advantages of stored trees",
+    "eval": "avg@k and pass@k of a model on a set of problems, with confidence intervals",
+    "check-data": "do the reference answers of a data file score 1.0 through the verifier?",
+    "env": "versions and hardware, for bug reports",
+    "recipes": "list, print or copy the shipped training recipes",
+}
+
+TRAIN_HELP = """usage: ibtpo train [RECIPE] [options] [--KEY VALUE ...]
+
+{summary}
+
+RECIPE is a YAML file or the name of a shipped recipe (`ibtpo recipes`); it comes first.
+
+options:
+  --method M        ibtpo, grpo, treerl, ... (the same as `--KEY VALUE` with KEY method)
+  --output DIR      run folder; an existing one is an error unless --resume or --overwrite
+  --resume [DIR]    go on with the run in DIR (default: the one in --output)
+  --overwrite       start again in an existing run folder
+  --dry-run         print the resolved configuration and what a step will cost, then stop
+  --quiet           no progress
+  --json            the result as JSON
+  --KEY VALUE       any other option of the recipe, e.g. --learning_rate 1e-6 --seed 3; dashes and underscores are
+                    the same, VALUE is read as YAML, without VALUE it is true
+"""
+TRAIN_SWITCHES = ("overwrite", "dry_run", "quiet", "json")
+
+_OPTION = re.compile(r"--?[A-Za-z]")
+_EXPONENT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # YAML 1.1 takes 1e-6 for text
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are `ConfigError`s; options may be written with dashes or underscores."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+    def read(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parses `argv`. Raises `ConfigError`; an unknown option is named with the nearest known one."""
+        known = [name for action in self._actions for name in action.option_strings]
+        words = list(argv)
+        # Before argparse looks: it would complain first of what the misspelt option was to give.
+        for i, word in enumerate(words):
+            if word == "--":
+                break
+            if not _OPTION.match(word):
+                continue
+            name, equals, value = word.partition("=")
+            name = name.replace("_", "-")
+            if name not in known:
+                raise unknown("option", name, known)
+            words[i] = name + equals + value
+        return self.parse_args(words)
+
+
+def make_parser(verb: str, module: Any) -> Parser:
+    """The parser of one verb."""
+    parser = Parser(prog=f"ibtpo {verb}", description=module.__doc__, allow_abbrev=False, formatter_class=_Help)
+    module.add_arguments(parser)
+    return parser
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=110)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        names: dict[object, str] = {int: "N", float: "X", Path: "FILE"}
+        return names.get(action.type, "NAME")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(argv)
+        sys.stdout.flush()
+        return code
+    except SystemExit as e:  # argparse, after it printed a help text
+        return e.code if isinstance(e.code, int) else 0
+    except ModuleNotFoundError as e:
+        error = missing_package(e, "this")
+        if error is None:
+            raise
+        return _fail(error)
+    except IBTPOError as e:
+        return _fail(e)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted{_how_to_go_on(argv)}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Who reads us has gone, `| head` for instance. The interpreter flushes stdout once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        width = max(map(len, VERBS))
+        print("usage: ibtpo VERB [options]\n\nTree reinforcement learning for LLM reasoning (IB-TPO).\n")
+        print("\n".join(f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items()))
+        print("\n`ibtpo VERB --help` lists a verb's options; `ibtpo --version` prints the version.")
+        return 0
+    verb, rest = argv[0], argv[1:]
+    if verb == "--version":
+        from . import __version__
+
+        print(f"ibtpo {__version__}")
+        return 0
+    if verb.startswith("-"):
+        raise unknown("option", verb, ("--help", "--version"))
+    if verb not in VERBS:
+        raise unknown("command", verb, VERBS)
+    if verb == "train":
+        return _train(rest)
+    module = importlib.import_module(f".commands.{verb.replace('-', '_')}", __package__)
+    return module.run(make_parser(verb, module).read(rest))
+
+
+def _train(argv: list[str]) -> int:
+    if "-h" in argv or "--help" in argv:
+        print(TRAIN_HELP.format(summary=VERBS["train"][0].upper() + VERBS["train"][1:] + "."), end="")
+        return 0
+    recipe, options = parse_train(argv)
+    output, resume = options.pop("output", None), options.pop("resume", None)
+    if resume is not None and not isinstance(resume, str | bool):
+        resume = str(resume)
+    switches = {name: options.pop(name, False) for name in TRAIN_SWITCHES}
+    if output is True:
+        raise ConfigError("--output needs a folder, e.g. --output runs/first")
+    command = importlib.import_module(".commands.train", __package__)
+    return command.run(
+        recipe,
+        options,
+        output=None if output is None else str(output),
+        resume=resume,
+        overwrite=switches["overwrite"],
+        dry_run=switches["dry_run"],
+        quiet=switches["quiet"],
+        as_json=switches["json"],
+    )
+
+
+def parse_train(argv: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
+    """The recipe and every option of `ibtpo train`, with underscores in their names; the last of two wins."""
+    recipe: str | None = None
+    options: dict[str, Any] = {}
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if word.startswith("-") and not _OPTION.match(word[1:]):
+            raise ConfigError(f"what is {word!r}? Options are written --KEY VALUE")
+        if not word.startswith("-"):
+            if recipe is not None:
+                raise ConfigError(f"{word!r} is one word too many: the recipe is {recipe!r}; options are --KEY VALUE")
+            recipe = word
+            continue
+        name, equals, text = word[2:].partition("=")
+        key = name.replace("-", "_")
+        if key in TRAIN_SWITCHES:
+            if equals:
+                raise ConfigError(f"--{name} takes no value, got {text!r}")
+            options[key] = True
+        elif equals:
+            options[key] = text if key in ("output", "resume") else yaml_value(text)
+        elif words and not words[0].startswith("--"):
+            text = words.pop(0)
+            options[key] = text if key in ("output", "resume") else yaml_value(text)
+        else:
+            options[key] = True
+    return recipe, options
+
+
+def yaml_value(text: str) -> Any:
+    """A value as YAML reads it, but with 1e-6 a number, and text left as it was typed (a colon, a # or a date)."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        if text[:1] in "'\"":
+            return value
+        return float(text) if _EXPONENT.fullmatch(text) else text
+    if isinstance(value, bool | float) or (isinstance(value, int) and ":" not in text):
+        return value
+    if (value is None and text in ("null", "~", "")) or (isinstance(value, list | dict) and text[:1] in "[{"):
+        return value
+    return text
+
+
+def _fail(error: IBTPOError) -> int:
+    text = " ".join(str(error).split("\n"))
+    print(f"error: {text}", file=sys.stderr)
+    return 2
+
+
+def _how_to_go_on(argv: list[str]) -> str:
+    if not argv or argv[0] not in ("train", "sample"):
+        return ""
+    words = [w for w in argv if w != "--overwrite"]
+    if not any(w.split("=")[0] == "--resume" for w in words):
+        words.append("--resume")
+    return f"; what is finished is kept, go on with: ibtpo {shlex.join(words)}"

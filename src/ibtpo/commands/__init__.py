@@ -1,0 +1,277 @@
+"""One module a verb: `add_arguments(parser)` without heavy imports, `run(args) -> exit code`.
+
+What the verbs share is here: groups of options, how a model and problems become an engine and prompts, progress and
+tables. Results go to stdout, progress and errors to stderr.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..engines import Sampling
+    from ..score import ScoreOptions
+    from ..search import Prompt
+    from ..tasks.data import Problem
+    from ..verify.pool import VerifierPool
+
+ANSWER_VERIFIERS = ("math", "countdown", "choice")  # need a reference answer in every row
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """`--model`, `--data` and how to read and grade them."""
+    group = parser.add_argument_group("model and problems")
+    group.add_argument("--model", required=True, help="nano, smollm2-135m, a folder, or a hub id")
+    group.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default: %(default)s)")
+    group.add_argument("--device", help="e.g. cpu, cuda:1 (default: the first GPU, else the CPU)")
+    group.add_argument("--data", required=True, help="a file (.jsonl, .parquet, …), countdown[:test], or a dataset id")
+    group.add_argument("--split", default="train", help="of a dataset (default: %(default)s)")
+    group.add_argument("--limit", type=int, help="the first N problems only")
+    group.add_argument("--question-column", help="default: question, prompt or problem")
+    group.add_argument("--answer-column", help="default: answer or solution")
+    group.add_argument("--system-prompt", help="put before the question")
+    group.add_argument("--instruction", help=r"put after the question, e.g. 'Put your final answer in \boxed{}.'")
+    group.add_argument("--no-chat-template", action="store_true", help="the bare question, even to a chat model")
+    add_verifier_options(group, "countdown for countdown problems, else math")
+
+
+def add_verifier_options(group: Any, default: str) -> None:
+    """`--verifier` and its limits."""
+    group.add_argument("--verifier", help=f"math, countdown, choice or package.module:function (default: {default})")
+    group.add_argument("--verifier-workers", type=int, default=2, help="child processes (default: %(default)s)")
+    group.add_argument("--verifier-timeout", type=float, default=10.0, help="seconds a row (default: %(default)s)")
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """How tokens are drawn and how many at once."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--temperature", type=float, default=0.7, help="default: %(default)s")
+    group.add_argument("--top-p", type=float, default=0.95, help="1 is off (default: %(default)s)")
+    group.add_argument("--top-k", type=int, default=20, help="0 is off (default: %(default)s)")
+    group.add_argument("--max-new-tokens", type=int, default=2048, help="an answer's limit (default: %(default)s)")
+    group.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    group.add_argument("--max-in-flight", type=int, default=64, help="rollouts at once (default: %(default)s)")
+    group.add_argument("--kv-memory-gb", type=float, default=2.0, help="for kept prefixes (default: %(default)s)")
+    group.add_argument(
+        "--deterministic", action="store_true", help="the same batches in every run: bit-equal results, a little slower"
+    )
+
+
+def add_score_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `ScoreOptions`."""
+    group = parser.add_argument_group("scores")
+    group.add_argument("--beta", type=float, default=5.0, help="of the Information Bottleneck (default: %(default)s)")
+    group.add_argument("--value", default="leaves", help="value of a node: leaves or draws (default: %(default)s)")
+    group.add_argument(
+        "--confidence", default="geomean", help="in a step: geomean, joint or head:k (default: %(default)s)"
+    )
+    group.add_argument("--weight", default="draws", help="of a child: draws or unique (default: %(default)s)")
+    group.add_argument("--ratio-prior", type=float, default=0.0, help="smooths p-hat in ratios (default: off)")
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """`--json` and `--quiet`."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def score_options(args: argparse.Namespace) -> "ScoreOptions":
+    """The `ScoreOptions` of the command line."""
+    from ..score import ScoreOptions
+
+    return ScoreOptions(args.beta, args.value, args.confidence, args.weight, args.ratio_prior)
+
+
+def sampling_options(args: argparse.Namespace) -> "Sampling":
+    """The `Sampling` of the command line."""
+    from ..engines import Sampling
+
+    return Sampling(args.temperature, args.top_p, args.top_k)
+
+
+def read_problems(args: argparse.Namespace) -> tuple[list["Problem"], str]:
+    """The problems, and the name of the verifier that goes with them."""
+    from ..tasks.data import load_problems
+
+    countdown = args.data.partition(":")[0] == "countdown"
+    problems = load_problems(
+        args.data,
+        split=args.split,
+        limit=args.limit,
+        question_column=args.question_column,
+        answer_column=args.answer_column,
+        require_answer=args.verifier is None or args.verifier in ANSWER_VERIFIERS,
+        instruction=args.instruction,
+    )
+    countdown = countdown or {"numbers", "target"} <= set(problems[0].columns)
+    return problems, args.verifier or ("countdown" if countdown else "math")
+
+
+def open_verifier(args: argparse.Namespace, name: str) -> "VerifierPool":
+    """The verifier pool of the command line; a context manager."""
+    from ..verify.pool import VerifierPool
+
+    return VerifierPool(name, workers=args.verifier_workers, timeout=args.verifier_timeout)
+
+
+def open_model(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The engine and the tokenizer."""
+    from transformers.utils import logging as transformers_logging
+
+    from ..engines.transformers import TransformersEngine
+    from ..models import eos_token_ids, load_model
+
+    transformers_logging.disable_progress_bar()  # "Loading weights" would land between our own lines
+    model, tokenizer = load_model(args.model, dtype=args.dtype, device=args.device)
+    engine = TransformersEngine(
+        model,
+        eos_token_ids=eos_token_ids(model, tokenizer),
+        max_batch_size=args.max_in_flight,
+        kv_memory_gb=args.kv_memory_gb,
+    )
+    return engine, tokenizer
+
+
+def make_prompts(
+    args: argparse.Namespace, problems: Sequence["Problem"], engine: Any, tokenizer: Any
+) -> list["Prompt"]:
+    """Prompts ready for the engine. Raises `DataError` naming a problem that does not fit the model's context."""
+    from ..search import Prompt
+    from ..tasks.data import check_prompt_length, encode_prompt
+
+    prompts = []
+    for problem in problems:
+        text, ids = encode_prompt(
+            problem,
+            tokenizer,
+            system_prompt=args.system_prompt,
+            chat_template=False if args.no_chat_template else None,
+        )
+        if engine.max_length is not None:
+            check_prompt_length(problem.id, len(ids), engine.max_length)
+        prompts.append(Prompt(problem.id, tuple(ids), text, {**problem.columns, "answer": problem.answer}))
+    return prompts
+
+
+def decoder(tokenizer: Any) -> Any:
+    """Token ids -> text, special tokens skipped, nothing tidied up."""
+
+    def decode(ids: list[int]) -> str:
+        return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    return decode
+
+
+class Progress:
+    """What is done of `total`: a bar where stderr is a terminal, else a line every few seconds, nothing when quiet."""
+
+    EVERY = 10.0  # seconds between plain lines
+
+    def __init__(self, what: str, total: int, done: int = 0, *, quiet: bool = False) -> None:
+        self.what, self.total, self.done, self.quiet = what, total, done, quiet
+        self.tokens = 0
+        self._grades: list[float] = []
+        self._start = self._last = time.monotonic()
+        self._bar: Any = None
+
+    def add(self, tokens: int, grades: Sequence[float]) -> None:
+        """One more is done; it took `tokens`, its answers were graded `grades`."""
+        self.done += 1
+        self.tokens += tokens
+        self._grades.extend(grades)
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, text=self._text(now))
+        elif not self.quiet and (now - self._last >= self.EVERY or self.done == self.total):
+            self._last = now
+            print(f"{self.done}/{self.total} {self.what}, {self._text(now)}", file=sys.stderr, flush=True)
+
+    def _text(self, now: float) -> str:
+        mean = math.fsum(self._grades) / len(self._grades) if self._grades else math.nan
+        rate = self.tokens / max(now - self._start, 1e-9)
+        return f"reward {mean:.3f}, {self.tokens} tokens, {rate:.0f} tokens/s"
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator["Progress"]:
+        """Draws the bar while the block runs."""
+        if self.quiet or not sys.stderr.isatty():
+            yield self
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (
+            TextColumn(self.what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
+        with Bar(*columns, console=Console(stderr=True)) as bar:
+            self._task = bar.add_task(self.what, total=self.total, completed=self.done, text="")
+            self._bar = bar
+            try:
+                yield self
+            finally:
+                self._bar = None
+
+
+def check_free(paths: Sequence[Any], *, overwrite: bool, resume: bool = False, can_resume: bool = False) -> None:
+    """Raises `ConfigError` if one of the files exists and neither switch says what to do with it."""
+    if overwrite and resume:
+        raise ConfigError("--resume keeps what is there and --overwrite drops it: give one of them")
+    for path in paths:
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder; name a file")
+        if path.exists() and not overwrite and not resume:
+            fix = (
+                "--resume to go on with it or --overwrite to start again" if can_resume else "--overwrite to replace it"
+            )
+            raise ConfigError(f"{path} exists already; give {fix}")
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON on stdout, NaN as null."""
+    print(json.dumps(without_nan(value), ensure_ascii=False, allow_nan=False))
+
+
+def without_nan(value: Any) -> Any:
+    """The same with None for NaN: JSON has no NaN."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, Mapping):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(v) for v in value]
+    return value
+
+
+def cell(value: Any, digits: int = 4) -> str:
+    """A value as a table shows it: "-" for none, whole numbers without a point."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) >= 10 else f"{value:.{digits}f}"
+    return str(value)
+
+
+def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = (), *, left: int = 1) -> str:
+    """Aligned columns: the first `left` to the left, the others to the right."""
+    lines = [list(header)] * bool(header) + [[cell(v) for v in row] for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            f"{v:<{w}}" if i < left else f"{v:>{w}}" for i, (v, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

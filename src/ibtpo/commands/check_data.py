@@ -1,0 +1,46 @@
+"""Do the reference answers of a data file score 1.0 through the verifier, and no other problem's?
+
+To be asked before any training. Exit code 1 if more than 0.5 % of a file's answers fail.
+"""
+
+import argparse
+import json
+import sys
+
+from . import add_verifier_options, open_verifier, read_problems
+
+TOLERATED = 0.005  # share of a file's reference answers that may fail
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `ibtpo check-data`."""
+    parser.add_argument("files", metavar="FILE", nargs="+", help="data files, countdown[:test], or dataset ids")
+    parser.add_argument("--limit", type=int, help="the first N problems of each")
+    parser.add_argument("--split", default="train", help="of a dataset (default: %(default)s)")
+    parser.add_argument("--question-column", help="default: question, prompt or problem")
+    parser.add_argument("--answer-column", help="default: answer or solution")
+    parser.add_argument("--json", action="store_true", help="one line of JSON a file")
+    add_verifier_options(parser, "countdown for countdown problems, else math")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Checks file after file."""
+    from ..tasks.checkdata import check_data
+
+    code = 0
+    for name in args.files:
+        args.data, args.instruction = name, None
+        problems, verifier_name = read_problems(args)
+        with open_verifier(args, verifier_name) as verifier:
+            report = check_data(problems, verifier)
+        failed = report.n - report.passed > TOLERATED * report.n
+        code = max(code, int(failed))
+        if args.json:
+            record = {"file": name, "verifier": verifier_name, **json.loads(report.to_json())}
+            print(json.dumps(record, ensure_ascii=False), flush=True)
+        else:
+            print(f"{name} ({report.n} problems, verifier {verifier_name}): {'FAILED' if failed else 'ok'}")
+            print("\n".join(f"  {line}" for line in str(report).split("\n")), flush=True)
+    if code:
+        print(f"more than {100 * TOLERATED:g} % of the reference answers of a file failed", file=sys.stderr)
+    return code

@@ -1,0 +1,131 @@
+"""avg@k and pass@k of a model on a set of problems, with 95 % intervals over the problems."""
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import (
+    Progress,
+    add_data_options,
+    add_output_options,
+    add_sampling_options,
+    check_free,
+    decoder,
+    make_prompts,
+    open_model,
+    open_verifier,
+    print_json,
+    read_problems,
+    sampling_options,
+    table,
+    without_nan,
+)
+
+if TYPE_CHECKING:
+    from ..evaluation import Answer, EvalResult
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `ibtpo eval`."""
+    parser.usage = "ibtpo eval --model M --data D [options]"
+    parser.add_argument("--k", type=int, default=8, help="answers a problem (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="eval.json; every answer goes to eval.answers.jsonl next to it")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    add_output_options(parser)
+    add_data_options(parser)
+    add_sampling_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Samples, grades, prints and stores."""
+    from ..evaluation import evaluate
+
+    sampling = sampling_options(args)
+    answers_file: Path | None = args.output and args.output.with_suffix(".answers.jsonl")
+    if args.output is not None and answers_file is not None:
+        check_free([args.output, answers_file], overwrite=args.overwrite)
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        answers_file.write_bytes(b"")
+    problems, verifier_name = read_problems(args)
+    engine, tokenizer = open_model(args)
+    prompts = make_prompts(args, problems, engine, tokenizer)
+    progress = Progress("problems", len(prompts), quiet=args.quiet)
+    began = time.monotonic()
+
+    def keep(answers: list["Answer"]) -> None:
+        progress.add(sum(a.tokens for a in answers), [a.grade for a in answers if a.grade is not None])
+        if answers_file is not None:
+            with answers_file.open("a", encoding="utf-8") as f:
+                f.write(_lines(answers))
+
+    with open_verifier(args, verifier_name) as verifier, progress.shown():
+        result = asyncio.run(
+            evaluate(
+                engine,
+                verifier,
+                prompts,
+                decode=decoder(tokenizer),
+                k=args.k,
+                sampling=sampling,
+                max_new_tokens=args.max_new_tokens,
+                seed=args.seed,
+                max_in_flight=args.max_in_flight,
+                deterministic=args.deterministic,
+                on_answers=keep,
+            )
+        )
+    how = {
+        "model": args.model,
+        "data": args.data,
+        "verifier": verifier_name,
+        "sampling": asdict(sampling),
+        "max_new_tokens": args.max_new_tokens,
+        "seed": args.seed,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+    record = {**result.to_json(), **how}
+    if args.output is not None and answers_file is not None:
+        _replace(answers_file, _lines(result.answers))  # in input order now
+        _replace(args.output, json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    if args.json:
+        print_json(record)
+    else:
+        print(report(result))
+    return 0
+
+
+def report(result: "EvalResult") -> str:
+    """The result as a small table."""
+    rows: list[list[object]] = [[f"avg@{result.k}", *_percent(result.avg, result.avg_ci)]]
+    for k, value in result.pass_at.items():
+        interval = result.pass_ci if k == result.k else (math.nan, math.nan)
+        rows.append([f"pass@{k}", *_percent(value, interval)])
+    rows += [["problems", result.n, ""], ["generated tokens", result.tokens, ""]]
+    rows.append(["truncated answers", f"{100 * result.truncated:.1f} %", ""])
+    rows.append(["verifier errors", result.verifier_errors, "(left out)" if result.verifier_errors else ""])
+    if result.ungraded:
+        rows.append(["problems without a grade", result.ungraded, "(left out)"])
+    return table(rows)
+
+
+def _percent(value: float, interval: tuple[float, float]) -> tuple[str, str]:
+    if math.isnan(value):
+        return "-", ""
+    low, high = interval
+    return f"{100 * value:.1f} %", "" if math.isnan(low) else f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _lines(answers: list["Answer"]) -> str:
+    return "".join(json.dumps(without_nan(asdict(a)), ensure_ascii=False) + "\n" for a in answers)
+
+
+def _replace(path: Path, text: str) -> None:
+    new = path.with_name(path.name + ".new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)

