@@ -168,6 +168,7 @@ def test_fixed_width_never_forks_the_root_while_a_step_is_single() -> None:
     tree = chains(2, 4, 3)
     assert all(p.node != ROOT for seed in range(20) for p in fixed_width(tree, 9, O, seed))
     assert sorted(p.node for p in fixed_width(tree, 9, O, 0)) == [1, 3, 4, 5, 7, 8]
+    assert [p.node for p in fixed_width(chains(3), 9, O, 0)] == [1, 2]  # one first answer: the root went on once too
 
 
 # --- random and independent

@@ -94,6 +94,8 @@ def test_wrong_requests_say_what_is_there() -> None:
         "so the result is \\boxed{7 \\times 3 - 2}",
         "<think>Answer: 3 + 7</think> <answer>3 * 7 - 2 = 19</answer>",
         "**Answer:** none\n\nAnswer: -2 + (7 × 3).",
+        "**Answer:** `7 * 3 - 2`",
+        "**Answer: 7 * 3 - 2**</s>",
         "Answer: \\boxed{7\\cdot 3 - 2}.",
     ],
 )

@@ -231,6 +231,13 @@ def test_the_reward_spread_is_the_sample_std_of_the_known_rewards() -> None:
     np.testing.assert_array_equal(leaf_rewards(inner_leaf()), [0, 1, math.nan, 1, math.nan])
 
 
+def test_the_reward_spread_does_not_depend_on_the_order_of_trajectories_to_the_last_bit() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        rewards = rng.random(9)
+        assert len({reward_std(rng.permutation(rewards)) for _ in range(20)}) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

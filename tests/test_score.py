@@ -187,6 +187,14 @@ def test_scores_depend_neither_on_the_order_of_trajectories_nor_on_that_of_sibli
         assert all(by_tokens(order, options) == first for order in orders[1:])
 
 
+def test_a_node_whose_one_child_was_drawn_twice_counts_with_covariance_zero() -> None:
+    tree = ReasoningTree("t", [1])
+    tree.add(0, [step([2], [0.5]), step([3], [0.5])], 1.0, "eos")
+    tree.add(0, [step([2], [0.5]), step([4], [0.25])], 0.0, "eos")
+    # node 2's children: ratios 2 and 0, so η1 ±1, η2 ±1/8: 1/8; the root has two draws of one child: 0
+    assert eta_covariance(tree, score_tree(tree)) == pytest.approx(1 / 16, rel=1e-12)
+
+
 def test_a_tree_without_any_known_reward_has_no_scores() -> None:
     tree = ReasoningTree("t", [1])
     tree.add(0, [step([2], [0.5])], None, "verifier_error")

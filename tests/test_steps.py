@@ -292,6 +292,19 @@ def test_pieces_of_a_long_completion_take_one_decode_of_the_whole_and_one_a_new_
     assert decode.calls == first + 1
 
 
+def test_a_tokenizer_that_drops_the_leading_space_needs_no_decoding_prefix_by_prefix() -> None:
+    calls = 0
+    inner = SentencePiece(SP)
+
+    def decode(ids: list[int]) -> str:
+        nonlocal calls
+        calls += 1
+        return inner(ids)
+
+    PieceDecoder(decode)([2, 3, 10, 1] * 200)
+    assert calls <= 1 + 2 * 4  # the whole; each of four tokens alone and inside a text
+
+
 def test_a_real_byte_level_alphabet_cut_anywhere_adds_up() -> None:
     rng = random.Random(1)
     text = "So 2 + 2 = 4 。\n\n因此 😀👍🏽 naïve – done.\n\n".encode()
