@@ -113,9 +113,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Who reads us has gone, `| head` for instance. The interpreter flushes stdout once more at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except UnicodeEncodeError as e:
+        letter = ascii(e.object[e.start])
+        return _fail(ConfigError(f"the output's encoding, {e.encoding}, has no {letter}; set PYTHONIOENCODING=utf-8"))
     except OSError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
+        named = f"{e.filename}: {e.strerror}" if e.filename is not None and e.strerror else str(e)
+        return _fail(IBTPOError(named))
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -172,7 +175,7 @@ def parse_train(argv: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
     words = list(argv)
     while words:
         word = words.pop(0)
-        if word.startswith("-") and not _OPTION.match(word[1:]):
+        if word.startswith("-") and not re.match("--[A-Za-z]", word):
             raise ConfigError(f"what is {word!r}? Options are written --KEY VALUE")
         if not word.startswith("-"):
             if recipe is not None:
@@ -201,7 +204,7 @@ def yaml_value(text: str) -> Any:
 
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # e.g. the 99th of a month; a thousand brackets
         return text
     if isinstance(value, str):
         if text[:1] in "'\"":

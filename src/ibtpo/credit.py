@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .errors import ConfigError, unknown
-from .score import ScoreOptions, Scores, effective, score_tree
+from .score import LARGEST, ScoreOptions, Scores, effective, score_tree
 from .tree import ROOT, ReasoningTree
 
 STD_FLOOR = 1e-4  # TRL's: keeps a float residue in the standard deviation from becoming a huge advantage
@@ -42,8 +42,8 @@ class CreditOptions:
     prefix_weight: str = "trajectories"
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.lam):
-            raise ConfigError(f"lam must be finite, got {self.lam}")
+        if not abs(self.lam) <= LARGEST:
+            raise ConfigError(f"lam must be finite and within ±{LARGEST:g}, got {self.lam}")
         if self.advantage not in ADVANTAGES:
             raise unknown("advantage", self.advantage, ADVANTAGES)
         if self.prefix_weight not in PREFIX_WEIGHTS:

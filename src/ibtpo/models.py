@@ -38,7 +38,11 @@ def resolve_model(name: str) -> str:
         return str(folder)
     if name == "smollm2-135m":
         return str(_smollm2())
+    if not name.strip():
+        raise ConfigError(f"no model named: got {name!r}; built in: {', '.join(NAMED)}; or a folder, or a hub id")
     path = Path(name).expanduser()
+    if path.is_file():
+        raise ConfigError(f"model {name!r} is a file; name the folder it is in, as save_pretrained writes it")
     if path.is_dir():
         if not (path / "config.json").is_file():
             inside = sorted(p.name for p in path.iterdir() if (p / "config.json").is_file())
@@ -69,15 +73,22 @@ def load_model(name: str, *, dtype: str = "float32", device: str | None = None) 
     try:
         tokenizer = AutoTokenizer.from_pretrained(where)
         model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=getattr(torch, dtype))
-    except (OSError, ValueError) as e:
-        reason = str(e).strip().split("\n")[0]
+    except ImportError:
+        raise
+    except Exception as e:  # a damaged file makes transformers, tokenizers or safetensors raise anything
+        reason = " ".join(str(e).split())
+        if not isinstance(e, OSError | ValueError):
+            reason = f"{type(e).__name__}: {reason}"
+        reason = reason if len(reason) <= 300 else reason[:300] + "…"
         raise ConfigError(
             f"cannot load model {name!r}: {reason} (built in: {', '.join(NAMED)}; or a folder, or a hub id)"
         ) from e
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "meta":
+        raise ConfigError("device 'meta' cannot be used: it holds no numbers; e.g. cpu or cuda:1")
     try:
         return model.to(device).eval(), tokenizer
-    except RuntimeError as e:
+    except (RuntimeError, AssertionError) as e:  # the latter: PyTorch was built without CUDA
         raise ConfigError(f"device {device!r} cannot be used: {str(e).splitlines()[0]}") from e
 
 

@@ -15,9 +15,11 @@ from typing import Any
 import yaml
 
 from .errors import CheckpointError, ConfigError
+from .yaml_file import read_yaml
 
-# Written last by the trainer, so a checkpoint that has it has everything else.
-_LAST_FILE = "trainer_state.json"
+STATE_FILE = "ibtpo_state.json"  # what our trainer adds to a checkpoint
+# Written last, in this order, so a checkpoint that has both has everything else.
+_LAST_FILES = ("trainer_state.json", STATE_FILE)
 
 
 class RunFolder:
@@ -34,8 +36,8 @@ class RunFolder:
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
-    def create(self, settings: dict[str, Any], env: dict[str, Any], overwrite: bool = False) -> None:
-        """Makes the folder. Raises `ConfigError` if there is one and neither resume nor overwrite was asked for."""
+    def check_free(self, overwrite: bool = False) -> None:
+        """Raises `ConfigError` if there is a run already and `overwrite` does not say what to do with it."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             if not overwrite:
                 raise ConfigError(
@@ -44,8 +46,18 @@ class RunFolder:
                 )
             if not (self.path / "config.yaml").is_file():
                 raise ConfigError(f"{self.path} is no run folder (no config.yaml): --overwrite will not delete it")
+
+    def create(self, settings: dict[str, Any], env: dict[str, Any], overwrite: bool = False) -> None:
+        """Makes the folder; `overwrite` deletes the run that is there. Raises `ConfigError` as `check_free` does."""
+        self.check_free(overwrite)
+        if self.path.exists() and any(self.path.iterdir()):
             shutil.rmtree(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise ConfigError(
+                f"the run folder {self.path} cannot be made: {e.strerror}; choose another --output"
+            ) from e
         write_whole(self.path / "env.json", json.dumps(env, indent=2) + "\n")
         write_whole(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
@@ -55,12 +67,9 @@ class RunFolder:
         if not file.is_file():
             raise CheckpointError(f"{self.path} is no run folder: it has no config.yaml, so there is nothing to resume")
         try:
-            settings = yaml.safe_load(file.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as e:
-            raise CheckpointError(f"{file}: {e}") from e
-        if not isinstance(settings, dict):
-            raise CheckpointError(f"{file}: expected settings as KEY: VALUE lines")
-        return settings
+            return read_yaml(file)
+        except ConfigError as e:
+            raise CheckpointError(str(e)) from e
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that is whole; a run killed while writing one falls back to the one before."""
@@ -74,7 +83,15 @@ class RunFolder:
     def read_eval(self) -> dict[str, Any]:
         """What `eval.json` holds so far."""
         file = self.path / "eval.json"
-        return json.loads(file.read_text()) if file.is_file() else {}
+        if not file.is_file():
+            return {}
+        try:
+            found = json.loads(file.read_text())
+        except ValueError as e:
+            raise CheckpointError(f"{file}: not valid JSON ({e}); delete it to have the model measured again") from e
+        if not isinstance(found, dict) or not all(isinstance(result, dict) for result in found.values()):
+            raise CheckpointError(f'{file}: expected {{"before": {{…}}}}; delete it to have the model measured again')
+        return found
 
     def write_eval(self, name: str, result: dict[str, Any]) -> None:
         """Adds `before` or `after`."""
@@ -83,10 +100,9 @@ class RunFolder:
 
 def _is_whole(checkpoint: Path) -> bool:
     try:
-        json.loads((checkpoint / _LAST_FILE).read_text())
-    except (OSError, json.JSONDecodeError):
+        return all(isinstance(json.loads((checkpoint / name).read_text()), dict) for name in _LAST_FILES)
+    except (OSError, ValueError):
         return False
-    return True
 
 
 def write_whole(path: Path, text: str) -> None:

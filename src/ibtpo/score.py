@@ -22,6 +22,8 @@ from .tree import ROOT, ReasoningTree
 
 NO_VALUE = 1e-12  # a parent's value at or below this carries no information: the ratio is 1
 
+LARGEST = 1e15  # of a weight: beyond it scores overflow or lose all their digits
+
 VALUES = ("leaves", "draws")
 WEIGHTS = ("draws", "unique")
 
@@ -46,10 +48,14 @@ class ScoreOptions:
     ratio_prior: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.beta > 0 and math.isfinite(self.beta)):
-            raise ConfigError(f"beta must be > 0, got {self.beta}")
-        if not (self.ratio_prior >= 0 and math.isfinite(self.ratio_prior)):
-            raise ConfigError(f"ratio_prior must be >= 0, got {self.ratio_prior}; 0 switches it off")
+        if not (self.beta > 0 and 1 / LARGEST <= self.beta <= LARGEST):
+            raise ConfigError(
+                f"beta must be > 0, got {self.beta}; from {1 / LARGEST:g} to {LARGEST:g} it can be computed with"
+            )
+        if not 0 <= self.ratio_prior <= LARGEST:
+            raise ConfigError(
+                f"ratio_prior must be >= 0, got {self.ratio_prior}; 0 switches it off, {LARGEST:g} is the most"
+            )
         if self.value not in VALUES:
             raise unknown("value", self.value, VALUES)
         if self.weight not in WEIGHTS:
@@ -80,7 +86,7 @@ def step_confidence(logprobs: Sequence[float], kind: str) -> float:
     if kind == "joint":
         return math.exp(math.fsum(logprobs))
     name, _, k = kind.partition(":")
-    if name == "head" and k.isdecimal() and int(k) > 0:
+    if name == "head" and k.isdecimal() and int(k[:9]) > 0 and len(k) <= 9:
         return math.exp(math.fsum(logprobs[: int(k)]))
     raise unknown("confidence", kind, ("geomean", "joint", "head:k"))
 

@@ -26,6 +26,8 @@ from .verify import Verdict, Verifier
 
 T = TypeVar("T")
 
+MOST_TRAJECTORIES = 65536  # of a tree; all first rollouts are queued at once
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -45,6 +47,8 @@ class Budget:
         for name in ("b0", "rounds", "k", "b"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"tree budget (B0,L,K,B): {name} must be >= 1, got {getattr(self, name)}")
+        if self.trajectories > MOST_TRAJECTORIES:
+            raise ConfigError(f"a tree of {self.trajectories} trajectories is too large: at most {MOST_TRAJECTORIES}")
         if self.tokens is not None and self.tokens < 1:
             raise ConfigError(f"a tree's token budget must be >= 1, got {self.tokens}")
 
@@ -56,11 +60,11 @@ class Budget:
     @classmethod
     def parse(cls, text: str | Sequence[int], tokens: int | None = None) -> "Budget":
         """From "B0,L,K,B" or four integers."""
-        parts = text.split(",") if isinstance(text, str) else list(text)
         try:
+            parts = text.split(",") if isinstance(text, str) else list(text)
             b0, rounds, k, b = (int(p) for p in parts)
-        except ValueError as e:
-            raise ConfigError(f"a tree budget is four integers B0,L,K,B such as 4,9,1,1; got {text!r}") from e
+        except (ValueError, TypeError) as e:
+            raise ConfigError(f"a tree budget is four integers B0,L,K,B such as 4,9,1,1; got {text!r:.80}") from e
         return cls(b0, rounds, k, b, tokens)
 
 
@@ -190,7 +194,10 @@ class TreeSearch:
         round = 1
         while o.budget.tokens is not None or round < o.budget.rounds:
             begin = time.perf_counter()
-            points = self._rule(tree, o.budget.k, o.score, stable_hash(o.seed, round))
+            try:
+                points = list(self._rule(tree, o.budget.k, o.score, stable_hash(o.seed, round)))
+            except Exception as e:
+                raise ConfigError(f"branching rule {o.branching!r} failed: {type(e).__name__}: {e}") from e
             if not points:
                 raise ConfigError(f"branching rule {o.branching!r} gave no place to branch; it must give at least one")
             points = [points[i % len(points)] for i in range(o.budget.k)]

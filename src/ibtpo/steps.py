@@ -110,8 +110,8 @@ def make_splitter(name: str) -> Splitter:
         case "regex":
             return pattern(value)
         case "tokens":
-            if not value.isdecimal():
-                raise ConfigError(f"splitter 'tokens:COUNT' needs a count, got {value!r}; e.g. tokens:512")
+            if not value.isdecimal() or len(value) > 9:
+                raise ConfigError(f"splitter 'tokens:COUNT' needs a count, got {value!r:.80}; e.g. tokens:512")
             return tokens(int(value))
         case "sentence":
             return sentence()
@@ -125,8 +125,10 @@ def load_object(path: str) -> Callable[..., list[int]]:
     module, _, attribute = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as e:  # the last two: no module name, a relative one
-        raise ConfigError(f"cannot load {path!r}: {e}") from e
+    except Exception as e:  # no such module, no such name, or whatever the module raises while it is imported
+        raise ConfigError(f"cannot load {path!r}: {type(e).__name__}: {e}") from e
+    if not callable(found):
+        raise ConfigError(f"cannot load {path!r}: it is a {type(found).__name__}, not a function")
     return found
 
 
@@ -193,7 +195,11 @@ def cut(
 ) -> list[Step]:
     """The steps of one completion; all sequences are (T,)."""
     steps, start = [], 0
-    for end in splitter(pieces):
+    try:
+        ends = [int(end) for end in splitter(pieces)]
+    except Exception as e:  # it may be the user's
+        raise ConfigError(f"the splitter failed: {type(e).__name__}: {e}") from e
+    for end in ends:
         if end <= start:
             raise ConfigError(f"the splitter gave end {end} after {start}; ends must increase and start above 0")
         steps.append(

@@ -17,11 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError
+from .errors import DataError, half_character
 
 SCHEMA = "ibtpo.tree/1"
 ROOT = 0
 NO_PARENT = -1
+MOST_DRAWS = 2**31  # of a node
+MOST_REWARD = 1e18  # squared and summed it is still a 32-bit float
+SURE = 0.01  # a log-probability above this is none; below it may be rounding
 STOPS = ("eos", "length", "verifier_error", "engine_error")
 
 
@@ -248,15 +251,15 @@ class ReasoningTree:
             if key not in d:
                 raise DataError(f"tree has no {key!r}; found {', '.join(map(str, d)) or 'nothing'}")
         if not isinstance(d["id"], str):
-            raise DataError(f"'id' must be a string, got {d['id']!r}")
+            raise DataError(f"'id' must be a string, got {d['id']!r:.80}")
+        _text(d["id"], "'id'")
         meta = dict(_typed(d.get("meta") or {}, dict, "meta"))
         rollouts = _typed(meta.pop("rollouts", None) or [], list, "meta.rollouts")
         answer = d.get("answer")
         if answer is not None and not isinstance(answer, str):
-            raise DataError(f"'answer' must be a string or null, got {answer!r}")
-        tree = cls(
-            d["id"], _ints(d["prompt_ids"], "prompt_ids"), _typed(d.get("prompt", ""), str, "prompt"), answer, meta
-        )
+            raise DataError(f"'answer' must be a string or null, got {answer!r:.80}")
+        _text(answer or "", "'answer'")
+        tree = cls(d["id"], _ints(d["prompt_ids"], "prompt_ids"), _text(d.get("prompt", ""), "prompt"), answer, meta)
         nodes = [_typed(n, dict, f"nodes[{i}]") for i, n in enumerate(_typed(d["nodes"], list, "nodes"))]
         by_id = {n.get("id"): n for n in nodes if type(n.get("id")) is int}
         if sorted(by_id) != list(range(1, len(nodes) + 1)):
@@ -271,6 +274,8 @@ class ReasoningTree:
             reward, stop = leaf.get("reward"), leaf.get("stop", "eos")
             if reward is not None:
                 reward = _number(reward, f"{where}.reward")
+                if abs(reward) > MOST_REWARD:
+                    raise DataError(f"{where}.reward must be within ±{MOST_REWARD:g}, got {reward:g}")
             if stop not in STOPS:
                 raise DataError(f"{where}.stop must be one of {', '.join(STOPS)}, got {stop!r}")
             tree.leaves.append(Leaf(node, reward, stop))
@@ -278,7 +283,9 @@ class ReasoningTree:
         for i, r in enumerate(rollouts):
             where = f"meta.rollouts[{i}]"
             at, tokens, round_ = (_typed(r, dict, where).get(k, 0) for k in ("at", "tokens", "round"))
-            if any(type(v) is not int or v < 0 for v in (at, tokens, round_)) or at >= len(tree.nodes):
+            if any(type(v) is not int or not 0 <= v < MOST_DRAWS for v in (at, tokens, round_)) or at >= len(
+                tree.nodes
+            ):
                 raise DataError(f"{where}: 'at', 'tokens' and 'round' must be counts and 'at' a node id, got {r!r}")
             score = r.get("score")
             score = None if score is None else _number(score, f"{where}.score")
@@ -295,8 +302,8 @@ class ReasoningTree:
         parent, draws = n.get("parent"), n.get("draws", 1)
         if type(parent) is not int or not 0 <= parent < i:
             raise DataError(f"{where}.parent must be an id below its own (0..{i - 1}), got {parent!r}")
-        if type(draws) is not int or draws < 1:
-            raise DataError(f"{where}.draws must be an integer >= 1, got {draws!r}")
+        if type(draws) is not int or not 1 <= draws < MOST_DRAWS:
+            raise DataError(f"{where}.draws must be an integer >= 1 and below 2^31, got {draws!r:.80}")
         ids = _ints(n.get("token_ids"), f"{where}.token_ids")
         if not ids:
             raise DataError(f"{where}.token_ids is empty: a step has at least one token")
@@ -309,8 +316,12 @@ class ReasoningTree:
             row = tuple(_number(x, f"{where}.{key}") for x in _typed(raw, list, f"{where}.{key}"))
             if len(row) != len(ids):
                 raise DataError(f"{where} has {len(ids)} token_ids but {len(row)} {key}; they must be as many")
+            if key == "logprobs" and max(row) > SURE:
+                raise DataError(
+                    f"{where}.logprobs holds {max(row):g}: log-probabilities are at most 0, not probabilities"
+                )
             values[key] = row
-        step = Step(ids, _typed(n.get("text", ""), str, f"{where}.text"), values["logprobs"] or (), values["entropies"])
+        step = Step(ids, _text(n.get("text", ""), f"{where}.text"), values["logprobs"] or (), values["entropies"])
         self.nodes.append(Node(i, parent, step, draws))
         self.nodes[parent].children.append(i)
 
@@ -319,6 +330,13 @@ def _typed(value: Any, kind: type, where: str) -> Any:
     if not isinstance(value, kind):
         raise DataError(f"{where} must be a {kind.__name__}, got {type(value).__name__}")
     return value
+
+
+def _text(value: Any, where: str) -> str:
+    text: str = _typed(value, str, where)
+    if (half := half_character(text)) is not None:
+        raise DataError(f"{where} contains {half}, half a character (a lone surrogate); cut text between characters")
+    return text
 
 
 def _number(value: Any, where: str) -> float:

@@ -8,9 +8,11 @@ import argparse
 import contextlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
@@ -99,7 +101,10 @@ def sampling_options(args: argparse.Namespace) -> "Sampling":
 def read_problems(args: argparse.Namespace) -> tuple[list["Problem"], str]:
     """The problems, and the name of the verifier that goes with them."""
     from ..tasks.data import load_problems
+    from ..verify.pool import function_name
 
+    if args.verifier is not None:
+        function_name(args.verifier)  # a misspelt name is told before anything is read or loaded
     countdown = args.data.partition(":")[0] == "countdown"
     problems = load_problems(
         args.data,
@@ -111,7 +116,7 @@ def read_problems(args: argparse.Namespace) -> tuple[list["Problem"], str]:
         instruction=args.instruction,
     )
     countdown = countdown or {"numbers", "target"} <= set(problems[0].columns)
-    return problems, args.verifier or ("countdown" if countdown else "math")
+    return problems, args.verifier if args.verifier is not None else "countdown" if countdown else "math"
 
 
 def open_verifier(args: argparse.Namespace, name: str) -> "VerifierPool":
@@ -224,6 +229,23 @@ class Progress:
                 self._bar = None
 
 
+def file_name(text: str) -> Path:
+    """A path that names a file, for argparse."""
+    if not Path(text).name:
+        raise argparse.ArgumentTypeError(f"{text!r} names no file")
+    return Path(text)
+
+
+def make_folder_of(path: Path) -> None:
+    """Makes the folder a file is to be written to. Raises `ConfigError` when that cannot be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(f"{path}: its folder cannot be made: {e.strerror}; name a file in another folder") from e
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{path}: its folder cannot be written to; name a file in another folder")
+
+
 def check_free(paths: Sequence[Any], *, overwrite: bool, resume: bool = False, can_resume: bool = False) -> None:
     """Raises `ConfigError` if one of the files exists and neither switch says what to do with it."""
     if overwrite and resume:
@@ -244,8 +266,8 @@ def print_json(value: Any) -> None:
 
 
 def without_nan(value: Any) -> Any:
-    """The same with None for NaN: JSON has no NaN."""
-    if isinstance(value, float) and math.isnan(value):
+    """The same with None for NaN and infinities: JSON has neither."""
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
         return {k: without_nan(v) for k, v in value.items()}

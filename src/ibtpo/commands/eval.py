@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import ConfigError, IBTPOError
 from . import (
     Progress,
     add_data_options,
@@ -17,6 +18,8 @@ from . import (
     add_sampling_options,
     check_free,
     decoder,
+    file_name,
+    make_folder_of,
     make_prompts,
     open_model,
     open_verifier,
@@ -28,14 +31,19 @@ from . import (
 )
 
 if TYPE_CHECKING:
+    from ..engines import Sampling
     from ..evaluation import Answer, EvalResult
+    from ..tasks.data import Problem
+    from ..verify.pool import VerifierPool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `ibtpo eval`."""
     parser.usage = "ibtpo eval --model M --data D [options]"
     parser.add_argument("--k", type=int, default=8, help="answers a problem (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="eval.json; every answer goes to eval.answers.jsonl next to it")
+    parser.add_argument(
+        "--output", type=file_name, metavar="FILE", help="eval.json; every answer goes to eval.answers.jsonl next to it"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     add_output_options(parser)
     add_data_options(parser)
@@ -44,17 +52,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Samples, grades, prints and stores."""
-    from ..evaluation import evaluate
+    from ..search import Budget, SearchOptions
 
     sampling = sampling_options(args)
+    if args.k < 1:
+        raise ConfigError(f"--k must be at least 1, got {args.k}")
+    # Before the model is loaded: evaluate() would complain of the same.
+    SearchOptions(Budget(args.k, 1), sampling, max_new_tokens=args.max_new_tokens, max_in_flight=args.max_in_flight)
     answers_file: Path | None = args.output and args.output.with_suffix(".answers.jsonl")
     if args.output is not None and answers_file is not None:
         check_free([args.output, answers_file], overwrite=args.overwrite)
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        answers_file.write_bytes(b"")
+        make_folder_of(args.output)
     problems, verifier_name = read_problems(args)
+    with open_verifier(args, verifier_name) as verifier:  # its children start while the model is loaded
+        return _evaluate(args, sampling, problems, verifier_name, verifier, answers_file)
+
+
+def _evaluate(
+    args: argparse.Namespace,
+    sampling: "Sampling",
+    problems: list["Problem"],
+    verifier_name: str,
+    verifier: "VerifierPool",
+    answers_file: Path | None,
+) -> int:
+    from ..evaluation import evaluate
+
     engine, tokenizer = open_model(args)
     prompts = make_prompts(args, problems, engine, tokenizer)
+    if answers_file is not None:
+        answers_file.write_bytes(b"")
     progress = Progress("problems", len(prompts), quiet=args.quiet)
     began = time.monotonic()
 
@@ -64,22 +91,29 @@ def run(args: argparse.Namespace) -> int:
             with answers_file.open("a", encoding="utf-8") as f:
                 f.write(_lines(answers))
 
-    with open_verifier(args, verifier_name) as verifier, progress.shown():
-        result = asyncio.run(
-            evaluate(
-                engine,
-                verifier,
-                prompts,
-                decode=decoder(tokenizer),
-                k=args.k,
-                sampling=sampling,
-                max_new_tokens=args.max_new_tokens,
-                seed=args.seed,
-                max_in_flight=args.max_in_flight,
-                deterministic=args.deterministic,
-                on_answers=keep,
-            )
-        )
+    job = evaluate(
+        engine,
+        verifier,
+        prompts,
+        decode=decoder(tokenizer),
+        k=args.k,
+        sampling=sampling,
+        max_new_tokens=args.max_new_tokens,
+        seed=args.seed,
+        max_in_flight=args.max_in_flight,
+        deterministic=args.deterministic,
+        on_answers=keep,
+    )
+    with progress.shown():
+        try:
+            result = asyncio.run(job)
+        except IBTPOError as e:
+            if answers_file is None:
+                raise
+            if not progress.done:
+                answers_file.unlink()
+                raise
+            raise type(e)(f"{e}; the answers to {progress.done} problems are kept in {answers_file}") from e
     how = {
         "model": args.model,
         "data": args.data,

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from ..errors import ConfigError, unknown
-from . import check_free, table
+from . import check_free, file_name, make_folder_of, table
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 
@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent.parent / "recipes"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `ibtpo recipes`."""
     parser.add_argument("name", metavar="NAME", nargs="?", help="print this recipe; without it all are listed")
-    parser.add_argument("--copy", metavar="FILE", type=Path, help="write the recipe to FILE, to edit it")
+    parser.add_argument("--copy", metavar="FILE", type=file_name, help="write the recipe to FILE, to edit it")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
 
 
@@ -25,11 +25,13 @@ def run(args: argparse.Namespace) -> int:
         print(table([(name, about(path)) for name, path in recipes().items()], left=2))
         return 0
     text = find_recipe(args.name).read_text(encoding="utf-8")
+    if args.overwrite and args.copy is None:
+        raise ConfigError("--overwrite goes with --copy FILE: it replaces FILE")
     if args.copy is None:
         sys.stdout.write(text)
         return 0
     check_free([args.copy], overwrite=args.overwrite)
-    args.copy.parent.mkdir(parents=True, exist_ok=True)
+    make_folder_of(args.copy)
     args.copy.write_text(text, encoding="utf-8")
     print(f"{args.copy} written; run it with: ibtpo train {args.copy}")
     return 0

@@ -9,13 +9,14 @@ import gzip
 import json
 import os
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..errors import ConfigError, DataError, EngineError
+from ..errors import ConfigError, DataError, IBTPOError
 from . import (
     Progress,
     add_data_options,
@@ -24,6 +25,8 @@ from . import (
     add_score_options,
     check_free,
     decoder,
+    file_name,
+    make_folder_of,
     make_prompts,
     open_model,
     open_verifier,
@@ -36,7 +39,9 @@ from . import (
 
 if TYPE_CHECKING:
     from ..search import Prompt, SearchOptions
+    from ..tasks.data import Problem
     from ..tree import ReasoningTree
+    from ..verify.pool import VerifierPool
 
 HARMLESS = ("max_in_flight", "retries", "deterministic")  # may change between a run and its --resume
 
@@ -44,7 +49,7 @@ HARMLESS = ("max_in_flight", "retries", "deterministic")  # may change between a
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `ibtpo sample`."""
     parser.usage = "ibtpo sample --model M --data D --output trees.jsonl [options]"
-    parser.add_argument("--output", required=True, type=Path, help="trees.jsonl or trees.jsonl.gz")
+    parser.add_argument("--output", required=True, type=file_name, metavar="FILE", help="trees.jsonl or trees.jsonl.gz")
     parser.add_argument("--resume", action="store_true", help="keep the trees that are there, grow the others")
     parser.add_argument("--overwrite", action="store_true", help="drop what is there")
     add_output_options(parser)
@@ -65,8 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Grows the trees that are missing, writes the file in input order, prints a summary."""
-    from ..diagnostics import summarise, tree_record
-    from ..search import Budget, SearchOptions, TreeSearch
+    from ..search import Budget, SearchOptions
 
     options = SearchOptions(
         budget=Budget.parse(args.tree, args.tokens),
@@ -81,7 +85,23 @@ def run(args: argparse.Namespace) -> int:
     )
     store = TreeFile(args.output)
     check_free([store.path, store.part], overwrite=args.overwrite, resume=args.resume, can_resume=True)
+    make_folder_of(store.path)
     problems, verifier_name = read_problems(args)
+    with open_verifier(args, verifier_name) as verifier:  # its children start while the model is loaded
+        return _sample(args, options, store, problems, verifier_name, verifier)
+
+
+def _sample(
+    args: argparse.Namespace,
+    options: "SearchOptions",
+    store: "TreeFile",
+    problems: list["Problem"],
+    verifier_name: str,
+    verifier: "VerifierPool",
+) -> int:
+    from ..diagnostics import summarise, tree_record
+    from ..search import TreeSearch
+
     made_by = {"ibtpo": __version__, "model": args.model, "verifier": verifier_name}
     engine, tokenizer = open_model(args)
     prompts = make_prompts(args, problems, engine, tokenizer)
@@ -101,12 +121,15 @@ def run(args: argparse.Namespace) -> int:
         # The search holds all trees until the last one; this one's log-probabilities are on disk.
         del tree.nodes[1:], tree.leaves[:], tree.rollouts[:]
 
-    with open_verifier(args, verifier_name) as verifier, progress.shown():
+    with progress.shown():
         search = TreeSearch(engine, verifier, decoder(tokenizer), options)
         try:
             asyncio.run(search.grow_all(missing, on_tree=keep))
-        except EngineError as e:
-            raise EngineError(f"{e}; {len(records)} of {len(prompts)} trees are kept, go on with --resume") from e
+        except IBTPOError as e:
+            if not records:
+                store.part.unlink()  # empty: nothing to go on with
+                raise
+            raise type(e)(f"{e}; {len(records)} of {len(prompts)} trees are kept, go on with --resume") from e
     store.finish([p.id for p in prompts])
     means = summarise([records[p.id] for p in prompts])
     counts = {key: int(means[key]) for key in ("trajectories", "generated_tokens", "verifier_errors")}
@@ -162,15 +185,19 @@ class TreeFile:
 
     def open(self, *, resume: bool) -> Iterator["ReasoningTree"]:
         """Starts afresh, or gives the trees that are there one by one. Run it to its end before `append`."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         if not resume:
             self.part.write_bytes(b"")
         elif not self.part.exists():
             lines: Iterable[bytes] = ()
             if self.path.exists():
                 opener: Any = gzip.open if self.path.suffix == ".gz" else open
-                with opener(self.path, "rb") as f:
-                    lines = f.readlines()
+                try:
+                    with opener(self.path, "rb") as f:
+                        lines = f.readlines()
+                except (EOFError, zlib.error, gzip.BadGzipFile) as e:
+                    raise DataError(
+                        f"{self.path}: broken gzip data ({e}); copy the file again or start again with --overwrite"
+                    ) from e
             new = self.part.with_name(self.part.name + ".new")
             new.write_bytes(b"".join(lines))
             os.replace(new, self.part)

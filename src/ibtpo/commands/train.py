@@ -4,14 +4,16 @@ import asyncio
 import json
 import logging
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import ConfigError
-from ..runs import RunFolder
+from ..errors import CheckpointError, ConfigError, IBTPOError
+from ..runs import STATE_FILE, RunFolder
+from . import ANSWER_VERIFIERS
 from .recipes import find_recipe
 
 
@@ -30,6 +32,9 @@ def run(
 
     recipe: a YAML file or the name of a shipped one. resume: a run folder, or True for `output`.
     """
+    # TRL's own defaults set off transformers' deprecation warnings: nothing the user can act on.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
     from ..training import settings as st
 
     if resume and overwrite:
@@ -38,7 +43,10 @@ def run(
         folder = RunFolder(resume if isinstance(resume, str) else output or _missing_folder())
         if recipe or overrides:
             raise ConfigError(f"--resume takes the settings of {folder.path}; leave out {recipe or list(overrides)}")
-        settings = folder.settings()
+        try:
+            settings = st.resolve(folder.settings(), {})
+        except ConfigError as e:
+            raise CheckpointError(f"{folder.path / 'config.yaml'}: {e}") from e
     else:
         is_file = recipe is not None and recipe.endswith((".yaml", ".yml"))
         found = st.read_recipe(Path(recipe) if is_file and recipe else find_recipe(recipe or "nano-countdown"))
@@ -47,6 +55,7 @@ def run(
         folder = RunFolder(output or Path("runs") / f"{name}-{settings['method']}-{time.strftime('%Y%m%d-%H%M%S')}")
     run_settings, trainer_settings = st.split(settings)
     config = st.make_config(run_settings, trainer_settings, folder.path)
+    settings = st.resolved(settings, config)
     if dry_run:
         _print_plan(settings, config, folder, as_json)
         return 0
@@ -84,6 +93,7 @@ def _train(
     quiet: bool,
     as_json: bool,
 ) -> int:
+    import torch
     import transformers
     from accelerate import PartialState
     from datasets import Dataset
@@ -92,28 +102,34 @@ def _train(
     from ..models import load_model
     from ..tasks.data import check_prompt_length, encode_prompt, load_problems, trl_prompt
     from ..training.callbacks import MetricsFile, ProgressDisplay
-    from ..training.trainer import STATE_FILE, IBTPOTrainer
+    from ..training.trainer import IBTPOTrainer
     from .env import collect_env
 
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    if run.threads:
+        torch.set_num_threads(run.threads)
     logging.getLogger("trl").setLevel(logging.ERROR)
     state = PartialState()
     console = Console(stderr=as_json, quiet=quiet or not state.is_main_process)
     began = time.perf_counter()
 
-    if not resume and state.is_main_process:
-        folder.create(settings, collect_env(), overwrite)
-    state.wait_for_everyone()
+    if resume:
+        folder.read_eval()  # raises now rather than after training
+    elif state.is_main_process:
+        folder.check_free(overwrite)
 
     model, tokenizer = load_model(run.model, dtype=run.dtype)
-    problems = load_problems(run.data, split=run.data_split, limit=run.limit, instruction=run.instruction)
+    how = {"instruction": run.instruction, "require_answer": run.verifier in (None, *ANSWER_VERIFIERS)}
+    problems = load_problems(run.data, split=run.data_split, limit=run.limit, **how)
     held_out = []
     if run.eval_data:
-        held_out = load_problems(run.eval_data, split="test", limit=run.eval_limit, instruction=run.instruction)
-    verifier = run.verifier or ("countdown" if run.data.startswith("countdown") else "math")
+        held_out = load_problems(run.eval_data, split="test", limit=run.eval_limit, **how)
+    countdown = {"numbers", "target"} <= set(problems[0].columns)
+    verifier = run.verifier or ("countdown" if countdown else "math")
     rows = [{**p.columns, "id": p.id, "prompt": trl_prompt(p, tokenizer, run.system_prompt)} for p in problems]
     context = getattr(model.config, "max_position_embeddings", None)
-    for p in problems:
+    for p in [*problems, *held_out]:
         if context:
             check_prompt_length(p.id, len(encode_prompt(p, tokenizer, system_prompt=run.system_prompt)[1]), context)
     peft = {}
@@ -131,10 +147,18 @@ def _train(
         highlight=False,
         soft_wrap=True,
     )
-    trainer = IBTPOTrainer(
-        model, [verifier], config, Dataset.from_list(rows), processing_class=tokenizer,
-        callbacks=[MetricsFile(folder.metrics), ProgressDisplay(console, config.max_generated_tokens)], **peft,
-    )  # fmt: skip
+    if not resume and state.is_main_process:
+        folder.create(settings, collect_env(), overwrite)  # only now: what can fail before must not cost an older run
+    state.wait_for_everyone()
+    try:
+        trainer = IBTPOTrainer(
+            model, [verifier], config, Dataset.from_list(rows), processing_class=tokenizer,
+            callbacks=[MetricsFile(folder.metrics), ProgressDisplay(console, config.max_generated_tokens)], **peft,
+        )  # fmt: skip
+    except (ValueError, TypeError, ImportError) as e:
+        if isinstance(e, IBTPOError):
+            raise
+        raise ConfigError(f"the trainer refuses these settings: {e}") from e
     trainer.remove_callback(PrinterCallback)
 
     def measure(name: str) -> None:

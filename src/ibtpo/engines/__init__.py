@@ -4,6 +4,7 @@ Built-in engines are imported by their own module (`ibtpo.engines.scripted`, `ib
 so that importing this package costs nothing.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,8 +26,8 @@ class Sampling:
     top_k: int = 20
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ConfigError(f"temperature must be > 0, got {self.temperature}; use 1e-3 for near-greedy sampling")
+        if not 0 < self.temperature < math.inf:
+            raise ConfigError(f"temperature must be > 0 and finite, got {self.temperature}; 1e-3 is near-greedy")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p must be in (0, 1], got {self.top_p}; 1 switches it off")
         if self.top_k < 0:

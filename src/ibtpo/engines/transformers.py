@@ -75,7 +75,7 @@ class TransformersEngine:
         self._modules: list[torch.nn.Module] = []
         if max_batch_size < 1:
             raise ConfigError(f"max_batch_size must be at least 1, got {max_batch_size}")
-        if kv_memory_gb < 0:
+        if not kv_memory_gb >= 0:
             raise ConfigError(f"kv_memory_gb must be at least 0, got {kv_memory_gb}; 0 keeps nothing between rollouts")
         if model.config.is_encoder_decoder:
             raise EngineError(f"{type(model).__name__} is an encoder-decoder; the engine needs a causal LM")

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, DataError, DependencyError
+from ..errors import ConfigError, DataError, DependencyError, half_character
 
 Message = dict[str, str]
 
@@ -66,7 +66,7 @@ def load_problems(
     Raises `DataError` for anything wrong in the source, `DependencyError` for a missing reader.
     """
     if limit is not None and limit < 1:
-        raise ConfigError(f"limit must be at least 1, got {limit}; None reads everything")
+        raise ConfigError(f"limit must be at least 1, got {limit}; leave it out to read everything")
     name, rows = _open(str(source), split, limit, seed)
     reader = _RowReader(name, question_column, answer_column, require_answer, instruction)
     problems = []
@@ -99,8 +99,8 @@ class _RowReader:
         if not isinstance(row, dict):
             raise DataError(f"{at}: expected an object with named fields, got {type(row).__name__}")
         for column, value in row.items():
-            if (number := _not_finite(value)) is not None:
-                raise DataError(f"{at}, column {column!r}: {number} is not a value; leave the field out or use null")
+            if (bad := _unusable(value)) is not None:
+                raise DataError(f"{at}, column {column!r}: {bad}")
         question_column = self._column(at, row, self.question_column, QUESTION_COLUMNS, "question")
         assert question_column is not None, "a question is always required"
         prompt = self._prompt(f"{at}, column {question_column!r}", row[question_column])
@@ -212,6 +212,7 @@ def encode_prompt(
             + ("drop chat_template=False" if has_template else "the tokenizer has none: use an instruct model's")
         )
     text = problem.prompt if system_prompt is None else f"{system_prompt}\n\n{problem.prompt}"
+    _check_whole(problem.id, text)
     bos, eos = tokenizer.bos_token, tokenizer.eos_token
     ids = list(tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)))["input_ids"])
     if ids and eos and ids[-1] == tokenizer.eos_token_id and not text.endswith(eos):
@@ -248,7 +249,17 @@ def _encode_chat(problem: Problem, tokenizer: Any, system_prompt: str | None) ->
             raise ConfigError(f"problem {problem.id!r} is already in chat form; system_prompt cannot be added to it")
     else:
         text = _render(tokenizer, _messages(text, system_prompt))
+    _check_whole(problem.id, text)
     return text, list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _check_whole(identity: str, text: str) -> None:
+    """Tokenizers refuse half a character with an error nobody understands."""
+    if (half := half_character(text)) is not None:
+        raise DataError(
+            f"problem {identity!r}: its prompt, or the instruction or system prompt around it, contains {half}, half a "
+            "character (a lone surrogate); write the whole one or remove it"
+        )
 
 
 def _render(tokenizer: Any, messages: list[Message]) -> str:
@@ -295,6 +306,8 @@ def _open(source: str, split: str, limit: int | None, seed: int) -> tuple[str, I
         chosen = source.partition(":")[2] or split
         problems = make_problems(chosen, 1000 if limit is None else limit, seed)  # type: ignore[arg-type]
         return source, ((f"problem {number}", row) for number, row in enumerate(problems, 1))
+    if not source.strip():
+        raise DataError(f"no data named: got {source!r}; name a file, countdown or a dataset")
     path = Path(source).expanduser()
     if path.is_dir():
         raise DataError(f"{source} is a folder; name one file in it")
@@ -340,8 +353,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         raise DependencyError(f"{path}: Parquet needs pyarrow; install it with: pip install 'ibtpo[train]'") from error
     try:
         rows = parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error})") from error
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from error
     for number, row in enumerate(rows, 1):
         yield f"row {number}", row
 
@@ -382,7 +395,7 @@ def _decode(path: Path, where: str, data: bytes) -> str:
 
 def _parse(path: Path, where: str, text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_no_twins)
     except json.JSONDecodeError as error:
         where = where or f"line {error.lineno}"
         raise DataError(f"{path}, {where}: not valid JSON: {error.msg} at character {error.colno}") from error
@@ -390,14 +403,26 @@ def _parse(path: Path, where: str, text: str) -> Any:
         raise DataError(f"{path}, {where or 'line 1'}: cannot be read as JSON: {error}") from error
 
 
-def _not_finite(value: Any) -> float | None:
-    """The first NaN or infinity in a value, or None."""
-    if isinstance(value, float):
-        return None if math.isfinite(value) else value
+def _unusable(value: Any) -> str | None:
+    """What is wrong with the first NaN, infinity or half a character in a value, or None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is not a value; leave the field out or use null"
+    if isinstance(value, str) and (half := half_character(value)) is not None:
+        return f"{half} is half a character (a lone surrogate); write the whole one or remove it"
     if isinstance(value, dict | list):
         items = value.values() if isinstance(value, dict) else value
-        return next((bad for bad in map(_not_finite, items) if bad is not None), None)
+        return next((bad for bad in map(_unusable, items) if bad is not None), None)
     return None
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names differ: of two equal ones the last would silently win."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in row if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} occurs twice in one object; keep one")
+    return row
 
 
 def _nearest_file(path: Path) -> str:

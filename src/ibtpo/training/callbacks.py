@@ -39,14 +39,15 @@ class MetricsFile(TrainerCallback):
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """Lines that hold a JSON object; a killed run may have left half a line at the end."""
+    """Lines that hold a row; a killed run may have left half a line at the end."""
     lines = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            json.loads(line)
-        except json.JSONDecodeError:
+            row = json.loads(line)
+        except ValueError:
             continue
-        lines.append(line)
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            lines.append(line)
     return lines
 
 

@@ -1,5 +1,7 @@
 """`IBTPOConfig`: TRL's `GRPOConfig` plus the tree, the scores and the credit."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +10,7 @@ from trl import GRPOConfig
 
 from ..credit import CreditOptions
 from ..engines import Sampling
-from ..errors import ConfigError
+from ..errors import ConfigError, unknown
 from ..score import ScoreOptions
 from ..search import Budget, SearchOptions
 from .regularizers import CLIP_HIGHER_EPSILON, DEFAULT_COEFFICIENT, check_regularizer
@@ -23,6 +25,25 @@ METHODS: dict[str, dict[str, Any]] = {
     "treerl": {"branching": "entropy", "advantage": "treerl", "regularizer": "none"},
     "treepo": {"branching": "fixed_width", "advantage": "treepo", "regularizer": "clip_higher"},
 }
+
+
+# TRL's and our own numbers that have a least value, which TRL finds out late or not at all.
+_LEAST: dict[str, float] = {
+    **dict.fromkeys(("max_completion_length", "max_generated_tokens", "max_in_flight", "verifier_workers"), 1),
+    **dict.fromkeys(("num_iterations", "steps_per_generation", "generation_batch_size"), 1),
+    **dict.fromkeys(
+        ("kv_memory_gb", "save_trees_every", "learning_rate", "beta", "epsilon", "epsilon_high", "seed"), 0
+    ),
+}
+LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")
+
+
+def check_least(options: Any, least: Mapping[str, float]) -> None:
+    """Raises `ConfigError` for an attribute of `options` that is below its least value."""
+    for name, low in least.items():
+        value = getattr(options, name)
+        if value is not None and not (isinstance(value, int | float) and low <= value < math.inf):
+            raise ConfigError(f"{name} must be a number and at least {low}, got {value!r}")
 
 
 def _option(default: Any, help: str) -> Any:
@@ -80,6 +101,19 @@ class IBTPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         if self.bf16 is None and not self.fp16 and not torch.accelerator.is_available():
             self.bf16 = False
+        for name, kind in IBTPOConfig.__annotations__.items():
+            if kind is str and not isinstance(getattr(self, name), str):
+                raise ConfigError(f"{name} must be a name, got {getattr(self, name)!r}")
+        check_least(self, _LEAST)
+        for name in ("save_steps", "num_train_epochs"):  # TRL would divide by one and train nothing with the other
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.loss_type not in LOSS_TYPES:
+            raise unknown("loss_type", str(self.loss_type), LOSS_TYPES)
+        if self.num_generations is not None and self.num_generations < 2:
+            raise ConfigError(
+                f"num_generations must be at least 2, got {self.num_generations}: an advantage compares answers"
+            )
         check_regularizer(self.regularizer)
         if self.regularizer == "clip_higher" and self.epsilon_high is None:
             self.epsilon_high = CLIP_HIGHER_EPSILON
@@ -102,7 +136,7 @@ class IBTPOConfig(GRPOConfig):
             raise ConfigError(f"ib_policy must be 'old' or 'ref', got {self.ib_policy!r}")
         if self.ib_policy == "ref" and self.beta == 0:
             raise ConfigError("ib_policy='ref' needs the reference model: set beta > 0")
-        if not self.verifier_timeout > 0:
+        if not 0 < self.verifier_timeout < math.inf:
             raise ConfigError(f"verifier_timeout must be > 0 seconds, got {self.verifier_timeout}")
         if self.deterministic_rollouts is None:
             self.deterministic_rollouts = not torch.accelerator.is_available()

@@ -4,23 +4,33 @@ Two kinds of key share one flat namespace: those of `RunSettings` below and ever
 """
 
 import dataclasses
+import math
 import os
+import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..cli import TRAIN_SWITCHES
 from ..errors import ConfigError, unknown
+from ..models import DTYPES
 from ..search import Budget
-from .config import METHODS, IBTPOConfig
+from ..verify.pool import function_name
+from ..yaml_file import read_yaml
+from .config import METHODS, IBTPOConfig, check_least
 
 # Flat groups of 8 cost about as many tokens as trees of 12 (spec section 9), and TRL's default is 8.
 FLAT_GROUP = 8
 
-# Set by the command itself, from the run folder and the number of processes.
-_RESERVED = ("output_dir", "run_dir", "per_device_train_batch_size", "gradient_accumulation_steps", "max_steps")
+# Set by the command itself, from the run folder and the number of processes; what to use in their place.
+_RESERVED = {
+    "output_dir": "--output",
+    "run_dir": "--output",
+    "per_device_train_batch_size": "prompts_per_step and rows_per_forward",
+    "gradient_accumulation_steps": "prompts_per_step and rows_per_forward",
+    "max_steps": "max_generated_tokens, or num_train_epochs and limit",
+    "model_init_kwargs": "dtype",
+}
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -45,8 +55,24 @@ class RunSettings:
     instruction: str | None = _setting(None, "text appended to every question")
     prompts_per_step: int = _setting(16, "questions an optimiser step, over all processes")
     rows_per_forward: int | None = _setting(None, "answers in one forward pass; default: all of the process's")
+    threads: int | None = _setting(None, "CPU threads of PyTorch; one is fastest for a tiny model on a busy machine")
     lora_r: int = _setting(0, "rank of a LoRA adapter; 0 trains all weights")
     lora_alpha: int = _setting(16, "scale of the LoRA adapter")
+
+    def __post_init__(self) -> None:
+        if self.eval_data in ("none", ""):
+            self.eval_data = None
+        check_least(self, _LEAST)
+        if self.dtype not in DTYPES:
+            raise unknown("dtype", self.dtype, DTYPES)
+        if self.verifier is not None:
+            function_name(self.verifier)
+
+
+_LEAST = {
+    **dict.fromkeys(("limit", "eval_limit", "eval_k", "prompts_per_step", "rows_per_forward", "threads"), 1),
+    **{"lora_r": 0, "lora_alpha": 1},
+}
 
 
 def known_settings() -> dict[str, Any]:
@@ -57,15 +83,11 @@ def known_settings() -> dict[str, Any]:
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """The keys of a YAML recipe."""
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as e:
-        raise ConfigError(f"{path}: {e}") from e
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path}: cannot be read: {e}") from e
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"{path}: expected KEY: VALUE lines, got {type(loaded).__name__}")
-    return loaded
+    recipe = read_yaml(path)
+    for name in (*TRAIN_SWITCHES, "output", "resume"):
+        if name in recipe:
+            raise ConfigError(f"{path}: {name!r} is for the command line: --{name.replace('_', '-')}")
+    return recipe
 
 
 def resolve(recipe: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -75,10 +97,12 @@ def resolve(recipe: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
     """
     known = known_settings()
     for name in (*recipe, *overrides):
+        if name in _RESERVED:
+            raise ConfigError(f"{name!r} is set by the command itself; use {_RESERVED[name]}")
         if name not in known:
             raise unknown("option", name, (*known, *TRAIN_SWITCHES, "output", "resume"))
     method = overrides.get("method", recipe.get("method", "ibtpo"))
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise unknown("method", str(method), METHODS)
     preset = dict(METHODS[method])
     if preset["branching"] == "independent":
@@ -89,39 +113,63 @@ def resolve(recipe: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
     return {name: _typed(known[name], value) for name, value in merged.items()}
 
 
+def resolved(settings: dict[str, Any], config: IBTPOConfig) -> dict[str, Any]:
+    """The settings with every option of the method spelt out: what `config.yaml` holds."""
+    run, _ = split(settings)
+    own = {name: getattr(config, name) for name in IBTPOConfig.__annotations__ if name not in _RESERVED}
+    return {**dataclasses.asdict(run), **settings, **own}
+
+
 def _typed(f: Any, value: Any) -> Any:
     """YAML reads 1e-6 as text: numbers are turned into what the field holds; anything else must fit already."""
     kind = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
     kinds = [k.strip() for k in str(f.type if "|" in str(f.type) else kind).split("|")]
-    if value is None or (isinstance(value, bool) and "bool" in kinds):
+    if isinstance(value, bool) and "bool" in kinds:
+        return value
+    if value is None:
+        if kinds in (["str"], ["int"], ["float"], ["bool"]):
+            raise ConfigError(f"{f.name} needs a value, got none; leave it out for its default")
         return value
     if "float" in kinds and not isinstance(value, bool):
         try:
-            return int(value) if "int" in kinds and float(value).is_integer() else float(value)
-        except (TypeError, ValueError) as e:
-            raise ConfigError(f"{f.name} must be a number, got {value!r}") from e
+            number = int(value) if "int" in kinds and float(value).is_integer() else float(value)
+        except (TypeError, ValueError, OverflowError) as e:
+            raise ConfigError(f"{f.name} must be a number, got {_short(value)}") from e
+        if not math.isfinite(number):
+            raise ConfigError(f"{f.name} must be a finite number, got {value}")
+        return number
+    if kinds in (["float"], ["float", "None"]):
+        raise ConfigError(f"{f.name} must be a number, got {value}")
     if "int" in kinds and "str" not in kinds and (isinstance(value, bool) or not isinstance(value, int)):
-        raise ConfigError(f"{f.name} must be an integer, got {value!r}")
+        raise ConfigError(f"{f.name} must be an integer, got {_short(value)}")
     if kinds in (["bool"], ["bool", "None"]) and not isinstance(value, bool):
-        raise ConfigError(f"{f.name} must be true or false, got {value!r}")
+        raise ConfigError(f"{f.name} must be true or false, got {_short(value)}")
     if set(kinds) <= {"str", "None"} and not isinstance(value, str):
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ConfigError(f"{f.name} must be text, got {_short(value)}")
         return str(value)
     return value
+
+
+def _short(value: Any) -> str:
+    """A value in a message: a few words of it, however deep it is."""
+    return reprlib.repr(value)
 
 
 def split(settings: dict[str, Any]) -> tuple[RunSettings, dict[str, Any]]:
     """The run's own settings and the trainer's."""
     own = {f.name for f in dataclasses.fields(RunSettings)}
     run = RunSettings(**{k: v for k, v in settings.items() if k in own})
-    if run.prompts_per_step < 1 or run.eval_k < 1 or run.eval_limit < 1:
-        raise ConfigError("prompts_per_step, eval_k and eval_limit must be at least 1")
     return run, {k: v for k, v in settings.items() if k not in own}
 
 
 def make_config(run: RunSettings, trainer: dict[str, Any], folder: Path) -> IBTPOConfig:
     """The trainer's configuration: batch sizes from prompts_per_step, G and the number of processes."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    group = trainer.get("num_generations") or 12
+    group = trainer.get("num_generations")
+    if group is not None and group < 2:
+        raise ConfigError(f"num_generations must be at least 2, got {group}: an advantage compares answers")
+    group = group or 12
     if trainer.get("tree") and "num_generations" not in trainer:
         group = Budget.parse(trainer["tree"]).trajectories
     if run.prompts_per_step % processes:

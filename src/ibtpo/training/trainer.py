@@ -27,6 +27,7 @@ from ..credit import batch_scale, path_advantages, token_advantages
 from ..diagnostics import summarise, tree_record
 from ..engines.transformers import TransformersEngine
 from ..errors import ConfigError, VerifierError
+from ..runs import STATE_FILE
 from ..score import step_confidence
 from ..search import Prompt, TreeSearch
 from ..tree import ReasoningTree, write_trees
@@ -37,7 +38,6 @@ from .config import IBTPOConfig
 from .regularizers import ibro_term
 from .timing import StepTimer
 
-STATE_FILE = "ibtpo_state.json"
 REFUSED = ("tools", "rollout_func", "environment_factory", "reward_processing_classes")
 
 
@@ -82,6 +82,10 @@ class IBTPOTrainer(GRPOTrainer):
         self.verifier, reward_functions = _make_verifier(reward_funcs, args)
         self.timer = StepTimer()
         super().__init__(model, reward_functions, args, train_dataset, **kwargs)
+        if self._tokenizer.pad_token_id is None:
+            raise ConfigError("the tokenizer has neither a padding nor an end-of-sequence token; set its pad_token")
+        # TRL puts the tokenizer's there even if it has none; without one, answers run to the length limit.
+        self.eos_token_ids = [token for token in self.eos_token_ids if token is not None]
         self.add_callback(self.timer.callback(self))
         self.trees: list[ReasoningTree] = []
         self.generated_tokens = 0  # over the whole run and all processes
@@ -186,10 +190,10 @@ class IBTPOTrainer(GRPOTrainer):
         for i, row in enumerate(rows):
             advantages[i, : len(row)] = torch.from_numpy(row)
         if options.advantage == "treepo":  # scaled over the batch, all processes together
-            advantages /= batch_scale(gather_object([float(row[0]) for row in rows]))
+            advantages /= batch_scale(gather_object([float(row[:1].sum()) for row in rows]))  # one value a row
         output["advantages"] = advantages.to(self.accelerator.device)
         # TRL has logged one GRPO advantage a row by now: put the mean over the row's tokens in its place.
-        means = gather_object([float(np.mean(row)) for row in rows])
+        means = gather_object([float(row.sum()) / max(len(row), 1) for row in rows])
         logged = self._logs["advantages"]
         for _ in means:
             logged.pop()

@@ -75,7 +75,8 @@ def find_expression(text: str) -> str | None:
         expression = _until_brace(expression)
     expression = expression.translate(_SPELLING).replace("\\times", "*").replace("\\cdot", "*").replace("\\div", "/")
     expression = expression.replace("\\left", "").replace("\\right", "")
-    return expression.split("=")[0].strip().rstrip(".").strip()
+    # Cuts "= 24", a special token such as </s>, Markdown marks and the full stop.
+    return expression.split("=")[0].split("<")[0].strip("*`. \t\r\n")
 
 
 def _until_brace(text: str) -> str:

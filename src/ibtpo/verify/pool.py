@@ -51,8 +51,8 @@ class VerifierPool:
         workers: int = 2,
         timeout: float = 10.0,
     ) -> None:
-        rewards = (reward,) if isinstance(reward, str) else tuple(reward)
-        self.names = tuple(_function_name(name) for name in rewards)
+        rewards = tuple(reward) if isinstance(reward, Sequence) and not isinstance(reward, str) else (reward,)
+        self.names = tuple(function_name(name) for name in rewards)
         self.weights = check_weights(weights, self.names)
         self.timeout = check_timeout(timeout)
         if workers < 1:
@@ -306,7 +306,8 @@ def _kill_all(workers: list[_Worker], owner: int) -> None:
             worker.kill()
 
 
-def _function_name(name: str) -> str:
+def function_name(name: str) -> str:
+    """The name of the function that `name` stands for. Raises `ConfigError` for what cannot be one."""
     if not isinstance(name, str):
         raise ConfigError(
             f"a reward of VerifierPool is a name or a dotted path, got {type(name).__name__}; "

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ..errors import ConfigError, VerifierError
+from ..tree import MOST_REWARD
 from . import Verdict
 
 MAX_ABANDONED = 3
@@ -173,6 +174,8 @@ def to_outcome(value: Any) -> Outcome:
         return None, f"returned {_short(value)}, not a number: {describe(error)}"
     if math.isinf(number):
         return None, f"returned {number}, expected a finite number"
+    if abs(number) > MOST_REWARD:
+        return None, f"returned {number:g}, expected a number within ±{MOST_REWARD:g}"
     return number, None
 
 
@@ -202,6 +205,9 @@ def check_weights(weights: Sequence[float] | None, names: Sequence[str]) -> tupl
             f"{count(len(weights), 'weight')} for {count(len(names), 'reward function')} ({', '.join(names)}); "
             "give one weight a function"
         )
+    for weight, name in zip(weights, names, strict=True):
+        if not hasattr(weight, "__float__") or not math.isfinite(weight):
+            raise ConfigError(f"the weight of reward function {name!r} must be a finite number, got {weight!r}")
     return tuple(float(weight) for weight in weights)
 
 

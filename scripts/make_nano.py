@@ -1,0 +1,382 @@
+"""Make src/ibtpo/assets/nano: tokenizer, training data, pretraining, evaluation and README, in one command.
+
+    python scripts/make_nano.py
+
+The model learns to search at random with good mechanics: legal arithmetic, the right numbers, noticing the target.
+Which attempt to try next is left for reinforcement learning. Same seed and thread count on the same machine: same
+weights.
+"""
+
+import argparse
+import json
+import math
+import platform
+import random
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ibtpo.tasks import countdown
+from ibtpo.verify.countdown import countdown_reward
+
+FOLDER = Path(__file__).parents[1] / "src" / "ibtpo" / "assets" / "nano"
+MEAN_TOKENS = 60  # of an answer; scales the loss
+EOS, PAD = "<eos>", "<pad>"
+# Longest first: the pre-tokenizer takes the first alternative that fits.
+PIECES = ["Answer: ", " to make ", "Use ", " and ", ".\n\n", ".\n", " + ", " - ", " * ", " = ", ", ", "none", "(", ")"]
+PROMPT_TOKENS = 9
+GAUGE = 8  # the auxiliary head tells distances of -8 to 8 apart
+DRILLS = (0.3, 0.6)  # part of the training that also drills noticing a hit: after arithmetic, before the fine tuning
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a number or phrase; any other text falls back to its UTF-8 bytes, so every text round-trips."""
+    words = [*PIECES, *map(str, countdown.VALUES)]
+    vocab = {token: i for i, token in enumerate([PAD, EOS, *words, *(f"<0x{byte:02X}>" for byte in range(256))])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True, ignore_merges=True))
+    pattern = "|".join([*map(re.escape, PIECES), r"[1-9][0-9]|[0-9]", r"[\s\S]"]).replace("\\ ", " ")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=EOS,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+        model_max_length=256,
+    )
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=args.hidden,
+        num_hidden_layers=args.layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=3 * args.hidden,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.04,
+    )
+    return LlamaForCausalLM(config)
+
+
+def random_search(key: countdown.Key, rng: random.Random) -> str:
+    """An answer that tries legal attempts at random, with replacement, until it hits or its patience is used up.
+
+    The patience is drawn at the start, not tossed for after each miss: a branch half way then costs half an answer.
+    """
+    attempts = countdown.legal_attempts(key[:3])
+    steps: list[str] = []
+    for _ in range(rng.randint(countdown.MIN_ATTEMPTS, countdown.MAX_ATTEMPTS)):
+        attempt = rng.choice(attempts)
+        steps.append(attempt.step())
+        if attempt.value == key[3]:
+            return "".join(steps) + f"Answer: {attempt.expression()}"
+    return "".join(steps) + "Answer: none"
+
+
+def drill(key: countdown.Key, rng: random.Random) -> str:
+    """An answer in which every attempt hits with a chance of one half: random search alone shows too few hits."""
+    attempts = countdown.legal_attempts(key[:3])
+    hits = [attempt for attempt in attempts if attempt.value == key[3]]
+    steps: list[str] = []
+    for _ in range(rng.randint(countdown.MIN_ATTEMPTS, countdown.MAX_ATTEMPTS)):
+        attempt = rng.choice(hits if rng.random() < 0.5 else attempts)
+        steps.append(attempt.step())
+        if attempt.value == key[3]:
+            return "".join(steps) + f"Answer: {attempt.expression()}"
+    return "".join(steps) + "Answer: none"
+
+
+def batches(
+    tokenizer: PreTrainedTokenizerFast,
+    size: int,
+    rng: random.Random,
+    answer: Callable[[countdown.Key, random.Random], str],
+) -> Iterator[torch.Tensor]:
+    """Endless (size, T) batches of prompt + answer + eos, padded on the right, rows of a batch of similar length."""
+    # Easy targets too: they teach noticing a hit. Test keys stay out, easy or not.
+    keys = [key for key in countdown.reachable_keys(max_share=1.0) if countdown.split_of(key) == "train"]
+    while True:
+        texts = []
+        for key in rng.choices(keys, k=32 * size):
+            texts.append(countdown.prompt(rng.sample(key[:3], 3), key[3]) + answer(key, rng) + EOS)
+        rows = sorted(tokenizer(texts)["input_ids"], key=len)
+        chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
+        rng.shuffle(chunks)
+        for chunk in chunks:
+            width = len(chunk[-1])
+            yield torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in chunk])
+
+
+def losses(
+    model: LlamaForCausalLM, gauge: torch.nn.Linear, ids: torch.Tensor, keep: torch.Tensor, step_end: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of the answer tokens chosen by `keep` (size, T - PROMPT_TOKENS), and of the gauge.
+
+    The gauge reads, at the end of each step, how far its value is from the target. Hitting it or not is a match of two
+    numbers of which neither alone says anything, so that plain next-token training stays blind to it for very long;
+    the distance can be learned bit by bit. It reads the layer before the last, so that the token after the step can
+    still look the result up. The gauge itself is thrown away.
+    """
+    # No attention mask: padding is on the right, where causal attention never looks.
+    start = PROMPT_TOKENS - 1
+    out = model.model(input_ids=ids[:, :-1], use_cache=False, output_hidden_states=True)
+    hidden, early = out.last_hidden_state[:, start:], out.hidden_states[-2][:, start:]
+    ends = ids[:, start:-1] == step_end
+    # What to do next is decided where a step begins: the one place where sharpness over many tokens counts.
+    begins = ends.clone()
+    begins[:, 0] = True
+    weight = 1.0 + 3.0 * begins[keep]
+    each = torch.nn.functional.cross_entropy(
+        model.lm_head(hidden[keep]), ids[:, PROMPT_TOKENS:][keep], reduction="none"
+    )
+    # Divided by a constant, not by the tokens of the batch: batches hold answers of one length, and a mean would give
+    # short answers more weight, that is, teach giving up early.
+    answers = (each * weight).sum() / (MEAN_TOKENS * len(ids))
+    # Ids of numbers are consecutive: their difference is the difference of the values.
+    gap = (ids[:, start - 1 : -2] - ids[:, start - 1 : start]).clamp(-GAUGE, GAUGE) + GAUGE
+    distances = torch.nn.functional.cross_entropy(gauge(early[ends]), gap[ends])
+    return answers, distances
+
+
+def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> int:
+    """Next-token training on the answers; returns the number of answer tokens seen."""
+    gauge = torch.nn.Linear(args.hidden, 2 * GAUGE + 1)
+    parameters = [*model.parameters(), *gauge.parameters()]
+    matrices = [p for p in parameters if p.ndim > 1]
+    vectors = [p for p in parameters if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
+    warmup = max(1, args.steps // 25)
+
+    def schedule(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (args.steps - warmup)))
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+    pad, step_end, answer = tokenizer.convert_tokens_to_ids([PAD, countdown.STEP_END, "Answer: "])
+    data = batches(tokenizer, args.batch, random.Random(args.seed), random_search)
+    drills = batches(tokenizer, args.batch // 2, random.Random(args.seed + 1), drill)
+    seen, start, running, drilled = 0, time.time(), 0.0, 0.0
+    model.train()
+    for step in range(1, args.steps + 1):
+        ids = next(data)
+        keep = ids[:, PROMPT_TOKENS:] != pad
+        seen += int(keep.sum())
+        loss, distance = losses(model, gauge, ids, keep, step_end)
+        running += loss.item()
+        if step > DRILLS[0] * args.steps:
+            loss = loss + distance
+        if DRILLS[0] < step / args.steps <= DRILLS[1]:
+            # Only whether to go on and the answer line: attempts themselves must stay blind to the target.
+            ids = next(drills)
+            decides = (ids[:, PROMPT_TOKENS - 1 : -1] == step_end) | (ids[:, PROMPT_TOKENS:] == answer).cumsum(1).bool()
+            keep = decides & (ids[:, PROMPT_TOKENS:] != pad)
+            seen += int(keep.sum())
+            decisions, distance = losses(model, gauge, ids, keep, step_end)
+            drilled += decisions.item()
+            loss = loss + decisions + distance
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        if step % 100 == 0 or step == args.steps:
+            rate = seen / (time.time() - start)
+            report = f"loss {running / 100:.4f}  drills {drilled / 100:.4f}  gauge {distance.item():.3f}"
+            print(f"step {step}/{args.steps}  {report}  {rate:,.0f} answer tokens/s", flush=True)
+            running = drilled = 0.0
+        if args.check_every and step % args.check_every == 0 and step < args.steps:
+            save(model, tokenizer, args.output)
+            print(json.dumps(evaluate(model, tokenizer, countdown.make_problems("test", 64), 4, args.seed)), flush=True)
+            model.train()
+    return seen
+
+
+STEP = re.compile(r"(\d+) ([-+*]) (\d+) = (\d+), (\d+) ([-+*]) (\d+) = (\d+)\.")
+
+
+def read_step(text: str, numbers: list[int]) -> int | None:
+    """The value a step arrives at, or None if anything in it is wrong."""
+    found = STEP.fullmatch(text)
+    if found is None:
+        return None
+    a, b, left, right, value = (int(found[i]) for i in (1, 3, 5, 7, 8))
+    for pair_first, c in ((True, right), (False, left)):
+        attempt = countdown.Attempt(a, found[2], b, found[6], c, pair_first)
+        good = attempt.legal and sorted((a, b, c)) == sorted(numbers) and attempt.step() == text + "\n\n"
+        if good and attempt.value == value:
+            return value
+    return None
+
+
+@torch.no_grad()
+def sample(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: list[dict[str, Any]], **sampling: Any
+) -> list[list[int]]:
+    """One completion a problem, token ids up to and including eos."""
+    model.eval()
+    out: list[list[int]] = []
+    for i in range(0, len(problems), 512):
+        ids = tokenizer([p["question"] for p in problems[i : i + 512]], return_tensors="pt")
+        new = model.generate(**ids, max_new_tokens=128, do_sample=True, **sampling)[:, PROMPT_TOKENS:]
+        for row in new.tolist():
+            end = row.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in row else len(row)
+            out.append(row[:end])
+    return out
+
+
+def evaluate(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    problems: list[dict[str, Any]],
+    k: int,
+    seed: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+) -> dict[str, float]:
+    """Accuracy (avg@k), its 95 % half-width over problems, pass@k, and how well the mechanics work."""
+    torch.manual_seed(seed)
+    rows = [p for p in problems for _ in range(k)]
+    ids = sample(model, tokenizer, rows, temperature=temperature, top_p=top_p, top_k=top_k)
+    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+    rewards = countdown_reward(texts, numbers=[p["numbers"] for p in rows], target=[p["target"] for p in rows])
+    count: Counter[str] = Counter()
+    for row, text, reward in zip(rows, texts, rewards, strict=True):
+        *steps, last = text.split("\n\n")
+        values = [read_step(step, row["numbers"]) for step in steps]
+        hits = [value == row["target"] for value in values]
+        count["attempts"] += len(values)
+        count["right"] += sum(value is not None for value in values)
+        count["hit"] += any(hits)
+        count["noticed"] += any(hits) and hits.index(True) == len(hits) - 1 and reward == 1.0
+        count["claims"] += "none" not in last
+        count["true_claims"] += "none" not in last and reward == 1.0
+        count["repeats"] += len(steps) - len(set(steps))
+    means = torch.tensor([float(r or 0) for r in rewards]).view(len(problems), k)
+    per_problem = means.mean(1)
+    return {
+        "accuracy": round(per_problem.mean().item(), 4),
+        "ci95": round(1.96 * per_problem.std().item() / len(problems) ** 0.5, 4),
+        "pass_at_k": round(means.amax(1).mean().item(), 4),
+        "n": len(problems),
+        "k": k,
+        "attempts_right": round(count["right"] / max(1, count["attempts"]), 4),
+        "hits_noticed": round(count["noticed"] / max(1, count["hit"]), 4),
+        "claims_true": round(count["true_claims"] / max(1, count["claims"]), 4),
+        "repeated_attempts": round(count["repeats"] / max(1, count["attempts"]), 4),
+        "steps": round(count["attempts"] / len(rows) + 1, 2),
+        "tokens": round(sum(map(len, ids)) / len(rows), 1),
+        "truncated": round(sum(row[-1] != tokenizer.eos_token_id for row in ids) / len(rows), 4),
+    }
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    model.generation_config.update(
+        _from_model_config=False, do_sample=True, temperature=0.7, top_p=0.95, top_k=20, max_new_tokens=128
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors writes for the owner alone; the wheel keeps modes
+
+
+README = """# nano: the embedded model of ibtpo
+
+A {parameters:,}-parameter Llama (hidden {hidden}, {layers} layers, 4 heads, 2 key/value heads, tied embeddings,
+float32, {vocab} tokens) that plays countdown as a stream of search; see `ibtpo/tasks/countdown.py` for the format.
+It searches at random with good mechanics and is meant as a starting point for reinforcement learning.
+Licence: Apache-2.0.
+
+- Data: answers generated by `random_search` in `scripts/make_nano.py` for keys of the train split only
+  ({tokens:,} answer tokens, each seen once). No outside data, no outside model.
+- Made by `{command}` (seed {seed}) in {minutes:.0f} minutes on {threads} CPU threads, PyTorch {torch}, {machine}.
+- Tokenizer: one token a number 0..99 and phrase, other text as UTF-8 bytes; every text round-trips, nothing is added.
+
+Measured on all {n} problems of the test split, {k} answers each:
+
+| sampling | accuracy (95 % CI) | pass@{k} | attempts right | hits noticed | claims true | steps | tokens |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+{rows}
+
+Attempts right: legal, with the given numbers, correct arithmetic. Hits noticed: a step reaches the target and the
+answer line follows with a right expression. Claims true: answers other than `none` that are right.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=FOLDER)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--batch", type=int, default=32, help="answers a step")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--check-every", type=int, default=1000, help="save and evaluate this often; 0 = at the end")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    start = time.time()
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, args)
+    print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
+    tokens = pretrain(model, tokenizer, args)
+    minutes = (time.time() - start) / 60
+    shutil.rmtree(args.output, ignore_errors=True)
+    save(model, tokenizer, args.output)
+
+    problems = countdown.make_problems("test", len(countdown.keys("test")))
+    rows = []
+    for name, sampling in (
+        ("temperature 1", {}),
+        ("temperature 0.7, top-p 0.95, top-k 20", {"temperature": 0.7, "top_p": 0.95, "top_k": 20}),
+    ):
+        m = evaluate(model, tokenizer, problems, 16, args.seed, **sampling)
+        print(name, json.dumps(m), flush=True)
+        cells = [
+            name,
+            f"{m['accuracy']:.1%} ± {m['ci95']:.1%}",
+            *(f"{m[x]:.1%}" for x in ("pass_at_k", "attempts_right", "hits_noticed", "claims_true")),
+            str(m["steps"]),
+            str(m["tokens"]),
+        ]
+        rows.append("| " + " | ".join(cells) + " |")
+    text = README.format(
+        parameters=model.num_parameters(),
+        hidden=args.hidden,
+        layers=args.layers,
+        vocab=len(tokenizer),
+        tokens=tokens,
+        command="python scripts/make_nano.py",
+        seed=args.seed,
+        minutes=minutes,
+        threads=args.threads,
+        torch=torch.__version__,
+        machine=platform.machine(),
+        n=len(problems),
+        k=16,
+        rows="\n".join(rows),
+    )
+    (args.output / "README.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
