@@ -400,7 +400,7 @@ OPTIONS = [
         ("--model --dry-run", r"model must be text, got True"),
         ("--method grp", r"unknown method 'grp'; did you mean 'grpo'\?"),
         ("--seed 2024-99-99", r"seed must be an integer, got '2024-99-99'"),
-        ("--max-steps 3", r"'max_steps' is set by the command itself; use max_generated_tokens"),
+        ("--output-dir x", r"'output_dir' is set by the command itself; use --output"),
     ]),
 ]  # fmt: skip
 

@@ -184,8 +184,6 @@ def test_a_draw_cut_at_the_limit_counts_as_truncated() -> None:
 
 def test_the_engine_gets_the_sampling_that_was_asked_for() -> None:
     class Spy:
-        processed_logprobs = False
-
         async def generate(self, ids, sampling, seed, room):
             assert sampling == Sampling(0.5, 0.9, 7)
             return Completion([EOS], [-0.5], None, "eos")

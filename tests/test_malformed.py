@@ -747,8 +747,6 @@ def test_nothing_is_awaited_for_ever() -> None:
     from ibtpo.search import Budget, Prompt, SearchOptions, TreeSearch
 
     class Engine:
-        processed_logprobs = False
-
         async def generate(self, prompt_ids: Any, sampling: Sampling, seed: int, max_new_tokens: int) -> Completion:
             await asyncio.sleep(0 if seed % 2 else 0.01)
             return Completion([1], [-0.5], None, "length")

@@ -215,8 +215,6 @@ def test_a_token_budget_replaces_the_number_of_rounds_and_cannot_stop_the_first_
 class Silent:
     """An engine whose answers are empty."""
 
-    processed_logprobs = False
-
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, seed: int, max_new_tokens: int
     ) -> Completion:

@@ -41,10 +41,11 @@ options:
   --dry-run         print the resolved configuration and what a step will cost, then stop
   --quiet           no progress
   --json            the result as JSON
+  --options         list every option of ours with its default and meaning, then stop
   --KEY VALUE       any other option of the recipe, e.g. --learning_rate 1e-6 --seed 3; dashes and underscores are
                     the same, VALUE is read as YAML, without VALUE it is true
 """
-TRAIN_SWITCHES = ("overwrite", "dry_run", "quiet", "json")
+TRAIN_SWITCHES = ("overwrite", "dry_run", "quiet", "json", "options")
 
 _OPTION = re.compile(r"--?[A-Za-z]")
 _EXPONENT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # YAML 1.1 takes 1e-6 for text
@@ -156,6 +157,8 @@ def _train(argv: list[str]) -> int:
     if output is True:
         raise ConfigError("--output needs a folder, e.g. --output runs/first")
     command = importlib.import_module(".commands.train", __package__)
+    if switches["options"]:
+        return command.list_options()
     return command.run(
         recipe,
         options,

@@ -167,8 +167,17 @@ def path_advantages(
     return [a * through[tree.path(leaf.node)] ** power for a, leaf in zip(paths, tree.leaves, strict=True)]
 
 
+def treepo_values(trees: Sequence[ReasoningTree]) -> list[float]:
+    """TreePO's value of each trajectory of the trees that carry a signal, before any weight of shared prefixes."""
+    live = [t for t in trees if reward_std(leaf_rewards(t)) > 0]
+    return [float(a[0]) for t in live for a in treepo(t, CreditOptions(advantage="treepo")) if len(a)]
+
+
 def batch_scale(trajectory_advantages: Sequence[float]) -> float:
-    """The divisor TreePO applies to all trajectories of a batch: their sample standard deviation plus 1e-4."""
+    """The divisor TreePO applies to all trajectories of a batch: their sample standard deviation plus 1e-4.
+
+    trajectory_advantages: `treepo_values` of the whole batch; prompts without a signal are left out, as in TreePO.
+    """
     return reward_std(np.asarray(trajectory_advantages, dtype=float)) + STD_FLOOR
 
 

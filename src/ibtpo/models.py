@@ -44,7 +44,7 @@ def resolve_model(name: str) -> str:
     if path.is_file():
         raise ConfigError(f"model {name!r} is a file; name the folder it is in, as save_pretrained writes it")
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
             inside = sorted(p.name for p in path.iterdir() if (p / "config.json").is_file())
             hint = f"; did you mean {path / inside[-1]}?" if inside else "; expected what save_pretrained writes"
             raise ConfigError(f"model folder {name!r} holds no config.json{hint}")

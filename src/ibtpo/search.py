@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -299,6 +300,16 @@ class TreeSearch:
             if point.node == ROOT or point.node in tree.path(leaf.node)
         ]
         return sum(lengths) / len(lengths)
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run`, also where a loop is running already, as in a notebook: then in a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 async def _all_or_none(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

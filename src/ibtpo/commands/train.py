@@ -1,8 +1,10 @@
 """`ibtpo train`: from a recipe to a run folder with a before/after table."""
 
-import asyncio
 import json
 import logging
+import os
+import shlex
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -13,7 +15,7 @@ from rich.table import Table
 
 from ..errors import CheckpointError, ConfigError, IBTPOError
 from ..runs import STATE_FILE, RunFolder
-from . import ANSWER_VERIFIERS
+from . import ANSWER_VERIFIERS, table
 from .recipes import find_recipe
 
 
@@ -48,18 +50,55 @@ def run(
         except ConfigError as e:
             raise CheckpointError(f"{folder.path / 'config.yaml'}: {e}") from e
     else:
-        is_file = recipe is not None and recipe.endswith((".yaml", ".yml"))
-        found = st.read_recipe(Path(recipe) if is_file and recipe else find_recipe(recipe or "nano-countdown"))
+        name, found = _base(recipe, overrides)
         settings = st.resolve(found, overrides)
-        name = Path(recipe).stem if recipe else "nano-countdown"
-        folder = RunFolder(output or Path("runs") / f"{name}-{settings['method']}-{time.strftime('%Y%m%d-%H%M%S')}")
+        now = _same_everywhere(time.strftime("%Y%m%d-%H%M%S"))
+        folder = RunFolder(output or Path("runs") / f"{name}-{settings['method']}-{now}")
     run_settings, trainer_settings = st.split(settings)
     config = st.make_config(run_settings, trainer_settings, folder.path)
     settings = st.resolved(settings, config)
     if dry_run:
         _print_plan(settings, config, folder, as_json)
         return 0
-    return _train(settings, run_settings, config, folder, bool(resume), overwrite, quiet, as_json)
+    try:
+        return _train(settings, run_settings, config, folder, bool(resume), overwrite, quiet, as_json)
+    except KeyboardInterrupt:
+        if not (folder.path / "config.yaml").is_file():
+            raise
+        print(f"interrupted; go on with: ibtpo train --resume {shlex.quote(str(folder.path))}", file=sys.stderr)
+        return 130
+
+
+def list_options() -> int:
+    """Prints the options of a run and of the method; TRL's own are on its documentation page."""
+    from ..training import settings as st
+
+    rows = [(name, str(default), help) for name, default, help in st.describe()]
+    print(table([("option", "default", "meaning"), *rows], left=3))
+    print("\nEvery other field of trl.GRPOConfig is an option, too.")
+    return 0
+
+
+def _base(recipe: str | None, overrides: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and keys a run starts from: the recipe; without one the embedded task's, or for other data none."""
+    from ..training import settings as st
+
+    if recipe is not None and recipe.endswith((".yaml", ".yml")):
+        return Path(recipe).stem, st.read_recipe(Path(recipe))
+    if recipe is None and not str(overrides.get("data", "countdown")).startswith("countdown"):
+        return "run", {}
+    return recipe or "nano-countdown", st.read_recipe(find_recipe(recipe or "nano-countdown"))
+
+
+def _same_everywhere(value: Any) -> Any:
+    """The main process's value, in every process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return value
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    PartialState()
+    return broadcast_object_list([value])[0]
 
 
 def _missing_folder() -> str:
@@ -98,8 +137,9 @@ def _train(
     from accelerate import PartialState
     from datasets import Dataset
     from transformers import PrinterCallback
+    from transformers.integrations import is_deepspeed_zero3_enabled
 
-    from ..models import load_model
+    from ..models import eos_token_ids, load_model
     from ..tasks.data import check_prompt_length, encode_prompt, load_problems, trl_prompt
     from ..training.callbacks import MetricsFile, ProgressDisplay
     from ..training.trainer import IBTPOTrainer
@@ -120,14 +160,20 @@ def _train(
         folder.check_free(overwrite)
 
     model, tokenizer = load_model(run.model, dtype=run.dtype)
+    model.generation_config.eos_token_id = eos_token_ids(model, tokenizer)  # a chat model's end of turn, too
     how = {"instruction": run.instruction, "require_answer": run.verifier in (None, *ANSWER_VERIFIERS)}
     problems = load_problems(run.data, split=run.data_split, limit=run.limit, **how)
     held_out = []
     if run.eval_data:
         held_out = load_problems(run.eval_data, split="test", limit=run.eval_limit, **how)
-    countdown = {"numbers", "target"} <= set(problems[0].columns)
-    verifier = run.verifier or ("countdown" if countdown else "math")
-    rows = [{**p.columns, "id": p.id, "prompt": trl_prompt(p, tokenizer, run.system_prompt)} for p in problems]
+    kinds = {"countdown" if {"numbers", "target"} <= set(p.columns) else "math" for p in (*problems[:1], *held_out[:1])}
+    if run.verifier is None and len(kinds) > 1:
+        raise ConfigError(
+            f"data {run.data} and eval_data {run.eval_data} need different verifiers; choose eval_data to match"
+        )
+    verifier = run.verifier or kinds.pop()
+    names = {name: None for p in problems for name in p.columns}  # a data set's columns are those of its first row
+    rows = [{**names, **p.columns, "id": p.id, "prompt": trl_prompt(p, tokenizer, run.system_prompt)} for p in problems]
     context = getattr(model.config, "max_position_embeddings", None)
     for p in [*problems, *held_out]:
         if context:
@@ -150,16 +196,19 @@ def _train(
     if not resume and state.is_main_process:
         folder.create(settings, collect_env(), overwrite)  # only now: what can fail before must not cost an older run
     state.wait_for_everyone()
+    display = ProgressDisplay(console, config.max_generated_tokens)
     try:
         trainer = IBTPOTrainer(
             model, [verifier], config, Dataset.from_list(rows), processing_class=tokenizer,
-            callbacks=[MetricsFile(folder.metrics), ProgressDisplay(console, config.max_generated_tokens)], **peft,
+            callbacks=[MetricsFile(folder.metrics), display], **peft,
         )  # fmt: skip
     except (ValueError, TypeError, ImportError) as e:
         if isinstance(e, IBTPOError):
             raise
         raise ConfigError(f"the trainer refuses these settings: {e}") from e
     trainer.remove_callback(PrinterCallback)
+    if held_out and is_deepspeed_zero3_enabled():
+        raise ConfigError("evaluation needs whole weights in one process: with ZeRO-3 set eval_data none")
 
     def measure(name: str) -> None:
         """Held-out accuracy, once: a resumed run has it already."""
@@ -172,7 +221,7 @@ def _train(
         state.wait_for_everyone()
 
     measure("before")
-    checkpoint = folder.last_checkpoint() if resume else None
+    checkpoint = _same_everywhere(folder.last_checkpoint() if resume and state.is_main_process else None)
     if resume:
         where = f"from {checkpoint.name}" if checkpoint else "from the start: no checkpoint was finished"
         console.print(f"going on {where}", highlight=False)
@@ -180,7 +229,10 @@ def _train(
     if checkpoint and limit and json.loads((checkpoint / STATE_FILE).read_text())["generated_tokens"] >= limit:
         trainer._load_from_checkpoint(str(checkpoint))  # all tokens are spent: nothing is left to train
     else:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            display.stop()
     trainer.save_model(str(folder.path / "model"))
     measure("after")
     trainer.verifier.close()
@@ -192,7 +244,7 @@ def _train(
 def _evaluate(trainer: Any, tokenizer: Any, problems: list[Any], run: Any, config: Any) -> dict[str, Any]:
     from ..engines.transformers import TransformersEngine
     from ..evaluation import evaluate
-    from ..search import Prompt
+    from ..search import Prompt, run_async
     from ..tasks.data import encode_prompt
 
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -202,7 +254,7 @@ def _evaluate(trainer: Any, tokenizer: Any, problems: list[Any], run: Any, confi
         text, ids = encode_prompt(p, tokenizer, system_prompt=run.system_prompt)
         prompts.append(Prompt(p.id, tuple(ids), text, dict(p.columns)))
     options = config.search_options(config.seed)
-    result = asyncio.run(
+    result = run_async(
         evaluate(
             engine, trainer.verifier, prompts, k=run.eval_k, sampling=options.sampling,
             max_new_tokens=options.max_new_tokens, seed=config.seed, decode=trainer._decode,

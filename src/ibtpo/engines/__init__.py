@@ -54,13 +54,7 @@ class Completion:
 
 
 class Engine(Protocol):
-    """What the search needs from a model: one awaitable.
-
-    An engine whose `logprobs` are renormalised after top-p/top-k sets `processed_logprobs = True`; the trainer
-    then recomputes them.
-    """
-
-    processed_logprobs: bool
+    """What the search needs from a model: one awaitable."""
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, seed: int, max_new_tokens: int

@@ -20,8 +20,6 @@ class ScriptedEngine:
     Temperature, top-p and top-k are left to the script. `max_seen` records the most requests ever in flight.
     """
 
-    processed_logprobs = False
-
     def __init__(
         self,
         next_token: NextToken,

@@ -47,8 +47,6 @@ class TransformersEngine:
     `cached_tokens` (prompt tokens copied), `steps` (decode steps), `busy_seconds` (in the model and in sampling).
     """
 
-    processed_logprobs = False
-
     def __init__(
         self,
         model: Any,

@@ -28,8 +28,8 @@ from ..errors import ConfigError, DataError, unknown
 
 NUMBERS = range(1, 13)  # the numbers a problem may give
 VALUES = range(100)  # what every intermediate result and target must lie in
-MIN_ATTEMPTS, MAX_ATTEMPTS = 2, 8  # the base model gives up after as many misses, any number alike
-MAX_SHARE = 0.1  # a target that more than this share of random attempts hits is too easy to ask
+MAX_ATTEMPTS = 6  # the base model gives up after as many misses, never before
+MAX_SHARE = 0.07  # a target that more than this share of random attempts hits is too easy to ask
 TEST_SHARE = 0.1
 STEP_END = ".\n\n"
 

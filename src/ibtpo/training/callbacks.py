@@ -107,6 +107,10 @@ class ProgressDisplay(TrainerCallback):
             )
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Leaves the terminal as it was."""
+        """Ends the bar."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Leaves the terminal as it was; may be called twice."""
         if self.bar is not None:
             self.bar.stop()

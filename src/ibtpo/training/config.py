@@ -132,6 +132,12 @@ class IBTPOConfig(GRPOConfig):
                 f"({self.per_device_train_batch_size} x {self.steps_per_generation} = {rows}) must be a multiple of "
                 f"num_generations ({self.num_generations}). Raise gradient_accumulation_steps or the batch size."
             )
+        cycle = self.steps_per_generation * self.num_iterations
+        if self.save_strategy == "steps" and self.save_steps * self.gradient_accumulation_steps % cycle:
+            raise ConfigError(
+                f"save_steps ({self.save_steps:g}) must end with a generation batch, that is every "
+                f"{cycle / self.gradient_accumulation_steps:g} steps, or a resumed run would sample it again"
+            )
         if self.ib_policy not in ("old", "ref"):
             raise ConfigError(f"ib_policy must be 'old' or 'ref', got {self.ib_policy!r}")
         if self.ib_policy == "ref" and self.beta == 0:
@@ -172,6 +178,8 @@ class IBTPOConfig(GRPOConfig):
     def budget(self) -> Budget:
         """The tree's budget; without `tree`, a third of G as first rollouts and then one branch a round."""
         assert self.num_generations is not None
+        if self.tree is None and self.branching == "independent":
+            return Budget(self.num_generations, 1)
         if self.tree is None:
             b0 = max(2, round(self.num_generations / 3))
             return Budget(b0, self.num_generations - b0 + 1)

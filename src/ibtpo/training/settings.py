@@ -28,7 +28,6 @@ _RESERVED = {
     "run_dir": "--output",
     "per_device_train_batch_size": "prompts_per_step and rows_per_forward",
     "gradient_accumulation_steps": "prompts_per_step and rows_per_forward",
-    "max_steps": "max_generated_tokens, or num_train_epochs and limit",
     "model_init_kwargs": "dtype",
 }
 
@@ -46,7 +45,7 @@ class RunSettings:
     data: str = _setting("countdown:train", "countdown:train, a .jsonl file or a hub data set id")
     data_split: str = _setting("train", "split of a hub data set")
     limit: int | None = _setting(None, "use the first n problems")
-    eval_data: str | None = _setting("countdown:test", "held-out problems; none for no evaluation")
+    eval_data: str | None = _setting(None, "held-out problems; default: no evaluation")
     eval_limit: int = _setting(200, "how many held-out problems")
     eval_k: int = _setting(4, "answers a held-out problem")
     method: str = _setting("ibtpo", ", ".join(METHODS))
@@ -79,6 +78,13 @@ def known_settings() -> dict[str, Any]:
     """Every key `ibtpo train` takes, with the field that describes it."""
     fields = {f.name: f for f in dataclasses.fields(IBTPOConfig) if f.init and f.name not in _RESERVED}
     return {**fields, **{f.name: f for f in dataclasses.fields(RunSettings)}}
+
+
+def describe() -> list[tuple[str, Any, str]]:
+    """(name, default, help) of the run's options and of those IB-TPO adds to TRL or gives another default."""
+    ours = [f for f in dataclasses.fields(IBTPOConfig) if f.name in IBTPOConfig.__annotations__]
+    fields = [*dataclasses.fields(RunSettings), *ours]
+    return [(f.name, f.default, f.metadata["help"]) for f in fields if f.name not in _RESERVED]
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -118,6 +124,19 @@ def resolved(settings: dict[str, Any], config: IBTPOConfig) -> dict[str, Any]:
     run, _ = split(settings)
     own = {name: getattr(config, name) for name in IBTPOConfig.__annotations__ if name not in _RESERVED}
     return {**dataclasses.asdict(run), **settings, **own}
+
+
+def _refuse_schedules(trainer: dict[str, Any]) -> None:
+    """A run that ends at a token budget has no known number of steps: nothing can be a share of it."""
+    kind = trainer.get("lr_scheduler_type", "constant")
+    if kind not in ("constant", "constant_with_warmup"):
+        raise ConfigError(f"lr_scheduler_type {kind} needs a number of steps; give max_steps or num_train_epochs in "
+                          f"place of max_generated_tokens")  # fmt: skip
+    warmup = trainer.get("warmup_steps") or 0
+    if 0 < warmup < 1 or trainer.get("warmup_ratio"):
+        raise ConfigError("with max_generated_tokens, warm-up must be a number of steps: warmup_steps 10")
+    if "num_train_epochs" in trainer:
+        raise ConfigError("max_generated_tokens and num_train_epochs both end the run; give one of them")
 
 
 def _typed(f: Any, value: Any) -> Any:
@@ -194,6 +213,12 @@ def make_config(run: RunSettings, trainer: dict[str, Any], folder: Path) -> IBTP
     }
     if trainer.get("max_generated_tokens") is not None:
         defaults["max_steps"] = 1_000_000  # the token budget ends the run
+        _refuse_schedules(trainer)
+    if run.dtype != "float32" and not run.lora_r:
+        raise ConfigError(
+            f"dtype {run.dtype} loses updates as small as lr 1e-6 makes them: keep float32 weights (on an accelerator "
+            f"the arithmetic is bfloat16 anyway, bf16: true), or train a LoRA adapter with lora_r"
+        )
     try:
         return IBTPOConfig(
             output_dir=str(folder / "checkpoints"),

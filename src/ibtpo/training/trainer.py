@@ -7,10 +7,10 @@ rewards the trees were grown with, and `_generate_and_score_completions` replace
 Shapes: B rows of this process (trees one after the other, G rows each), T tokens of the longest completion.
 """
 
-import asyncio
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,14 +22,15 @@ from trl import GRPOTrainer
 from trl.data_utils import is_conversational
 from trl.models import unwrap_model_for_generation
 
+from .. import __version__
 from ..branching import stable_hash
-from ..credit import batch_scale, path_advantages, token_advantages
+from ..credit import batch_scale, path_advantages, token_advantages, treepo_values
 from ..diagnostics import summarise, tree_record
 from ..engines.transformers import TransformersEngine
 from ..errors import ConfigError, VerifierError
 from ..runs import STATE_FILE
 from ..score import step_confidence
-from ..search import Prompt, TreeSearch
+from ..search import Prompt, TreeSearch, run_async
 from ..tree import ReasoningTree, write_trees
 from ..verify import Verifier
 from ..verify.pool import VerifierPool
@@ -52,6 +53,7 @@ class IBTPOTrainer(GRPOTrainer):
     """
 
     args: IBTPOConfig
+    eos_token_ids: list[int]
 
     _tag_names: ClassVar[list[str]] = ["trl", "ibtpo"]
     _name = "IB-TPO"
@@ -86,10 +88,20 @@ class IBTPOTrainer(GRPOTrainer):
             raise ConfigError("the tokenizer has neither a padding nor an end-of-sequence token; set its pad_token")
         # TRL puts the tokenizer's there even if it has none; without one, answers run to the length limit.
         self.eos_token_ids = [token for token in self.eos_token_ids if token is not None]
+        if self.is_fsdp_enabled:
+            raise ConfigError("trees cannot be grown under FSDP: use DDP, or DeepSpeed ZeRO")
+        questions = args.generation_batch_size // args.num_generations
+        if isinstance(self.train_dataset, Sized) and len(self.train_dataset) < questions:
+            raise ConfigError(
+                f"a step takes {questions} questions but the data set has {len(self.train_dataset)}, so no step would "
+                f"ever be full; use more data or fewer questions a step"
+            )
         self.add_callback(self.timer.callback(self))
         self.trees: list[ReasoningTree] = []
         self.generated_tokens = 0  # over the whole run and all processes
         self._engine: TransformersEngine | None = None
+        self._generate_every = args.steps_per_generation * args.num_iterations
+        self._trees_until = 0  # the last step whose trees were, or could have been, written
         self._rows: list[dict[str, Any]] = []
         self._rewards: list[tuple[float | None, ...]] = []
         self._forward: tuple[torch.Tensor, torch.Tensor | None] | None = None
@@ -124,13 +136,12 @@ class IBTPOTrainer(GRPOTrainer):
             }
         within_step = self._step % self.args.gradient_accumulation_steps
         seed = stable_hash(self.args.seed, self.state.global_step, within_step)
-        with (
-            unwrap_model_for_generation(
-                self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
-            ) as model,
-            torch.no_grad(),
-            self.accelerator.autocast(),
-        ):
+        with unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        ) as model:
             if self._engine is None or self._engine.model is not model:
                 self._engine = TransformersEngine(
                     model,
@@ -141,7 +152,7 @@ class IBTPOTrainer(GRPOTrainer):
             self._engine.reset_cache()  # the weights changed since the last batch
             search = TreeSearch(self._engine, self.verifier, self._decode, self.args.search_options(seed))
             before = self._engine.busy_seconds
-            self.trees = asyncio.run(search.grow_all(prompts))
+            self.trees = run_async(self._grow(search, prompts))
         self.timer.seconds["sampling"] += self._engine.busy_seconds - before
         for name, seconds in search.seconds.items():
             self.timer.seconds[name] += seconds
@@ -155,6 +166,11 @@ class IBTPOTrainer(GRPOTrainer):
             )
         pairs = [(tree, i) for tree in self.trees for i in range(len(tree.leaves))]
         return [t.completion_ids(i) for t, i in pairs], [t.completion_logprobs(i) for t, i in pairs]
+
+    async def _grow(self, search: TreeSearch, prompts: list[Prompt]) -> list[ReasoningTree]:
+        # Entered here, not by the caller: gradient mode and autocast belong to the thread that runs the loop.
+        with torch.no_grad(), self.accelerator.autocast():
+            return await search.grow_all(prompts)
 
     def _prompts(self, prompt_ids: list[list[int]], group: int) -> list[Prompt]:
         prompts, seen = [], set()
@@ -190,7 +206,7 @@ class IBTPOTrainer(GRPOTrainer):
         for i, row in enumerate(rows):
             advantages[i, : len(row)] = torch.from_numpy(row)
         if options.advantage == "treepo":  # scaled over the batch, all processes together
-            advantages /= batch_scale(gather_object([float(row[:1].sum()) for row in rows]))  # one value a row
+            advantages /= batch_scale(gather_object(treepo_values(self.trees)))
         output["advantages"] = advantages.to(self.accelerator.device)
         # TRL has logged one GRPO advantage a row by now: put the mean over the row's tokens in its place.
         means = gather_object([float(row.sum()) / max(len(row), 1) for row in rows])
@@ -207,7 +223,8 @@ class IBTPOTrainer(GRPOTrainer):
             pi = np.full(len(tree.nodes), np.nan)
             for leaf in tree.leaves:
                 start = 0
-                for n in tree.path(leaf.node):
+                # A truncated answer masked out of the loss has no reference log-probs.
+                for n in tree.path(leaf.node) if output["completion_mask"][row].any() else ():
                     end = start + len(tree.nodes[n].step.token_ids)
                     pi[n] = step_confidence(ref[row, start:end].tolist(), self.args.confidence)
                     start = end
@@ -231,8 +248,9 @@ class IBTPOTrainer(GRPOTrainer):
         self._forward = None  # do not keep the graph alive
         mode = "train" if self.model.training else "eval"
         mask = inputs["completion_mask"]
-        if mode == "train" and "sampling_per_token_logps" in inputs:
-            # Before the first update after sampling, engine and trainer are the same model: any gap is numerical.
+        before_update = self._step % self._generate_every < self.args.gradient_accumulation_steps
+        if mode == "train" and before_update and "sampling_per_token_logps" in inputs:
+            # Until the first update after sampling, engine and trainer are the same model: any gap is numerical.
             gap = ((logps.detach() - inputs["sampling_per_token_logps"]).abs() * mask).max()
             self._metrics[mode]["sampling/logp_gap_max"].append(self.accelerator.gather(gap).max().item())
         if self.args.regularizer == "ibro" and entropies is not None:
@@ -247,13 +265,27 @@ class IBTPOTrainer(GRPOTrainer):
             return super().training_step(*args, **kwargs)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
+        if not self.model.training:
+            return super()._prepare_inputs(generation_batch)
         with self.timer.pause("update"):
             return super()._prepare_inputs(generation_batch)
+
+    # --- order of the questions --------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """TRL's sampler, its order a function of (seed, epoch), so that a resumed run meets the same questions."""
+        sampler = super()._get_train_sampler(dataset)
+        return _EpochOrder(sampler, self.args.seed, lambda: int((self.state.epoch or 0) + 1e-6))
 
     # --- logging and state -------------------------------------------------------------------------------------
 
     def _log_trees(self) -> None:
         """Diagnostics of the batch (all processes), the token budget, and now and then the trees themselves."""
+        settings = {**asdict(self.args.credit_options()), "ib_policy": self.args.ib_policy}
+        for tree in self.trees:
+            tree.meta["credit"] = settings
+            tree.meta["model"] = str(self.model.name_or_path)
+            tree.meta["ibtpo"] = __version__
         records = gather_object([tree_record(t, self.args.score_options()) for t in self.trees])
         metrics = summarise(records)
         self.generated_tokens += int(metrics["generated_tokens"])
@@ -263,8 +295,9 @@ class IBTPOTrainer(GRPOTrainer):
         limit = self.args.max_generated_tokens
         if limit is not None and self.generated_tokens >= limit:
             self.control.should_training_stop = True
-        step = self.state.global_step + 1
-        if self.args.save_trees_every and (step == 1 or step % self.args.save_trees_every == 0):
+        step, every = self.state.global_step + 1, self.args.save_trees_every
+        previous, self._trees_until = self._trees_until, step
+        if every and (step == 1 > previous or step // every > previous // every):
             rank = f"_rank{self.accelerator.process_index}" if self.accelerator.num_processes > 1 else ""
             folder = Path(self.args.run_dir or self.args.output_dir) / "trees"
             write_trees(folder / f"step_{step:06d}{rank}.jsonl.gz", self.trees)
@@ -283,6 +316,23 @@ class IBTPOTrainer(GRPOTrainer):
         if checkpoint is not None and os.path.exists(path := os.path.join(checkpoint, STATE_FILE)):
             with open(path) as f:
                 self.generated_tokens = json.load(f)["generated_tokens"]
+
+
+class _EpochOrder(torch.utils.data.Sampler):
+    """A `RepeatSampler` whose shuffling starts anew from (seed, epoch) each time it is iterated."""
+
+    def __init__(self, sampler: Any, seed: int, epoch: Callable[[], int]) -> None:
+        self.sampler = sampler
+        self.seed = seed
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.sampler.shuffle:
+            self.sampler.generator.manual_seed(stable_hash(self.seed, self.epoch()))
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
 
 
 def _make_verifier(reward_funcs: Any, args: IBTPOConfig) -> tuple[Verifier, list[Callable[..., Any]]]:

@@ -1,8 +1,9 @@
 """`RewardFunctions`: Python reward functions with TRL's signature, run in this process.
 
-For functions that cannot leave it (closures, a reward model on the GPU). They are called with whole batches. A function
-that hangs cannot be stopped from inside the process: its thread is left behind, and after three of them scoring ends.
-Functions that can be imported by name are safer in `pool.VerifierPool`.
+For functions that cannot leave it (closures, a reward model on the GPU). The search scores each answer as soon as it
+ends, so a call gets one row, not a group: a function cannot compare the answers of a question. A function that hangs
+cannot be stopped from inside the process: its thread is left behind, and after three of them scoring ends. Functions
+that can be imported by name are safer in `pool.VerifierPool`.
 """
 
 import asyncio
