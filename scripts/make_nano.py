@@ -2,9 +2,9 @@
 
     python scripts/make_nano.py
 
-The model learns to search at random with good mechanics: legal arithmetic, the right numbers, noticing the target.
-Which attempt to try next is left for reinforcement learning. Same seed and thread count on the same machine: same
-weights.
+The model learns to search with good mechanics: legal arithmetic, the right numbers, noticing the target. How
+long to search, and which attempt to try next, is left for reinforcement learning. Same seed and thread count on the
+same machine: same weights.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,24 @@ FOLDER = Path(__file__).parents[1] / "src" / "ibtpo" / "assets" / "nano"
 MEAN_TOKENS = 60  # of an answer; scales the loss
 EOS, PAD = "<eos>", "<pad>"
 # Longest first: the pre-tokenizer takes the first alternative that fits.
-PIECES = ["Answer: ", " to make ", "Use ", " and ", ".\n\n", ".\n", " + ", " - ", " * ", " = ", ", ", "none", "(", ")"]
+PIECES = [
+    "Answer: ",
+    " to make ",
+    "Use ",
+    " and ",
+    ".\n\n",
+    ".\n",
+    " + ",
+    " - ",
+    " * ",
+    " = ",
+    ", ",
+    "none",
+    "(",
+    ")",
+    " tries",
+]
 PROMPT_TOKENS = 9
-AIMED, NEAR = 0.1, 8  # one attempt in ten is drawn among those that land within 8 of the target
 GAUGE = 8  # the auxiliary head tells distances of -8 to 8 apart
 DRILLS = (0.3, 0.6)  # part of the training that also drills noticing a hit: after arithmetic, before the fine tuning
 
@@ -75,28 +91,21 @@ def build_model(tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) ->
 
 
 def search(key: countdown.Key, rng: random.Random, hits: float = 0.0) -> str:
-    """An answer that tries legal attempts, with replacement, until it hits or has had `MAX_ATTEMPTS`.
+    """An answer that draws legal attempts at random, with replacement, until it hits or has had its tries.
 
-    Most attempts are drawn at random, a share of `AIMED` among those that land near the target: the habit that
-    reinforcement learning can make a rule of. The number of attempts is fixed, so a branch half way costs half an
-    answer. hits: share of attempts that hit on purpose, for drills.
+    The number of tries is said first, not tossed for after each miss: a branch half way then costs half an answer.
+    hits: share of attempts that hit on purpose, for drills.
     """
     attempts = countdown.legal_attempts(key[:3])
-    near = [a for a in attempts if abs(a.value - key[3]) <= NEAR]
-    right = [a for a in near if a.value == key[3]]
-    steps: list[str] = []
-    for _ in range(countdown.MAX_ATTEMPTS):
-        draw = rng.random()
-        attempt = rng.choice(right if draw < hits else near if draw < hits + (1 - hits) * AIMED else attempts)
+    right = [a for a in attempts if a.value == key[3]]
+    tries = rng.randint(1, countdown.MAX_TRIES)
+    steps = [f"{tries} tries{countdown.STEP_END}"]
+    for _ in range(tries):
+        attempt = rng.choice(right if rng.random() < hits else attempts)
         steps.append(attempt.step())
         if attempt.value == key[3]:
             return "".join(steps) + f"Answer: {attempt.expression()}"
     return "".join(steps) + "Answer: none"
-
-
-def drill(key: countdown.Key, rng: random.Random) -> str:
-    """An answer in which every attempt hits with a chance of one half: search alone shows too few hits."""
-    return search(key, rng, hits=0.5)
 
 
 def batches(
@@ -134,9 +143,10 @@ def losses(
     start = PROMPT_TOKENS - 1
     out = model.model(input_ids=ids[:, :-1], use_cache=False, output_hidden_states=True)
     hidden, early = out.last_hidden_state[:, start:], out.hidden_states[-2][:, start:]
-    ends = ids[:, start:-1] == step_end
+    step_ends = ids[:, start:-1] == step_end
+    ends = step_ends & (step_ends.cumsum(1) > 1)  # the first step is the plan: it has no value
     # What to do next is decided where a step begins: the one place where sharpness over many tokens counts.
-    begins = ends.clone()
+    begins = step_ends.clone()
     begins[:, 0] = True
     weight = 1.0 + 3.0 * begins[keep]
     each = torch.nn.functional.cross_entropy(
@@ -169,7 +179,8 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
     pad, step_end, answer = tokenizer.convert_tokens_to_ids([PAD, countdown.STEP_END, "Answer: "])
     data = batches(tokenizer, args.batch, random.Random(args.seed), search)
-    drills = batches(tokenizer, args.batch // 2, random.Random(args.seed + 1), drill)
+    # Search alone shows too few hits to learn what to do after one.
+    drills = batches(tokenizer, args.batch // 2, random.Random(args.seed + 1), partial(search, hits=0.5))
     seen, start, running, drilled = 0, time.time(), 0.0, 0.0
     model.train()
     for step in range(1, args.steps + 1):
@@ -206,6 +217,7 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: 
     return seen
 
 
+PLAN = re.compile(r"(\d+) tries\.")
 STEP = re.compile(r"(\d+) ([-+*]) (\d+) = (\d+), (\d+) ([-+*]) (\d+) = (\d+)\.")
 
 
@@ -232,7 +244,7 @@ def sample(
     out: list[list[int]] = []
     for i in range(0, len(problems), 512):
         ids = tokenizer([p["question"] for p in problems[i : i + 512]], return_tensors="pt")
-        new = model.generate(**ids, max_new_tokens=128, do_sample=True, **sampling)[:, PROMPT_TOKENS:]
+        new = model.generate(**ids, max_new_tokens=144, do_sample=True, **sampling)[:, PROMPT_TOKENS:]
         for row in new.tolist():
             end = row.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in row else len(row)
             out.append(row[:end])
@@ -258,6 +270,8 @@ def evaluate(
     count: Counter[str] = Counter()
     for row, text, reward in zip(rows, texts, rewards, strict=True):
         *steps, last = text.split("\n\n")
+        count["tries"] += sum(int(found[1]) for found in map(PLAN.fullmatch, steps[:1]) if found)
+        steps = [step for step in steps if not PLAN.fullmatch(step)]
         values = [read_step(step, row["numbers"]) for step in steps]
         hits = [value == row["target"] for value in values]
         count["attempts"] += len(values)
@@ -279,7 +293,8 @@ def evaluate(
         "hits_noticed": round(count["noticed"] / max(1, count["hit"]), 4),
         "claims_true": round(count["true_claims"] / max(1, count["claims"]), 4),
         "repeated_attempts": round(count["repeats"] / max(1, count["attempts"]), 4),
-        "steps": round(count["attempts"] / len(rows) + 1, 2),
+        "tries": round(count["tries"] / len(rows), 2),
+        "steps": round(count["attempts"] / len(rows) + 2, 2),
         "tokens": round(sum(map(len, ids)) / len(rows), 1),
         "truncated": round(sum(row[-1] != tokenizer.eos_token_id for row in ids) / len(rows), 4),
     }
@@ -287,7 +302,7 @@ def evaluate(
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     model.generation_config.update(
-        _from_model_config=False, do_sample=True, temperature=0.7, top_p=0.95, top_k=20, max_new_tokens=128
+        _from_model_config=False, do_sample=True, temperature=0.7, top_p=0.95, top_k=20, max_new_tokens=144
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -299,7 +314,7 @@ README = """# nano: the embedded model of ibtpo
 
 A {parameters:,}-parameter Llama (hidden {hidden}, {layers} layers, 4 heads, 2 key/value heads, tied embeddings,
 float32, {vocab} tokens) that plays countdown as a stream of search; see `ibtpo/tasks/countdown.py` for the format.
-It searches at random with good mechanics and is meant as a starting point for reinforcement learning.
+It searches at random, with good mechanics and any patience: a starting point for reinforcement learning.
 Licence: Apache-2.0.
 
 - Data: answers generated by `search` in `scripts/make_nano.py` for keys of the train split only
@@ -322,7 +337,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=FOLDER)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=32, help="answers a step")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--hidden", type=int, default=128)

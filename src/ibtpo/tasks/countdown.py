@@ -1,9 +1,11 @@
 """Countdown as a stream of search: the embedded task, small enough for a 1M-parameter model.
 
-A problem gives three numbers and a target. An answer tries one expression a step, each step ends with a blank line,
-and ends with the expression found, or with `none`:
+A problem gives three numbers and a target. An answer says how many tries it will take, tries one expression a step,
+each step ends with a blank line, and ends with the expression found, or with `none`:
 
     Use 7, 3 and 2 to make 19.
+
+    4 tries.
 
     3 + 7 = 10, 10 - 2 = 8.
 
@@ -28,8 +30,8 @@ from ..errors import ConfigError, DataError, unknown
 
 NUMBERS = range(1, 13)  # the numbers a problem may give
 VALUES = range(100)  # what every intermediate result and target must lie in
-MAX_ATTEMPTS = 6  # the base model gives up after as many misses, never before
-MAX_SHARE = 0.07  # a target that more than this share of random attempts hits is too easy to ask
+MAX_TRIES = 10  # an answer of the base model starts with how many it will take: 1 to 10, each as likely
+MAX_SHARE = 0.1  # a target that more than this share of random attempts hits is too easy to ask
 TEST_SHARE = 0.1
 STEP_END = ".\n\n"
 
