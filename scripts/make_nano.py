@@ -342,7 +342,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--check-every", type=int, default=1000, help="save and evaluate this often; 0 = at the end")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
