@@ -1,6 +1,7 @@
 """Make src/ibtpo/assets/nano: tokenizer, training data, pretraining, evaluation and README, in one command.
 
-    python scripts/make_nano.py
+    python scripts/make_nano.py --output build/first
+    python scripts/make_nano.py --start build/first --seed 1 --steps 1300 --lr 1.2e-3
 
 The model learns to search with good mechanics: legal arithmetic, the right numbers, noticing the target. How
 long to search, and which attempt to try next, is left for reinforcement learning. Same seed and thread count on the
@@ -189,9 +190,9 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: 
         seen += int(keep.sum())
         loss, distance = losses(model, gauge, ids, keep, step_end)
         running += loss.item()
-        if step > DRILLS[0] * args.steps:
+        if args.start or step > DRILLS[0] * args.steps:
             loss = loss + distance
-        if DRILLS[0] < step / args.steps <= DRILLS[1]:
+        if not args.start and DRILLS[0] < step / args.steps <= DRILLS[1]:
             # Only whether to go on and the answer line: attempts themselves must stay blind to the target.
             ids = next(drills)
             decides = (ids[:, PROMPT_TOKENS - 1 : -1] == step_end) | (ids[:, PROMPT_TOKENS:] == answer).cumsum(1).bool()
@@ -336,6 +337,7 @@ answer line follows with a right expression. Claims true: answers other than `no
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=FOLDER)
+    parser.add_argument("--start", type=Path, help="go on from this model, without drills: the finishing touch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=32, help="answers a step")
@@ -349,7 +351,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     start = time.time()
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer, args)
+    model = LlamaForCausalLM.from_pretrained(args.start) if args.start else build_model(tokenizer, args)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
     tokens = pretrain(model, tokenizer, args)
     minutes = (time.time() - start) / 60

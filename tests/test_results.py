@@ -9,7 +9,7 @@ from ibtpo.errors import DependencyError
 from ibtpo.models import load_model
 from ibtpo.tree import ROOT, read_trees
 
-STORED = sorted((Path(__file__).parents[1] / "experiments" / "results").rglob("*.jsonl.gz"))
+STORED = sorted((Path(__file__).parents[1] / "experiments" / "results").glob("*/trees.jsonl.gz"))
 
 
 @pytest.mark.parametrize("path", STORED, ids=[p.parent.name for p in STORED])
