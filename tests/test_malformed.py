@@ -643,7 +643,9 @@ def test_a_damaged_run_folder_is_named_and_left_alone(
          r"problem 'long-1': its prompt has 200 tokens"),
         (["--output", "new", "--model", "tiny", "--data", "good.jsonl", "--eval-data", "long.jsonl"],
          r"problem 'long-1': its prompt has 200 tokens"),
-        (["--output", "good.jsonl/run", "--model", "tiny", "--data", "good.jsonl", "--eval-data", "none"],
+        (["--output", "new", "--model", "tiny", "--data", "good.jsonl", "--eval-data", "none"],
+         r"prompts_per_step = 16 questions but good\.jsonl gives"),
+        (["--output", "good.jsonl/run", "--model", "tiny", "--data", "good.jsonl", "--prompts-per-step", "1"],
          r"the run folder good\.jsonl/run cannot be made"),
     ],
 )  # fmt: skip

@@ -174,15 +174,15 @@ def _train(
     verifier = run.verifier or kinds.pop()
     names = {name: None for p in problems for name in p.columns}  # a data set's columns are those of its first row
     rows = [{**names, **p.columns, "id": p.id, "prompt": trl_prompt(p, tokenizer, run.system_prompt)} for p in problems]
+    context = getattr(model.config, "max_position_embeddings", None)
+    for p in [*problems, *held_out]:
+        if context:
+            check_prompt_length(p.id, len(encode_prompt(p, tokenizer, system_prompt=run.system_prompt)[1]), context)
     if len(rows) < run.prompts_per_step:
         raise ConfigError(
             f"a step takes prompts_per_step = {run.prompts_per_step} questions but {run.data} gives {len(rows)}; use "
             f"more of it (limit) or fewer a step"
         )
-    context = getattr(model.config, "max_position_embeddings", None)
-    for p in [*problems, *held_out]:
-        if context:
-            check_prompt_length(p.id, len(encode_prompt(p, tokenizer, system_prompt=run.system_prompt)[1]), context)
     peft = {}
     if run.lora_r:
         from peft import LoraConfig
