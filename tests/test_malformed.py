@@ -596,7 +596,7 @@ def run(place: Path) -> RunFolder:
     for step in (2, 4):
         checkpoint = folder.checkpoints / f"checkpoint-{step}"
         checkpoint.mkdir(parents=True)
-        (checkpoint / "trainer_state.json").write_text("{}")
+        (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
         (checkpoint / STATE_FILE).write_text('{"generated_tokens": 0}')
     return folder
 
@@ -669,9 +669,20 @@ def test_a_command_that_would_not_run_touches_no_run_folder(
         lambda c: (c / "trainer_state.json").write_bytes(b"\xff\x00"),
         lambda c: (c / STATE_FILE).unlink(),
         lambda c: (c / STATE_FILE).write_text(""),
+        lambda c: (c / STATE_FILE).write_text("{}"),
+        lambda c: (c / "trainer_state.json").write_text("[]"),
         shutil.rmtree,
     ],
-    ids=["no state", "half a state", "a binary state", "no state of ours", "an empty state of ours", "nothing"],
+    ids=[
+        "no state",
+        "half a state",
+        "a binary state",
+        "no state of ours",
+        "an empty state of ours",
+        "no count of ours",
+        "a list",
+        "nothing",
+    ],
 )
 def test_a_half_written_checkpoint_falls_back_to_the_one_before(damage: Callable[[Path], Any], run: RunFolder) -> None:
     damage(run.checkpoints / "checkpoint-4")
@@ -735,6 +746,39 @@ def test_training_needs_no_end_token(call: Call, place: Path) -> None:
     assert code == 0, err
     rows = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["ibtpo/truncated"] == 1.0
+
+
+def test_a_damaged_checkpoint_is_named_and_without_it_the_run_goes_on(call: Call, place: Path) -> None:
+    letters(place)
+    assert train(call, "--verifier", "letters:more_a", "--save-steps", 1)[0] == 0
+    *_, before, last = sorted((place / "run" / "checkpoints").glob("checkpoint-*"))
+    config = place / "run" / "config.yaml"
+    config.write_text(re.sub("max_generated_tokens: .*", "max_generated_tokens: 100000000", config.read_text()))
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        good = (last / name).read_bytes()
+        (last / name).write_bytes(good[: len(good) // 3])
+        code, _, err = call("train", "--resume", "run")
+        assert_one_message(code, err, rf"run/checkpoints/{last.name} cannot be read \(.*delete it to go on from the ch")
+        (last / name).write_bytes(good)
+    rows = (place / "run" / "metrics.jsonl").read_text()
+    config.write_text(config.read_text().replace("100000000", "60"))
+    shutil.rmtree(last)
+    assert call("train", "--resume", "run")[0] == 0
+    steps = [json.loads(line)["step"] for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [json.loads(line)["step"] for line in rows.splitlines()]
+    assert before.is_dir()
+
+
+def test_a_tokenizer_with_neither_a_padding_nor_an_end_token_is_refused(call: Call, place: Path) -> None:
+    make_tiny_model(place / "padless", eos=False)
+    settings = json.loads((place / "padless" / "tokenizer_config.json").read_text())
+    del settings["pad_token"]
+    (place / "padless" / "tokenizer_config.json").write_text(json.dumps(settings))
+    letters(place)
+    code, _, err = train(call, "--model", "padless", "--verifier", "letters:more_a")
+    assert_one_message(
+        code, err, r"the tokenizer has neither a padding nor an end-of-sequence token; set its pad_token"
+    )
 
 
 def test_settings_the_trainer_refuses_are_one_line(call: Call, place: Path) -> None:

@@ -422,7 +422,7 @@ def test_a_child_that_died_between_rows_is_replaced_without_blame(module: str) -
     with VerifierPool(f"{module}:reward", workers=1) as pool:
         pid = int(pool.score([row("pid")])[0].reward or 0)
         os.kill(pid, signal.SIGKILL)
-        assert wait_until_dead([pid]) == []
+        # At once: the child may be dying, dead or unnoticed when the row is handed to it.
         assert pool.score([row()]) == [Verdict(1.0, (1.0,))]
 
 

@@ -19,7 +19,7 @@ from .yaml_file import read_yaml
 
 STATE_FILE = "ibtpo_state.json"  # what our trainer adds to a checkpoint
 # Written last, in this order, so a checkpoint that has both has everything else.
-_LAST_FILES = ("trainer_state.json", STATE_FILE)
+_LAST_FILES = {"trainer_state.json": "global_step", STATE_FILE: "generated_tokens"}  # and a number each holds
 
 
 class RunFolder:
@@ -100,8 +100,10 @@ class RunFolder:
 
 def _is_whole(checkpoint: Path) -> bool:
     try:
-        return all(isinstance(json.loads((checkpoint / name).read_text()), dict) for name in _LAST_FILES)
-    except (OSError, ValueError):
+        return all(
+            isinstance(json.loads((checkpoint / name).read_text())[key], int) for name, key in _LAST_FILES.items()
+        )
+    except (OSError, ValueError, TypeError, LookupError):
         return False
 
 

@@ -10,6 +10,7 @@ Shapes: B rows of this process (trees one after the other, G rows each), T token
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,14 +28,14 @@ from ..branching import stable_hash
 from ..credit import batch_scale, path_advantages, token_advantages, treepo_values
 from ..diagnostics import summarise, tree_record
 from ..engines.transformers import TransformersEngine
-from ..errors import ConfigError, VerifierError
+from ..errors import CheckpointError, ConfigError, VerifierError
 from ..runs import STATE_FILE
 from ..score import step_confidence
 from ..search import Prompt, TreeSearch, run_async
 from ..tree import ReasoningTree, write_trees
 from ..verify import Verifier
 from ..verify.pool import VerifierPool
-from ..verify.rewards import RewardFunctions
+from ..verify.rewards import RewardFunctions, describe
 from .config import IBTPOConfig
 from .regularizers import ibro_term
 from .timing import StepTimer
@@ -311,11 +312,31 @@ class IBTPOTrainer(GRPOTrainer):
             with open(os.path.join(folder, STATE_FILE), "w") as f:
                 json.dump({"generated_tokens": self.generated_tokens}, f)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with _reading(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _reading(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and os.path.exists(path := os.path.join(checkpoint, STATE_FILE)):
-            with open(path) as f:
-                self.generated_tokens = json.load(f)["generated_tokens"]
+        with _reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            if checkpoint is not None and os.path.exists(path := os.path.join(checkpoint, STATE_FILE)):
+                with open(path) as f:
+                    self.generated_tokens = json.load(f)["generated_tokens"]
+
+
+@contextmanager
+def _reading(checkpoint: str | None) -> Iterator[None]:
+    """Names the checkpoint whose files are damaged: readers of weights and pickles raise anything."""
+    try:
+        yield
+    except Exception as e:
+        raise CheckpointError(
+            f"{checkpoint} cannot be read ({describe(e)}); delete it to go on from the checkpoint before"
+        ) from e
 
 
 class _EpochOrder(torch.utils.data.Sampler):

@@ -131,7 +131,7 @@ class VerifierPool:
                 self._idle.put(worker)
                 continue
             if worker.gone():
-                worker.stop()  # it died between rows, which is no row's fault
+                worker.stop()
                 worker.start()
             worker.take(index, body, self.timeout)
             busy[worker.answers] = worker
@@ -158,6 +158,10 @@ class VerifierPool:
                 if self._closed:
                     raise VerifierError("the verifier pool was closed while it was scoring")
                 worker.start()
+                if not worker.begun and not worker.second:  # it died between rows, which is no row's fault
+                    worker.take(worker.index, worker.body, self.timeout, second=True)
+                    busy[worker.answers] = worker
+                    continue
                 verdicts[worker.index] = Verdict(None, (None,) * len(self.names), outcomes)
             else:
                 verdicts[worker.index] = combine(outcomes, self.names, self.weights)
@@ -171,6 +175,9 @@ class _Worker:
         self.rewards = rewards
         self.process: subprocess.Popen[bytes] | None = None
         self.index = -1
+        self.body = b""
+        self.begun = False  # whether the child has read the row
+        self.second = False  # whether an earlier child died before it had
         self.deadline = 0.0
         self.answers = -1
 
@@ -216,8 +223,9 @@ class _Worker:
         """Whether an idle child has died, or was never started again. One that failed to import is not: it says why."""
         return self.process is None or (self.ready and self.process.poll() is not None)
 
-    def take(self, index: int, body: bytes, timeout: float) -> None:
-        self.index, self.timeout = index, timeout
+    def take(self, index: int, body: bytes, timeout: float, second: bool = False) -> None:
+        self.index, self.body, self.timeout = index, body, timeout
+        self.begun, self.second = False, second
         self.outbox = memoryview(HEADER.pack(len(body)) + body)
         self.deadline = time.monotonic() + timeout if self.ready else self.started + IMPORT_TIMEOUT
         self._write()
@@ -231,21 +239,25 @@ class _Worker:
         """Moves bytes. None: not done; a list: the outcomes; a string: why the row failed; an error: for the caller."""
         self._write()
         message, ended = self._read()
-        if message is not None and not self.ready:
+        while message is not None:
+            if isinstance(message, list):
+                return message
             state, reason = message
             if state == "failed":
                 return VerifierError(f"cannot import the reward function {self._rewards()}: {reason}")
-            self.ready = True
-            self.deadline = time.monotonic() + self.timeout
-            self._write()
+            if state == "ready":
+                self.ready = True
+                self.deadline = time.monotonic() + self.timeout
+                self._write()
+            else:
+                self.begun = True
             message, ended = self._read()
-        if message is not None:
-            return message
         if ended:
             return self._death()
         if time.monotonic() < self.deadline:
             return None
         if self.ready:
+            self.begun = True  # too long a row is not sent twice
             return f"timed out after {self.timeout:g} s"
         return VerifierError(
             f"importing the reward function {self._rewards()} took more than {IMPORT_TIMEOUT:g} s; "

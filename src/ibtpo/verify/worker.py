@@ -5,6 +5,7 @@ and output. Those are moved away first, so that whatever a reward function print
 
     child → parent   ("ready", None) or ("failed", "why")     once, after the imports
     parent → child   row (dict)                               any number of times
+    child → parent   ("begun", None)                          before the row's judgement
     child → parent   (F,) list of (value or None, error or None)
 """
 
@@ -44,6 +45,7 @@ def main(parent: int, names: list[str]) -> None:
     _send(answers, ("ready", None))
     while header := requests.read(HEADER.size):
         body = requests.read(HEADER.unpack(header)[0])
+        _send(answers, ("begun", None))
         try:
             row = pickle.loads(body)
             outcomes = [_judge(function, row) for function in functions]
