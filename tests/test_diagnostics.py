@@ -6,7 +6,7 @@ import warnings
 import pytest
 from trees import BUILDERS, HAND, all_equal, fractional, inner_leaf, merged, step, three_leaf
 
-from ibtpo.diagnostics import correctness, summarise, tree_record
+from ibtpo.diagnostics import correctness, rescued, summarise, tree_record
 from ibtpo.score import ScoreOptions
 from ibtpo.tree import ReasoningTree
 
@@ -14,6 +14,7 @@ KEYS = {
     "eff_rate",
     "avg_rate",
     "pass_at_g",
+    "rescued",
     "uniform",
     "trajectories",
     "distinct",
@@ -38,6 +39,7 @@ def test_every_number_of_a_hand_made_tree() -> None:
         "eff_rate": 1,
         "avg_rate": 1 / 3,
         "pass_at_g": 1,
+        "rescued": 0,
         "uniform": 0,
         "trajectories": 3,
         "distinct": 1,
@@ -93,6 +95,28 @@ def test_verifier_errors_and_truncation_are_counted_apart_and_known_rewards_alon
 def test_a_uniform_tree_is_not_effective(reward: float) -> None:
     record = tree_record(all_equal(reward))
     assert (record["eff_rate"], record["uniform"], record["pass_at_g"], record["avg_rate"]) == (0, 1, reward, reward)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"),
+    [
+        ((0.0, 0.0, 1.0), True),
+        ((1.0, 1.0, 0.0), True),
+        ((1.0, 0.0, 1.0), False),  # the first rollouts differed already
+        ((0.0, 0.0, 0.0), False),
+        ((None, 0.0, 1.0), True),  # an answer nobody could judge says nothing
+        ((None, None, 1.0), False),
+    ],
+)
+def test_a_tree_is_rescued_when_only_branching_made_its_answers_differ(
+    rewards: tuple[float | None, ...], expected: bool
+) -> None:
+    tree = all_equal(0.0)
+    for leaf, reward in zip(tree.leaves, rewards, strict=True):
+        leaf.reward = reward
+    assert rescued(tree) is expected
+    tree.rollouts.clear()
+    assert math.isnan(tree_record(tree)["rescued"])
 
 
 def test_raw_correctness_decides_not_a_shaped_reward() -> None:

@@ -19,6 +19,13 @@ def correctness(tree: ReasoningTree) -> list[float]:
     return [float(r) for r in raw if r is not None]
 
 
+def rescued(tree: ReasoningTree) -> bool:
+    """Whether the first rollouts were all right or all wrong and a branch made the group differ: a signal bought."""
+    raw = tree.meta.get("correct") or [leaf.reward for leaf in tree.leaves]
+    first = [float(c) for c, r in zip(raw, tree.rollouts, strict=False) if r.round == 0 and c is not None]
+    return bool(first) and not effective(first) and effective(correctness(tree))
+
+
 def tree_record(tree: ReasoningTree, options: ScoreOptions | None = None) -> Record:
     """Measures one tree; NaN where a number is not defined.
 
@@ -36,6 +43,7 @@ def tree_record(tree: ReasoningTree, options: ScoreOptions | None = None) -> Rec
         "eff_rate": float(effective(correct)),
         "avg_rate": _mean(correct),
         "pass_at_g": max(correct, default=math.nan),
+        "rescued": float(rescued(tree)) if tree.rollouts else math.nan,  # trees from elsewhere may not say
         "uniform": float(not effective(correct)) if correct else math.nan,
         "trajectories": len(tree.leaves),
         "distinct": len({leaf.node for leaf in tree.leaves}) / len(tree.leaves) if tree.leaves else math.nan,
