@@ -11,7 +11,7 @@ arrival cannot change a tree.
 
 import asyncio
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -22,7 +22,7 @@ from .engines import Completion, Engine, Sampling
 from .errors import ConfigError, EngineError, unknown
 from .score import ScoreOptions
 from .steps import PieceDecoder, cut, load_object, make_splitter
-from .tree import ROOT, ReasoningTree
+from .tree import ROOT, Node, ReasoningTree
 from .verify import Verdict, Verifier
 
 T = TypeVar("T")
@@ -75,6 +75,9 @@ class SearchOptions:
 
     branching: "ib", "entropy", "fixed_width", "random", "independent", or a dotted path to a rule.
     splitter: see `steps.make_splitter`. max_new_tokens: a trajectory's length limit.
+    lookahead: rounds a tree may start before the running one has returned, from the scores it has by then, at the best
+        places that no running rollout started from. 0 is the paper's order; more keeps an engine busy that has few
+        prompts, at the price of scores that many rounds old. The tree depends on it, but not on timing.
     max_in_flight: requests at the engine at once. retries: of a request that failed, with back-off.
     deterministic: wait for each verdict before anything else happens, so that the engine's batches are the same in
         every run (their composition touches the last bits of a float); costs overlap when verifying is slow.
@@ -87,6 +90,7 @@ class SearchOptions:
     splitter: str = "blank_line"
     max_new_tokens: int = 2048
     seed: int = 0
+    lookahead: int = 0
     max_in_flight: int = 64
     retries: int = 2
     deterministic: bool = False
@@ -95,6 +99,8 @@ class SearchOptions:
         for name in ("max_new_tokens", "max_in_flight"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.lookahead < 0:
+            raise ConfigError(f"lookahead must be >= 0 rounds, got {self.lookahead}")
         if self.retries < 0:
             raise ConfigError(f"retries must be >= 0, got {self.retries}; 0 gives up at the first failure")
         find_rule(self.branching)
@@ -163,8 +169,9 @@ class TreeSearch:
         """
         o = self.options
         requests = asyncio.Semaphore(o.max_in_flight)
-        # A growing tree keeps K·B requests in flight: more trees than this would only wait, and finish late.
-        growing = asyncio.Semaphore(max(1, -(-o.max_in_flight // (o.budget.k * o.budget.b))))
+        # What a growing tree keeps in flight: more trees than this would only wait, and finish late.
+        each = o.budget.k * o.budget.b * (1 + o.lookahead)
+        growing = asyncio.Semaphore(max(1, -(-o.max_in_flight // each)))
 
         async def one(prompt: Prompt) -> ReasoningTree:
             async with growing:
@@ -191,62 +198,90 @@ class TreeSearch:
         tree.meta["search"] = {k: v for k, v in asdict(o).items() if k not in HOW_REQUESTS_RUN}
         self.verdicts[tree.id] = []
         started: Counter[tuple[int, ...]] = Counter()
-        await self._branch(tree, prompt, [BranchPoint(ROOT)], o.budget.b0, 0, started, requests)
-        round = 1
-        while o.budget.tokens is not None or round < o.budget.rounds:
-            begin = time.perf_counter()
-            try:
-                points = list(self._rule(tree, o.budget.k, o.score, stable_hash(o.seed, round)))
-            except Exception as e:
-                raise ConfigError(f"branching rule {o.branching!r} failed: {type(e).__name__}: {e}") from e
-            if not points:
-                raise ConfigError(f"branching rule {o.branching!r} gave no place to branch; it must give at least one")
-            points = [points[i % len(points)] for i in range(o.budget.k)]
-            spent = sum(max(1, r.tokens) for r in tree.rollouts)  # even empty answers use a budget up
-            within = o.budget.tokens is None or (
-                spent + sum(self._cost(tree, p) for p in points) * o.budget.b <= o.budget.tokens
-            )
-            self.seconds["credit"] += time.perf_counter() - begin
-            if not within:
-                break
-            await self._branch(tree, prompt, points, o.budget.b, round, started, requests)
-            round += 1
-        return tree
+        running: deque[list[_Job]] = deque()  # rounds whose rollouts are under way, oldest first
+        try:
+            running.append(self._start([BranchPoint(ROOT)], o.budget.b0, 0, tree, prompt, started, running, requests))
+            await self._finish(running, tree)
+            round = 1
+            while True:
+                points = self._choose(tree, round, running)
+                if points:
+                    running.append(self._start(points, o.budget.b, round, tree, prompt, started, running, requests))
+                    round += 1
+                elif not running:
+                    return tree
+                if not points or len(running) > o.lookahead:
+                    await self._finish(running, tree)
+        finally:
+            await _cancel([job.task for jobs in running for job in jobs])
 
-    async def _branch(
+    def _choose(self, tree: ReasoningTree, round: int, running: Iterable[list["_Job"]]) -> list[BranchPoint]:
+        """The places of the next round, K of them, or none when the budget is spent."""
+        o = self.options
+        if o.budget.tokens is None and round >= o.budget.rounds:
+            return []
+        begin = time.perf_counter()
+        taken = {job.node.id for jobs in running for job in jobs}
+        try:
+            points = list(self._rule(tree, o.budget.k + len(taken), o.score, stable_hash(o.seed, round)))
+        except Exception as e:
+            raise ConfigError(f"branching rule {o.branching!r} failed: {type(e).__name__}: {e}") from e
+        if not points:
+            raise ConfigError(f"branching rule {o.branching!r} gave no place to branch; it must give at least one")
+        # What the running rounds will say of their places is not known yet: the next best ones first.
+        points.sort(key=lambda p: p.offset is None and p.node in taken)
+        points = [points[i % min(len(points), o.budget.k)] for i in range(o.budget.k)]
+        within = True
+        if o.budget.tokens is not None:
+            spent = float(sum(max(1, r.tokens) for r in tree.rollouts))  # even empty answers use a budget up
+            spent += sum(job.cost for jobs in running for job in jobs)
+            within = spent + sum(self._cost(tree, p) for p in points) * o.budget.b <= o.budget.tokens
+        self.seconds["credit"] += time.perf_counter() - begin
+        return points if within else []
+
+    def _start(
         self,
-        tree: ReasoningTree,
-        prompt: Prompt,
         points: list[BranchPoint],
         count: int,
         round: int,
+        tree: ReasoningTree,
+        prompt: Prompt,
         started: Counter[tuple[int, ...]],
+        running: Iterable[list["_Job"]],
         requests: asyncio.Semaphore,
-    ) -> None:
-        """`count` rollouts from each place, added in the order they were asked for, whatever order they came in."""
+    ) -> list["_Job"]:
+        """Asks for `count` rollouts from each place."""
         o = self.options
+        costs = [self._cost(tree, p) if tree.leaves and o.budget.tokens is not None else 0.0 for p in points]
         # Cutting a step gives later ids a new number: keep hold of the nodes themselves.
-        places = [(tree.nodes[p.node], p) for p in points]
-        for node, p in places:
+        places = [(tree.nodes[p.node], p, cost) for p, cost in zip(points, costs, strict=True)]
+        for node, p, _ in places:
             if p.offset is not None and p.offset < len(node.step.token_ids):
                 sampled_ids = tree.prefix_ids(node.id)[len(tree.prompt_ids) :]
                 pieces = self._pieces(sampled_ids)[-len(node.step.token_ids) :]
                 head = "".join(pieces[: p.offset])
                 tree.split(node.id, p.offset, (head, node.step.text[len(head) :]))
+                for job in (job for jobs in running for job in jobs if job.node is node):
+                    job.node = tree.nodes[node.id + 1]  # it started after the whole step
         jobs = []
-        for node, p in places:
+        for node, p, cost in places:
             prefix = tree.prefix_ids(node.id)
             sampled = tuple(prefix[len(tree.prompt_ids) :])
             for _ in range(count):
                 seed = stable_hash(o.seed, tree.id, sampled, started[sampled])
                 started[sampled] += 1
-                jobs.append((node, p.score, self._rollout(prompt, prefix, sampled, seed, requests)))
-        results = await _all_or_none([job for _, _, job in jobs])
-        for (node, score, _), (completion, pieces, verdict) in zip(jobs, results, strict=True):
+                task = asyncio.ensure_future(self._rollout(prompt, prefix, sampled, seed, requests))
+                jobs.append(_Job(node, p.score, round, cost, task))
+        return jobs
+
+    async def _finish(self, running: "deque[list[_Job]]", tree: ReasoningTree) -> None:
+        """Adds the oldest round's trajectories in the order they were asked for, whatever order they came in."""
+        results = await asyncio.gather(*(job.task for job in running[0]))
+        for job, (completion, pieces, verdict) in zip(running.popleft(), results, strict=True):
             ids = completion.token_ids
             steps = cut(ids, completion.logprobs, completion.entropies, pieces, self._splitter)
             stop = completion.stop_reason if verdict.error is None else "verifier_error"
-            leaf = tree.add(node.id, steps, verdict.reward, stop, round=round, score=score)
+            leaf = tree.add(job.node.id, steps, verdict.reward, stop, round=job.round, score=job.score)
             if verdict.error is not None:
                 tree.meta.setdefault("verifier_errors", []).append(verdict.error)
             if len(verdict.per_function) > 1:  # with a shaped reward, raw correctness is the first function's value
@@ -312,13 +347,28 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
         return pool.submit(asyncio.run, work).result()
 
 
+@dataclass(slots=True)
+class _Job:
+    """A rollout under way that started right after `node`'s step. cost: tokens it was expected to take."""
+
+    node: Node
+    score: float | None
+    round: int
+    cost: float
+    task: "asyncio.Task[tuple[Completion, list[str], Verdict]]"
+
+
 async def _all_or_none(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """All results, in order; when one job fails, the others are cancelled and awaited, so that none lives on."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
         return list(await asyncio.gather(*tasks))
     except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancel(tasks)
         raise
+
+
+async def _cancel(tasks: Sequence["asyncio.Task[Any]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -64,6 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--splitter", default="blank_line", help="blank_line, delimiter:TEXT, regex:PATTERN, tokens:COUNT or sentence"
     )
+    group.add_argument(
+        "--lookahead", type=int, default=0, metavar="ROUNDS",
+        help="start this many rounds before the running one has returned: faster with few problems (default: 0)",
+    )  # fmt: skip
     add_sampling_options(parser)
     add_score_options(parser)
 
@@ -80,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         splitter=args.splitter,
         max_new_tokens=args.max_new_tokens,
         seed=args.seed,
+        lookahead=args.lookahead,
         max_in_flight=args.max_in_flight,
         deterministic=args.deterministic,
     )

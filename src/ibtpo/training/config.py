@@ -32,7 +32,7 @@ _LEAST: dict[str, float] = {
     **dict.fromkeys(("max_completion_length", "max_generated_tokens", "max_in_flight", "verifier_workers"), 1),
     **dict.fromkeys(("num_iterations", "steps_per_generation", "generation_batch_size"), 1),
     **dict.fromkeys(
-        ("kv_memory_gb", "save_trees_every", "learning_rate", "beta", "epsilon", "epsilon_high", "seed"), 0
+        ("kv_memory_gb", "lookahead", "save_trees_every", "learning_rate", "beta", "epsilon", "epsilon_high", "seed"), 0
     ),
 }
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")
@@ -74,6 +74,7 @@ class IBTPOConfig(GRPOConfig):
     ib_on_uniform_trees: bool = _option(True, "keep the IB advantage in trees that are all right or all wrong")
     prefix_weight: str = _option("trajectories", "weight of shared tokens: trajectories, once or sqrt")
     splitter: str = _option("blank_line", "blank_line, delimiter:TEXT, regex:PATTERN, tokens:COUNT or sentence")
+    lookahead: int = _option(0, "rounds a tree starts before the running one has returned, from older scores")
     regularizer: str = _option("none", "none, clip_higher, entropy_bonus or ibro")
     regularizer_coef: float | None = _option(None, "coefficient of entropy_bonus (0.001) or ibro (0.005)")
     max_generated_tokens: int | None = _option(None, "stop after this many generated tokens, over all processes")
@@ -211,6 +212,7 @@ class IBTPOConfig(GRPOConfig):
             splitter=self.splitter,
             max_new_tokens=self.max_completion_length or 2048,
             seed=seed,
+            lookahead=self.lookahead,
             max_in_flight=self.max_in_flight,
             deterministic=bool(self.deterministic_rollouts),
         )
