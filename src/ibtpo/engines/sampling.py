@@ -39,7 +39,8 @@ def draw(logits: torch.Tensor, sampling: Sequence[Sampling], uniforms: Sequence[
 def _draw(logits: torch.Tensor, options: Sampling, uniform: torch.Tensor) -> torch.Tensor:
     logprobs = (logits.float() / options.temperature).log_softmax(-1)
     probs = logprobs.exp()
-    entropies = torch.special.entr(probs).sum(-1)
+    # p·log p with p = 0 is 0, not NaN; several times faster than torch.special.entr on a CPU.
+    entropies = -(probs * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(-1)
     candidates: torch.Tensor | None = None
     if options.top_k or options.top_p < 1:
         kept, candidates = _filter(logprobs, options)
@@ -61,14 +62,15 @@ def _filter(logprobs: torch.Tensor, options: Sampling) -> tuple[torch.Tensor, to
     """
     vocab = logprobs.shape[-1]
     k = min(options.top_k, vocab) or vocab
-    kept, ids = logprobs.topk(k)
+    kept, ids = logprobs.topk(min(k + 1, vocab))
     if k < vocab:
-        threshold = kept[:, -1:]
+        threshold = kept[:, k - 1 : k]
         # Tokens as likely as the k-th are kept too; ties are common in bfloat16.
-        with_ties = int((logprobs >= threshold).sum(-1).max())
-        if with_ties > k:
-            kept, ids = logprobs.topk(with_ties)
+        if bool((kept[:, k:] == threshold).any()):
+            kept, ids = logprobs.topk(int((logprobs >= threshold).sum(-1).max()))
             kept = kept.masked_fill(kept < threshold, -torch.inf)
+        else:
+            kept, ids = kept[:, :k], ids[:, :k]
     if options.top_p < 1:
         # Summed from the least likely up, as the original does, so that rounding falls the same way.
         mass = kept.softmax(-1).flip(-1).cumsum(-1).flip(-1)
