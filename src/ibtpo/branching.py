@@ -5,11 +5,13 @@ the tree alone; ties are broken by a hash of the place's tokens, so that the ord
 """
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .score import ScoreOptions, score_tree
+import numpy as np
+
+from .running import running_ib_scores
+from .score import ScoreOptions
 from .tree import ROOT, ReasoningTree
 
 
@@ -38,10 +40,17 @@ def _tie(tree: ReasoningTree, node: int, seed: int) -> int:
     return stable_hash(seed, tree.id, tuple(tree.prefix_ids(node)[len(tree.prompt_ids) :]))
 
 
-def _top(tree: ReasoningTree, nodes: Sequence[int], score: Sequence[float], k: int, seed: int) -> list[BranchPoint]:
+def _top(
+    tree: ReasoningTree, nodes: Sequence[int] | np.ndarray, score: Sequence[float] | np.ndarray, k: int, seed: int
+) -> list[BranchPoint]:
     """The k nodes of highest score; scores equal to ten digits are ties."""
-    ranked = sorted(range(len(nodes)), key=lambda i: (-float(f"{score[i]:.10g}"), _tie(tree, nodes[i], seed)))
-    return [BranchPoint(nodes[i], None, score[i]) for i in ranked[:k]]
+    values = np.asarray(score, dtype=float)
+    k = min(k, len(values))
+    least = values.max() if k == 1 else np.partition(values, -k)[-k]
+    # Round and hash only what may be chosen.
+    best = np.flatnonzero(values >= least - 1e-9 * abs(least)).tolist()
+    ranked = sorted(best, key=lambda i: (-float(f"{values[i]:.10g}"), _tie(tree, int(nodes[i]), seed)))
+    return [BranchPoint(int(nodes[i]), None, float(values[i])) for i in ranked[:k]]
 
 
 def independent(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> list[BranchPoint]:
@@ -97,11 +106,11 @@ def entropy(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> li
 
 def ib(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> list[BranchPoint]:
     """IBTree: the nodes with children, the root among them, that have the highest IB-Score."""
-    scores = score_tree(tree, options)
-    nodes = [n for n in tree.branchable() if not math.isnan(scores.ib_score[n])]
-    if not nodes:  # every verifier failed so far: nothing to rank by
+    ib_score = running_ib_scores(tree, options)
+    nodes = np.flatnonzero(~np.isnan(ib_score))
+    if not len(nodes):  # every verifier failed so far: nothing to rank by
         return random(tree, k, options, seed)
-    return _top(tree, nodes, [float(scores.ib_score[n]) for n in nodes], k, seed)
+    return _top(tree, nodes, ib_score[nodes], k, seed)
 
 
 BRANCHING: dict[str, BranchingRule] = {

@@ -97,6 +97,7 @@ class ReasoningTree:
         self.nodes = [Node(ROOT, NO_PARENT, Step(tuple(prompt_ids), prompt, ()))]
         self.leaves: list[Leaf] = []
         self.rollouts: list[Rollout] = []
+        self.cuts = 0  # calls of `split`, each of which gave nodes new ids
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
@@ -199,6 +200,7 @@ class ReasoningTree:
         def part(cut: slice, text: str) -> Step:
             return Step(s.token_ids[cut], text, s.logprobs[cut], s.entropies[cut] if s.entropies else None)
 
+        self.cuts += 1
         for n in self.nodes:
             n.id += n.id > node
             n.parent += n.parent > node
