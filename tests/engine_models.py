@@ -1,0 +1,108 @@
+"""Tiny random models of the supported families, and how the engine tests ask for rollouts of them."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
+
+from ibtpo.engines import Completion, Sampling
+from ibtpo.engines.transformers import TransformersEngine
+
+VOCAB = 60
+GREEDY = Sampling(temperature=1, top_p=1, top_k=1)
+PAPER = Sampling()
+FULL = Sampling(temperature=1.3, top_p=1, top_k=0)
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "initializer_range": 0.3,  # sharp enough that a wrong key or position shows
+}
+FAMILIES = {
+    "llama": LlamaConfig(**SHAPE),
+    "qwen2": Qwen2Config(**SHAPE),
+    "qwen3": Qwen3Config(**SHAPE, head_dim=16),
+    "mistral": MistralConfig(**SHAPE, sliding_window=None),
+    "gemma": GemmaConfig(**{**SHAPE, "num_key_value_heads": 1}, head_dim=16),
+    "smollm3": SmolLM3Config(**SHAPE, no_rope_layers=[1, 0], use_sliding_window=False),
+    "gpt2": GPT2Config(
+        vocab_size=VOCAB,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=128,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        initializer_range=0.3,
+    ),
+}
+
+
+def build(config: Any, **kwargs: Any) -> Any:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, **kwargs).eval()
+
+
+def llama() -> Any:
+    return build(FAMILIES["llama"])
+
+
+def prompts_of_lengths(lengths: list[int]) -> list[list[int]]:
+    generator = np.random.default_rng(5)
+    return [generator.integers(3, VOCAB, length).tolist() for length in lengths]
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(coroutine, 60))
+
+
+def one(engine: TransformersEngine, prompt: list[int], sampling: Sampling, seed: int = 0, n: int = 20) -> Completion:
+    return run(engine.generate(prompt, sampling, seed, n))
+
+
+def many(engine: TransformersEngine, requests: list[tuple[list[int], Sampling, int, int]]) -> list[Completion]:
+    async def gather() -> list[Completion]:
+        return await asyncio.gather(*(engine.generate(*request) for request in requests))
+
+    return run(gather())
+
+
+def assert_matches_plain_forward(
+    model: Any, prompt: list[int], completion: Completion, temperature: float, tolerance: float = 1e-4
+) -> None:
+    ids = torch.tensor([prompt + completion.token_ids])
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+    logprobs = (logits / temperature).log_softmax(-1)
+    taken = logprobs.gather(-1, torch.tensor(completion.token_ids)[:, None])[:, 0]
+    assert np.allclose(completion.logprobs, taken.numpy(), atol=tolerance)
+    assert completion.entropies is not None
+    assert np.allclose(completion.entropies, -(logprobs.exp() * logprobs).sum(-1).numpy(), atol=tolerance)
+
+
+def same(left: Completion, right: Completion) -> bool:
+    return (
+        left.token_ids == right.token_ids
+        and left.stop_reason == right.stop_reason
+        and np.allclose(left.logprobs, right.logprobs, atol=1e-4)
+    )
