@@ -49,8 +49,9 @@ class IBScoreCallback(TrainerCallback):
         Default: the trainer's own. What they hand to `log_metric` and `log_extra` is dropped.
     search: how trees grow and are scored; default: trees of 4,9,1,1 with the trainer's temperature,
         top_p, top_k and max_completion_length.
-    max_time_share: of the time since training began. A probe that would exceed it is skipped; the next multiple of
-        `every` asks again. The first probe's cost is not known before: it is made, and paid off before the second.
+    max_time_share: of the time since training began. A probe that would exceed it, taking as long as the longest so far,
+        is skipped; the next multiple of `every` asks again. What the first one costs, or one that takes longer than any
+        before, is known afterwards only: it is paid off before the next.
     trees_dir: folder for the trees, one `step_000010.jsonl.gz` a probe.
 
     The names under `ibtpo/probe/` are those of docs/metrics.md, and `seconds`, the probe's, and `time_share`, of all
@@ -93,7 +94,7 @@ class IBScoreCallback(TrainerCallback):
         self.spent = 0.0  # seconds of all probes
         self._clock = clock
         self._began = 0.0
-        self._last_seconds = 0.0
+        self._longest = 0.0
         self._engine: TransformersEngine | None = None
         self._verifier: Verifier | None = None
         if trainer.accelerator.is_main_process:
@@ -105,11 +106,11 @@ class IBScoreCallback(TrainerCallback):
         """Starts the clock; probes unless a resumed run has this step's probe already."""
         if not state.is_world_process_zero:
             return
-        self.spent = self._last_seconds = 0.0
+        self.spent = self._longest = 0.0
         self._began = self._clock()
         rows = [row for row in state.log_history if PREFIX + "seconds" in row]
         if rows:  # a resumed run goes on with the account of the one before
-            self._last_seconds = rows[-1][PREFIX + "seconds"]
+            self._longest = max(row[PREFIX + "seconds"] for row in rows)
             self.spent = math.fsum(row[PREFIX + "seconds"] for row in rows)
             self._began -= self.spent / max(rows[-1][PREFIX + "time_share"], 1e-9)
         if not rows or (state.global_step % self.every == 0 and rows[-1]["step"] != state.global_step):
@@ -127,7 +128,7 @@ class IBScoreCallback(TrainerCallback):
 
     def _probe_if_cheap(self, state: TrainerState, control: TrainerControl) -> None:
         began = self._clock()
-        expected = self._last_seconds  # 0 before the first probe
+        expected = self._longest  # 0 before the first probe
         if expected and self.spent + expected > self.max_time_share * (began - self._began + expected):
             return
         metrics: dict[str, float] = {}
@@ -136,11 +137,12 @@ class IBScoreCallback(TrainerCallback):
         except (EngineError, VerifierError) as e:
             warnings.warn(f"the probe at step {state.global_step} failed, training goes on: {e}", stacklevel=2)
         now = self._clock()
-        self._last_seconds = now - began
-        self.spent += self._last_seconds
+        seconds = now - began
+        self.spent += seconds
+        self._longest = max(self._longest, seconds)
         if not metrics:
             return
-        metrics["seconds"] = self._last_seconds
+        metrics["seconds"] = seconds
         metrics["time_share"] = self.spent / max(now - self._began, 1e-9)
         # Not GRPOTrainer.log: that would flush what it gathers over logging_steps. And a log of ours must not take the
         # place of the one that is due at this step.
