@@ -157,7 +157,7 @@ def _correctness(
             return None, "there is no reward column"
         return (
             None,
-            f"the columns {_list(names)} are numbers; --reward-column names the one that is 1 for right and 0 for wrong",
+            f"the columns {_list(names)} are numbers; --reward-column names the one that is 1 for right, 0 for wrong",
         )
     name = chosen or names[0]
     values = (row[name] for rows in by_step.values() for row in rows if row[name] is not None)

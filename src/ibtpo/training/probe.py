@@ -49,9 +49,9 @@ class IBScoreCallback(TrainerCallback):
         Default: the trainer's own. What they hand to `log_metric` and `log_extra` is dropped.
     search: how trees grow and are scored; default: trees of 4,9,1,1 with the trainer's temperature,
         top_p, top_k and max_completion_length.
-    max_time_share: of the time since training began. A probe that would exceed it, taking as long as the longest so far,
-        is skipped; the next multiple of `every` asks again. What the first one costs, or one that takes longer than any
-        before, is known afterwards only: it is paid off before the next.
+    max_time_share: of the time since training began. A probe that would exceed it if it took as long as the longest so
+        far is skipped; the next multiple of `every` asks again. What the first one costs, or one that takes longer than
+        any before, is known afterwards only: it is paid off before the next.
     trees_dir: folder for the trees, one `step_000010.jsonl.gz` a probe.
 
     The names under `ibtpo/probe/` are those of docs/metrics.md, and `seconds`, the probe's, and `time_share`, of all
