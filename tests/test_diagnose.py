@@ -58,24 +58,12 @@ def call(place, monkeypatch, capsys):
 DATA = ["--data", "data.jsonl", "--verifier", "more_a:reward", "--device", "cpu", *ROOT_OPTIONS]
 
 
-@pytest.fixture(scope="module")
-def sampled(place):
-    """Records of trees `ibtpo sample` grows from each checkpoint."""
-    import os
-    import subprocess
-    import sys
-
-    records = {}
+def test_each_checkpoint_has_the_numbers_of_ibtpo_sample_and_their_bootstrap_intervals(call, tmp_path):
+    sampled = {}
     for step in (5, 20):
-        file = place / f"sampled-{step}.jsonl"
-        words = ["sample", "--model", f"out/checkpoint-{step}", *DATA, "--output", str(file), "--quiet"]
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])}
-        subprocess.run([sys.executable, "-m", "ibtpo", *words], cwd=place, env=env, check=True, capture_output=True)
-        records[step] = [tree_record(t) for t in read_trees(file)]
-    return records
-
-
-def test_each_checkpoint_has_the_numbers_of_ibtpo_sample_and_their_bootstrap_intervals(call, sampled, tmp_path):
+        file = tmp_path / f"sampled-{step}.jsonl"
+        assert call("sample", "--model", f"out/checkpoint-{step}", *DATA, "--output", file, "--quiet")[0] == 0
+        sampled[step] = [tree_record(t) for t in read_trees(file)]
     code, out, err = call("diagnose", "--model", "out", *DATA, "--json", "--quiet", "--output", tmp_path / "d")
     assert (code, err) == (0, "")
     *rows, last = map(json.loads, out.splitlines())

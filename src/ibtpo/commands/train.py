@@ -141,7 +141,8 @@ def _train(
 
     from ..models import eos_token_ids, load_model
     from ..tasks.data import check_prompt_length, encode_prompt, load_problems, trl_prompt
-    from ..training.callbacks import MetricsFile, ProgressDisplay
+    from ..training.callbacks import MetricsFile
+    from ..training.live import LiveScreen
     from ..training.trainer import IBTPOTrainer
     from .env import collect_env
 
@@ -201,7 +202,8 @@ def _train(
     if not resume and state.is_main_process:
         folder.create(settings, collect_env(), overwrite)  # only now: what can fail before must not cost an older run
     state.wait_for_everyone()
-    display = ProgressDisplay(console, config.max_generated_tokens)
+    title = f"{settings['method']}: {run.model} on {run.data}, run folder {folder.path}"
+    display = LiveScreen(console, title, config.max_generated_tokens)
     try:
         trainer = IBTPOTrainer(
             model, [verifier], config, Dataset.from_list(rows), processing_class=tokenizer,
@@ -226,6 +228,8 @@ def _train(
         state.wait_for_everyone()
 
     measure("before")
+    if before := folder.read_eval().get("before"):
+        display.held_out = f"{_percent(before['avg'], before['avg_ci'])} before training"
     checkpoint = _same_everywhere(folder.last_checkpoint() if resume and state.is_main_process else None)
     if resume:
         where = f"from {checkpoint.name}" if checkpoint else "from the start: no checkpoint was finished"
