@@ -143,9 +143,11 @@ def _train(
     from ..tasks.data import check_prompt_length, encode_prompt, load_problems, trl_prompt
     from ..training.callbacks import MetricsFile
     from ..training.live import LiveScreen
+    from ..training.trackers import check_installed, files_in
     from ..training.trainer import IBTPOTrainer
     from .env import collect_env
 
+    check_installed(config.report_to)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     if run.threads:
@@ -202,13 +204,13 @@ def _train(
     if not resume and state.is_main_process:
         folder.create(settings, collect_env(), overwrite)  # only now: what can fail before must not cost an older run
     state.wait_for_everyone()
-    title = f"{settings['method']}: {run.model} on {run.data}, run folder {folder.path}"
-    display = LiveScreen(console, title, config.max_generated_tokens)
+    display = LiveScreen(console, config.max_generated_tokens)
     try:
-        trainer = IBTPOTrainer(
-            model, [verifier], config, Dataset.from_list(rows), processing_class=tokenizer,
-            callbacks=[MetricsFile(folder.metrics), display], **peft,
-        )  # fmt: skip
+        with files_in(folder.path, config.report_to, quiet):
+            trainer = IBTPOTrainer(
+                model, [verifier], config, Dataset.from_list(rows), processing_class=tokenizer,
+                callbacks=[MetricsFile(folder.metrics), display], **peft,
+            )  # fmt: skip
     except (ValueError, TypeError, ImportError) as e:
         if isinstance(e, IBTPOError):
             raise
@@ -239,7 +241,8 @@ def _train(
         trainer._load_from_checkpoint(str(checkpoint))  # all tokens are spent: nothing is left to train
     else:
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with files_in(folder.path, config.report_to, quiet):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
             display.stop()
     trainer.save_model(str(folder.path / "model"))

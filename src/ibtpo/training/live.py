@@ -36,15 +36,14 @@ MOST_GAP = {"float32": 1e-3, "half": 0.1}
 class LiveScreen(TrainerCallback):
     """Shows a run: a screen where `console` is a terminal, one line a step where it is not, nothing if it is quiet.
 
-    title: one line that says what is trained. total: the run's budget in generated tokens, or None to count steps.
+    total: the run's budget in generated tokens, or None to count steps.
     held_out: what to show of the accuracy before training; set it before or during the run.
 
     The screen is gone when the run ends, however it ends, and a summary of its last state stands in its place.
     """
 
-    def __init__(self, console: Console, title: str, total: int | None) -> None:
+    def __init__(self, console: Console, total: int | None) -> None:
         self.console = console
-        self.title = title
         self.total = total
         self.held_out = ""
         self.checkpoint = ""
@@ -116,9 +115,9 @@ class LiveScreen(TrainerCallback):
     # --- what is shown of it -----------------------------------------------------------------------------------
 
     def screen(self) -> RenderableType:
-        """The whole screen, at most 18 lines."""
+        """The whole screen, at most 16 lines."""
         width = max(LEAST_WIDTH, min(self.console.width, MOST_WIDTH) - 1)
-        lines: list[RenderableType] = [Text(_cut(self.title, width), style="bold"), self._progress(width)]
+        lines: list[RenderableType] = [self._progress(width)]
         if not self.logs:
             return Group(*lines, Text("the first step is on its way", style="dim"))
         lines += [Text(), self._metrics(width), Text()]
@@ -188,7 +187,9 @@ class LiveScreen(TrainerCallback):
         seconds = {part: math.fsum(row.get(f"time/{part}") or 0 for row in self.logs) for part in (*PARTS, "other")}
         total = math.fsum(seconds.values())
         shares = sorted(seconds.items(), key=lambda item: -item[1])
-        return "  ".join(f"{part} {100 * s / total:.0f}%" for part, s in shares) if total > 0 else ""
+        return (
+            "  ".join(f"{part} {100 * s / total:.0f}%" for part, s in shares if s >= 0.005 * total) if total > 0 else ""
+        )
 
 
 def sparkline(values: Sequence[float | None], width: int) -> str:
