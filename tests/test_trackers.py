@@ -31,9 +31,9 @@ def place(tmp_path_factory):
     return folder
 
 
-def train(place, name, *words):
+def train(place, name, *words, **environment):
     """Two steps of `ibtpo train` in a process of its own, trees of every step written; its run folder."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "TRACKIO_DIR": str(place / "trackio")}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "TRACKIO_DIR": str(place / "trackio"), **environment}
     env["PYTHONPATH"] = os.pathsep.join([str(place), env.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "ibtpo", "train", "--output", name, "--model", str(place / "model")]
     command += ["--data", "data.jsonl", "--verifier", "more_a:reward", "--max_steps", "2", "--prompts_per_step", "2"]
@@ -87,8 +87,9 @@ def test_trackio_holds_the_metrics_the_completions_and_a_tree_a_step(place):
 
 @needs("wandb")
 def test_an_offline_wandb_run_is_in_the_run_folder_with_metrics_completions_and_trees(place):
-    run, done = train(place, "wb", "--report_to", "wandb", "--log_completions", "--quiet")
-    assert (done.stdout, done.stderr) == ("", "")
+    run, done = train(place, "wb", "--report_to", "wandb", "--log_completions", "--quiet", WANDB_MODE="offline")
+    assert done.stdout in ("", "[INFO] Running in WANDB offline mode\n")  # transformers', when imported
+    assert done.stderr == ""
     (file,) = (run / "wandb").glob("offline-run-*/run-*.wandb")
     content = file.read_bytes()
     for name in (b"train/ibtpo/eff_rate", b"train/ibtpo/cov_eta", b"ibtpo/tree", b"completions"):

@@ -66,13 +66,13 @@ def show_tree(trainer: Any, tree: "ReasoningTree", step: int) -> None:
             if writer is not None:
                 writer.add_text(KEY, "\n".join("    " + line for line in text.split("\n")), step)  # Markdown for code
     if "trackio" in report_to:
-        import trackio  # type: ignore[import-not-found,unused-ignore]
+        import trackio
 
         if trackio.context_vars.current_run.get() is not None:
             fence = "~~~~"  # steps of models that write Markdown hold ``` themselves
             trackio.log({KEY: trackio.Markdown(f"{fence}\n{text}\n{fence}"), "train/global_step": step})
     if "wandb" in report_to:
-        import wandb  # type: ignore[import-not-found,unused-ignore]
+        import wandb
 
         if wandb.run is not None:
             page = wandb.Html(f"<pre>{html.escape(text)}</pre>", inject=False)
