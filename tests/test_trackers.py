@@ -11,7 +11,7 @@ import pytest
 from conftest import make_tiny_model
 
 from ibtpo.errors import DependencyError
-from ibtpo.training.trackers import check_installed, files_in
+from ibtpo.training.trackers import PACKAGES, check_installed, files_in
 
 pytest.importorskip("trl", reason="TRL is not installed")
 REWARD = "def reward(completions, **columns):\n    return [float(c.count('a') > c.count('b')) for c in completions]\n"
@@ -21,26 +21,37 @@ def needs(package):
     return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
 
 
+INSTALLED = [name for name in PACKAGES if importlib.util.find_spec(name)]
+
+
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def trained(tmp_path_factory):
+    """Two steps of `ibtpo train` that report to every tracker there is, trees of every step written."""
     folder = tmp_path_factory.mktemp("trackers")
     make_tiny_model(folder / "model")
     (folder / "more_a.py").write_text(REWARD)
     rows = [{"question": a + b, "answer": "-"} for a in "abc" for b in "def"]
     (folder / "data.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return folder
-
-
-def train(place, name, *words, **environment):
-    """Two steps of `ibtpo train` in a process of its own, trees of every step written; its run folder."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "TRACKIO_DIR": str(place / "trackio"), **environment}
-    env["PYTHONPATH"] = os.pathsep.join([str(place), env.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "ibtpo", "train", "--output", name, "--model", str(place / "model")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "TRACKIO_DIR": str(folder / "trackio")}
+    env["PYTHONPATH"] = os.pathsep.join([str(folder), env.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "ibtpo", "train", "--output", "run", "--model", str(folder / "model"), "--quiet"]
     command += ["--data", "data.jsonl", "--verifier", "more_a:reward", "--max_steps", "2", "--prompts_per_step", "2"]
-    command += ["--max_completion_length", "16", "--save_trees_every", "1", "--learning_rate", "0.01", *words]
-    done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, timeout=300)
+    command += ["--max_completion_length", "16", "--save_trees_every", "1", "--learning_rate", "0.01"]
+    command += ["--log_completions", "--report_to", f"[{', '.join(INSTALLED)}]"]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    return place / name, done
+    return folder / "run", done
+
+
+@pytest.fixture(scope="module")
+def run(trained):
+    return trained[0]
+
+
+def test_a_quiet_run_prints_nothing_whatever_it_reports_to(trained):
+    _, done = trained
+    assert done.stdout in ("", "[INFO] Running in WANDB offline mode\n")  # transformers', when imported
+    assert done.stderr == ""
 
 
 def metrics(run):
@@ -49,11 +60,9 @@ def metrics(run):
 
 
 @needs("tensorboard")
-def test_tensorboard_files_are_in_the_run_folder_and_hold_the_metrics_and_a_tree_a_step(place):
+def test_tensorboard_files_are_in_the_run_folder_and_hold_the_metrics_and_a_tree_a_step(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run, done = train(place, "tb", "--report_to", "tensorboard", "--quiet")
-    assert (done.stdout, done.stderr) == ("", "")
     assert not (run / "checkpoints" / "runs").exists()
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
@@ -68,11 +77,10 @@ def test_tensorboard_files_are_in_the_run_folder_and_hold_the_metrics_and_a_tree
 
 
 @needs("trackio")
-def test_trackio_holds_the_metrics_the_completions_and_a_tree_a_step(place):
-    run, _ = train(place, "io", "--report_to", "trackio", "--log_completions", "--num_completions_to_print", "0")
-    (database,) = (place / "trackio").glob("*.db")
+def test_trackio_holds_the_metrics_the_completions_and_a_tree_a_step(run):
+    (database,) = (run.parent / "trackio").glob("*.db")
     with sqlite3.connect(database) as connection:
-        rows = [json.loads(r[0]) for r in connection.execute("select metrics from metrics where run_name = 'io'")]
+        rows = [json.loads(r[0]) for r in connection.execute("select metrics from metrics where run_name = 'run'")]
     logged = [row["train/ibtpo/ib_score"] for row in rows if "train/ibtpo/ib_score" in row]
     assert dict(enumerate(logged, 1)) == pytest.approx(
         {step: row["ibtpo/ib_score"] for step, row in metrics(run).items()}
@@ -86,10 +94,7 @@ def test_trackio_holds_the_metrics_the_completions_and_a_tree_a_step(place):
 
 
 @needs("wandb")
-def test_an_offline_wandb_run_is_in_the_run_folder_with_metrics_completions_and_trees(place):
-    run, done = train(place, "wb", "--report_to", "wandb", "--log_completions", "--quiet", WANDB_MODE="offline")
-    assert done.stdout in ("", "[INFO] Running in WANDB offline mode\n")  # transformers', when imported
-    assert done.stderr == ""
+def test_an_offline_wandb_run_is_in_the_run_folder_with_metrics_completions_and_trees(run):
     (file,) = (run / "wandb").glob("offline-run-*/run-*.wandb")
     content = file.read_bytes()
     for name in (b"train/ibtpo/eff_rate", b"train/ibtpo/cov_eta", b"ibtpo/tree", b"completions"):
