@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .tasks.data import encode_prompt as encode_prompt
     from .tasks.data import load_problems as load_problems
     from .training.config import IBTPOConfig as IBTPOConfig
+    from .training.probe import IBScoreCallback as IBScoreCallback
     from .training.trainer import IBTPOTrainer as IBTPOTrainer
     from .tree import ReasoningTree as ReasoningTree
     from .tree import read_trees as read_trees
@@ -51,6 +52,7 @@ __all__ = [
     "CreditOptions",
     "Engine",
     "EvalResult",
+    "IBScoreCallback",
     "IBTPOConfig",
     "IBTPOError",
     "IBTPOTrainer",
@@ -85,6 +87,7 @@ _MODULE_OF = {
     "CreditOptions": "credit",
     "Engine": "engines",
     "EvalResult": "evaluation",
+    "IBScoreCallback": "training.probe",
     "IBTPOConfig": "training.config",
     "IBTPOError": "errors",
     "IBTPOTrainer": "training.trainer",

@@ -22,6 +22,7 @@ VERBS = {
     "sample": "grow reasoning trees for a set of problems and store them",
     "score": "p-hat, IB-Score and step advantages of stored trees",
     "eval": "avg@k and pass@k of a model on a set of problems, with confidence intervals",
+    "diagnose": "IB-Score, Cov(eta1, eta2) and Eff-Rate over checkpoints; what a flat GRPO log can say",
     "check-data": "do the reference answers of a data file score 1.0 through the verifier?",
     "env": "versions and hardware, for bug reports",
     "recipes": "list, print or copy the shipped training recipes",
@@ -227,7 +228,9 @@ def _fail(error: IBTPOError) -> int:
 
 
 def _how_to_go_on(argv: list[str]) -> str:
-    if not argv or argv[0] not in ("train", "sample"):
+    if not argv or argv[0] not in ("train", "sample", "diagnose"):
+        return ""
+    if argv[0] == "diagnose" and not any(w.split("=")[0] == "--output" for w in argv):
         return ""
     words = [w for w in argv if w != "--overwrite"]
     if not any(w.split("=")[0] == "--resume" for w in words):

@@ -20,20 +20,26 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from ..engines import Sampling
     from ..score import ScoreOptions
-    from ..search import Prompt
+    from ..search import Prompt, SearchOptions
     from ..tasks.data import Problem
     from ..verify.pool import VerifierPool
 
 ANSWER_VERIFIERS = ("math", "countdown", "choice")  # need a reference answer in every row
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """`--model`, `--data` and how to read and grade them."""
+def add_data_options(parser: argparse.ArgumentParser, *, several_models: bool = False) -> None:
+    """`--model`, `--data` and how to read and grade them; with `several_models` neither is required."""
     group = parser.add_argument_group("model and problems")
-    group.add_argument("--model", required=True, help="nano, smollm2-135m, a folder, or a hub id")
+    model = "nano, smollm2-135m, a folder, or a hub id"
+    if several_models:
+        group.add_argument("--model", nargs="+", metavar="NAME", help=f"{model}; or a trainer's output folder")
+    else:
+        group.add_argument("--model", required=True, help=model)
     group.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default: %(default)s)")
     group.add_argument("--device", help="e.g. cpu, cuda:1 (default: the first GPU, else the CPU)")
-    group.add_argument("--data", required=True, help="a file (.jsonl, .parquet, …), countdown[:test], or a dataset id")
+    group.add_argument(
+        "--data", required=not several_models, help="a file (.jsonl, .parquet, …), countdown[:test], or a dataset id"
+    )
     group.add_argument("--split", default="train", help="of a dataset (default: %(default)s)")
     group.add_argument("--limit", type=int, help="the first N problems only")
     group.add_argument("--question-column", help="default: question, prompt or problem")
@@ -49,6 +55,24 @@ def add_verifier_options(group: Any, default: str) -> None:
     group.add_argument("--verifier", help=f"math, countdown, choice or package.module:function (default: {default})")
     group.add_argument("--verifier-workers", type=int, default=2, help="child processes (default: %(default)s)")
     group.add_argument("--verifier-timeout", type=float, default=10.0, help="seconds a row (default: %(default)s)")
+
+
+def add_tree_options(parser: argparse.ArgumentParser) -> None:
+    """How trees grow."""
+    group = parser.add_argument_group("trees")
+    group.add_argument("--tree", default="4,9,1,1", metavar="B0,L,K,B", help="B0 first rollouts, then L-1 rounds of K"
+                       " places with B rollouts each (default: %(default)s)")  # fmt: skip
+    group.add_argument("--tokens", type=int, metavar="BUDGET", help="stop a tree at this many tokens in place of L")
+    group.add_argument(
+        "--branching", default="ib", help="ib, entropy, fixed_width, random, independent or package.module:function"
+    )
+    group.add_argument(
+        "--splitter", default="blank_line", help="blank_line, delimiter:TEXT, regex:PATTERN, tokens:COUNT or sentence"
+    )
+    group.add_argument(
+        "--lookahead", type=int, default=0, metavar="ROUNDS",
+        help="start this many rounds before the running one has returned: faster with few problems (default: 0)",
+    )  # fmt: skip
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +120,24 @@ def sampling_options(args: argparse.Namespace) -> "Sampling":
     from ..engines import Sampling
 
     return Sampling(args.temperature, args.top_p, args.top_k)
+
+
+def search_options(args: argparse.Namespace) -> "SearchOptions":
+    """The `SearchOptions` of the command line."""
+    from ..search import Budget, SearchOptions
+
+    return SearchOptions(
+        budget=Budget.parse(args.tree, args.tokens),
+        sampling=sampling_options(args),
+        score=score_options(args),
+        branching=args.branching,
+        splitter=args.splitter,
+        max_new_tokens=args.max_new_tokens,
+        seed=args.seed,
+        lookahead=args.lookahead,
+        max_in_flight=args.max_in_flight,
+        deterministic=args.deterministic,
+    )
 
 
 def read_problems(args: argparse.Namespace) -> tuple[list["Problem"], str]:

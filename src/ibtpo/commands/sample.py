@@ -23,6 +23,7 @@ from . import (
     add_output_options,
     add_sampling_options,
     add_score_options,
+    add_tree_options,
     check_free,
     decoder,
     file_name,
@@ -32,8 +33,7 @@ from . import (
     open_verifier,
     print_json,
     read_problems,
-    sampling_options,
-    score_options,
+    search_options,
     table,
 )
 
@@ -54,40 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="drop what is there")
     add_output_options(parser)
     add_data_options(parser)
-    group = parser.add_argument_group("trees")
-    group.add_argument("--tree", default="4,9,1,1", metavar="B0,L,K,B", help="B0 first rollouts, then L-1 rounds of K"
-                       " places with B rollouts each (default: %(default)s)")  # fmt: skip
-    group.add_argument("--tokens", type=int, metavar="BUDGET", help="stop a tree at this many tokens in place of L")
-    group.add_argument(
-        "--branching", default="ib", help="ib, entropy, fixed_width, random, independent or package.module:function"
-    )
-    group.add_argument(
-        "--splitter", default="blank_line", help="blank_line, delimiter:TEXT, regex:PATTERN, tokens:COUNT or sentence"
-    )
-    group.add_argument(
-        "--lookahead", type=int, default=0, metavar="ROUNDS",
-        help="start this many rounds before the running one has returned: faster with few problems (default: 0)",
-    )  # fmt: skip
+    add_tree_options(parser)
     add_sampling_options(parser)
     add_score_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Grows the trees that are missing, writes the file in input order, prints a summary."""
-    from ..search import Budget, SearchOptions
-
-    options = SearchOptions(
-        budget=Budget.parse(args.tree, args.tokens),
-        sampling=sampling_options(args),
-        score=score_options(args),
-        branching=args.branching,
-        splitter=args.splitter,
-        max_new_tokens=args.max_new_tokens,
-        seed=args.seed,
-        lookahead=args.lookahead,
-        max_in_flight=args.max_in_flight,
-        deterministic=args.deterministic,
-    )
+    options = search_options(args)
     store = TreeFile(args.output)
     check_free([store.path, store.part], overwrite=args.overwrite, resume=args.resume, can_resume=True)
     make_folder_of(store.path)

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             print_json(record)
         else:
-            print(_readable(tree, record), end="\n\n")
+            print(readable(tree, record), end="\n\n")
     return 0
 
 
@@ -91,7 +91,7 @@ def _from_stdin() -> Iterator["ReasoningTree"]:
         raise DataError("<stdin>: nothing to read; expected one tree a line")
 
 
-def _readable(tree: "ReasoningTree", record: dict[str, Any]) -> str:
+def readable(tree: "ReasoningTree", record: dict[str, Any]) -> str:
     from ..tree import ROOT
 
     rows, texts, stack = [], [], [(ROOT, 0)]

@@ -141,10 +141,13 @@ def _train(
 
     from ..models import eos_token_ids, load_model
     from ..tasks.data import check_prompt_length, encode_prompt, load_problems, trl_prompt
-    from ..training.callbacks import MetricsFile, ProgressDisplay
+    from ..training.callbacks import MetricsFile
+    from ..training.live import LiveScreen
+    from ..training.trackers import check_installed, files_in
     from ..training.trainer import IBTPOTrainer
     from .env import collect_env
 
+    check_installed(config.report_to)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     if run.threads:
@@ -201,12 +204,13 @@ def _train(
     if not resume and state.is_main_process:
         folder.create(settings, collect_env(), overwrite)  # only now: what can fail before must not cost an older run
     state.wait_for_everyone()
-    display = ProgressDisplay(console, config.max_generated_tokens)
+    display = LiveScreen(console, config.max_generated_tokens)
     try:
-        trainer = IBTPOTrainer(
-            model, [verifier], config, Dataset.from_list(rows), processing_class=tokenizer,
-            callbacks=[MetricsFile(folder.metrics), display], **peft,
-        )  # fmt: skip
+        with files_in(folder.path, config.report_to, quiet):
+            trainer = IBTPOTrainer(
+                model, [verifier], config, Dataset.from_list(rows), processing_class=tokenizer,
+                callbacks=[MetricsFile(folder.metrics), display], **peft,
+            )  # fmt: skip
     except (ValueError, TypeError, ImportError) as e:
         if isinstance(e, IBTPOError):
             raise
@@ -226,6 +230,8 @@ def _train(
         state.wait_for_everyone()
 
     measure("before")
+    if before := folder.read_eval().get("before"):
+        display.held_out = f"{_percent(before['avg'], before['avg_ci'])} before training"
     checkpoint = _same_everywhere(folder.last_checkpoint() if resume and state.is_main_process else None)
     if resume:
         where = f"from {checkpoint.name}" if checkpoint else "from the start: no checkpoint was finished"
@@ -235,7 +241,8 @@ def _train(
         trainer._load_from_checkpoint(str(checkpoint))  # all tokens are spent: nothing is left to train
     else:
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with files_in(folder.path, config.report_to, quiet):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
             display.stop()
     trainer.save_model(str(folder.path / "model"))

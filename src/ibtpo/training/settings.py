@@ -204,6 +204,7 @@ def make_config(run: RunSettings, trainer: dict[str, Any], folder: Path) -> IBTP
         )
     defaults: dict[str, Any] = {
         "report_to": "none",
+        "run_name": folder.name,  # in trackers
         "disable_tqdm": True,
         "lr_scheduler_type": "constant",
         "save_steps": 10,

@@ -39,6 +39,7 @@ from ..verify.rewards import RewardFunctions, describe
 from .config import IBTPOConfig
 from .regularizers import ibro_term
 from .timing import StepTimer
+from .trackers import show_tree
 
 REFUSED = ("tools", "rollout_func", "environment_factory", "reward_processing_classes")
 
@@ -302,6 +303,8 @@ class IBTPOTrainer(GRPOTrainer):
             rank = f"_rank{self.accelerator.process_index}" if self.accelerator.num_processes > 1 else ""
             folder = Path(self.args.run_dir or self.args.output_dir) / "trees"
             write_trees(folder / f"step_{step:06d}{rank}.jsonl.gz", self.trees)
+            if self.accelerator.is_main_process:
+                show_tree(self, self.trees[0], step)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

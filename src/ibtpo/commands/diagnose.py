@@ -1,0 +1,292 @@
+"""Is exploration in balance with exploitation? One curve over checkpoints, or what a flat GRPO log can say.
+
+With --model, trees of the same problems with the same seeds are grown from every checkpoint; the trainer's output
+folder stands for its checkpoint-* in order of step. With --output, what is finished is kept and --resume goes on.
+With --completions, TRL's stored answers (log_completions=True) are read; they hold no trees.
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..errors import ConfigError, EngineError, IBTPOError
+from . import (
+    Progress,
+    add_data_options,
+    add_output_options,
+    add_sampling_options,
+    add_score_options,
+    add_tree_options,
+    decoder,
+    make_prompts,
+    open_model,
+    open_verifier,
+    print_json,
+    read_problems,
+    search_options,
+    table,
+    without_nan,
+)
+from .sample import TreeFile, check_same
+
+if TYPE_CHECKING:
+    from ..diagnostics import Record
+    from ..search import SearchOptions
+    from ..tasks.data import Problem
+    from ..tree import ReasoningTree
+    from ..verify.pool import VerifierPool
+
+SHOWN = ("avg_rate", "eff_rate", "cov_eta", "ib_score", "entropy")
+TITLES = ("Avg-Rate", "Eff-Rate", "Cov(η1,η2)", "IB-Score", "entropy")
+FLAT = ("step", "groups", "answers", "eff_rate", "avg_rate", "pass_at_g", "uniform", "distinct", "characters")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `ibtpo diagnose`."""
+    parser.usage = "ibtpo diagnose --model CKPT [CKPT ...] --data D [options]\n       ibtpo diagnose --completions PATH"
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for summary.json and trees/")
+    parser.add_argument("--resume", action="store_true", help="keep the trees that are there, grow the others")
+    parser.add_argument("--overwrite", action="store_true", help="drop what is there")
+    add_output_options(parser)
+    group = parser.add_argument_group("flat logs")
+    group.add_argument("--completions", type=Path, metavar="PATH", help="a completions_*.parquet or a run's folder")
+    group.add_argument("--reward-column", help="the one that is 1 for right and 0 for wrong (default: the only one)")
+    add_data_options(parser, several_models=True)
+    add_tree_options(parser)
+    add_sampling_options(parser)
+    add_score_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures and prints; 1 when a checkpoint could not be measured."""
+    if args.completions is not None:
+        if args.model or args.data:
+            raise ConfigError("--completions reads a log and --model measures checkpoints: give one of them")
+        return _flat(args)
+    if not args.model or not args.data:
+        raise ConfigError("give --model and --data to measure checkpoints, or --completions to read a log")
+    if args.reward_column is not None:
+        raise ConfigError("--reward-column is for --completions; a checkpoint's answers are graded by --verifier")
+    options = search_options(args)
+    names = find_checkpoints(args.model)
+    if args.output is not None:
+        _check_folder(args.output, args.resume, args.overwrite)
+    elif args.resume:
+        raise ConfigError("--resume needs --output: without it no tree is kept")
+    problems, verifier_name = read_problems(args)
+    with open_verifier(args, verifier_name) as verifier:
+        return _Curve(args, options, problems, verifier, verifier_name).run(names)
+
+
+def find_checkpoints(models: Sequence[str]) -> list[str]:
+    """Names of models, each folder with checkpoint-* in it replaced by those in order of step.
+
+    Raises `ConfigError` for a name that stands for nothing, before an hour is spent on the others.
+    """
+    from ..models import NAMED, resolve_model
+
+    found: list[str] = []
+    for name in models:
+        inside = [p for folder in (Path(name), Path(name) / "checkpoints") for p in folder.glob("checkpoint-*")]
+        steps = sorted((p for p in inside if p.is_dir() and _step(p) is not None), key=lambda p: _step(p) or 0)
+        if not steps and name not in NAMED:
+            resolve_model(name)
+        found += [str(p) for p in steps] or [name]
+    return list(dict.fromkeys(found))
+
+
+def _step(path: Path) -> int | None:
+    kind, _, number = path.name.rpartition("-")
+    return int(number) if kind == "checkpoint" and number.isdecimal() else None
+
+
+def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise ConfigError("--resume keeps what is there and --overwrite drops it: give one of them")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (resume or overwrite):
+        raise ConfigError(f"{folder} exists already; give --resume to go on with it or --overwrite to start again")
+    try:
+        (folder / "trees").mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            for file in (folder / "trees").glob("*.jsonl*"):
+                file.unlink()
+    except OSError as e:
+        raise ConfigError(f"{folder} cannot be made: {e.strerror}; choose another --output") from e
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """A short name for each, different from all others: the last parts of its path, as many as that takes."""
+    parts = [Path(name).parts for name in names]
+
+    def short(i: int, n: int) -> str:
+        return "_".join(p.strip("/\\") for p in parts[i][-n:])
+
+    out = []
+    for i in range(len(names)):
+        n = 1
+        while n < len(parts[i]) and sum(short(j, n) == short(i, n) for j in range(len(names))) > 1:
+            n += 1
+        out.append(short(i, n))
+    return out
+
+
+class _Curve:
+    """One row a checkpoint, the same problems and seeds for all."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        options: "SearchOptions",
+        problems: "list[Problem]",
+        verifier: "VerifierPool",
+        verifier_name: str,
+    ) -> None:
+        self.args, self.options, self.problems = args, options, problems
+        self.verifier, self.verifier_name = verifier, verifier_name
+        self.rows: list[dict[str, Any]] = []
+        self.records: list[list[Record]] = []  # of the checkpoints that could be measured
+
+    def run(self, names: Sequence[str]) -> int:
+        from ..diagnosis import measure
+
+        for name, label in zip(names, labels(names), strict=True):
+            row: dict[str, Any] = {"model": name, "label": label, "step": _step(Path(name))}
+            began = time.monotonic()
+            try:
+                records = self._records(name, label)
+            except _BrokenError as e:
+                row["error"] = str(e)
+            else:
+                self.records.append(records)
+                row |= {"problems": len(records), **measure(records), "seconds": round(time.monotonic() - began, 3)}
+            self.rows.append(row)
+            self._store()
+            if self.args.json:
+                print_json(row)
+        if not self.records:
+            raise EngineError(f"no checkpoint could be measured; the first: {self.rows[0]['error']}")
+        if self.args.json:
+            print_json({"verdict": self._verdict()})
+        else:
+            print(self._table() + "\n\n" + "\n".join(self._verdict()))
+            for row in self.rows:
+                if "error" in row:
+                    print(f"left out: {row['error']}")
+        return 1 if len(self.records) < len(self.rows) else 0
+
+    def _records(self, name: str, label: str) -> "list[Record]":
+        """(P,) records of one checkpoint, from stored trees as far as there are any."""
+        from ..diagnostics import tree_record
+        from ..search import Prompt, TreeSearch
+
+        args, options = self.args, self.options
+        made_by = {"ibtpo": __version__, "model": name, "verifier": self.verifier_name}
+        records: dict[str, Record] = {}
+        store = None if args.output is None else TreeFile(args.output / "trees" / f"{label}.jsonl")
+        ids = [p.id for p in self.problems]
+
+        def read(prompts: "Sequence[Prompt] | None") -> None:
+            for tree in store.open(resume=args.resume) if store else ():
+                # Of a finished checkpoint no model is loaded, so there is no tokenizer to read its prompts with.
+                same = prompts or [Prompt(id, tree.prompt_ids, tree.prompt) for id in ids]
+                check_same(tree, same, options, made_by, store.path if store else Path())
+                records[tree.id] = tree_record(tree, options.score)
+
+        if store and args.resume and store.path.exists() and not store.part.exists():
+            read(None)
+        if len(records) < len(ids):
+            try:
+                engine, tokenizer = open_model(argparse.Namespace(**{**vars(args), "model": name}))
+            except ConfigError as e:
+                raise _BrokenError(str(e)) from e
+            prompts = make_prompts(args, self.problems, engine, tokenizer)
+            if not records:
+                read(prompts)
+            progress = Progress(f"trees of {label}", len(ids), len(records), quiet=args.quiet)
+
+            def keep(tree: "ReasoningTree") -> None:
+                tree.meta.update(made_by)
+                records[tree.id] = tree_record(tree, options.score)
+                if store:
+                    store.append(tree)
+                progress.add(tree.generated_tokens, [r for r in (leaf.reward for leaf in tree.leaves) if r is not None])
+                del tree.nodes[1:], tree.leaves[:], tree.rollouts[:]
+
+            with progress.shown():
+                search = TreeSearch(engine, self.verifier, decoder(tokenizer), options)
+                try:
+                    asyncio.run(search.grow_all([p for p in prompts if p.id not in records], on_tree=keep))
+                except EngineError as e:
+                    raise _BrokenError(f"{name}: {e}") from e
+            del engine, search, keep
+            gc.collect()  # the next model needs the memory, and engines are in reference cycles
+        if store:
+            store.finish(ids)
+        return [records[id] for id in ids]
+
+    def _verdict(self) -> list[str]:
+        from ..diagnosis import verdict
+
+        return verdict(self.records[0], self.records[-1])
+
+    def _store(self) -> None:
+        if self.args.output is None:
+            return
+        from ..runs import write_whole
+
+        summary = {"ibtpo": __version__, "data": self.args.data, "verifier": self.verifier_name, "seed": self.args.seed,
+                   "checkpoints": self.rows, "verdict": self._verdict() if self.records else []}  # fmt: skip
+        text = json.dumps(without_nan(summary), indent=2, ensure_ascii=False, allow_nan=False)
+        write_whole(self.args.output / "summary.json", text + "\n")
+
+    def _table(self) -> str:
+        from ..diagnosis import Measured
+
+        lines = [
+            [row["label"], *(str(Measured(**row[name])) for name in SHOWN)] for row in self.rows if "error" not in row
+        ]
+        return table(lines, ["checkpoint", *TITLES])
+
+
+class _BrokenError(IBTPOError):
+    """A checkpoint that cannot be measured; the others can."""
+
+
+def _flat(args: argparse.Namespace) -> int:
+    from ..flat_logs import INSTEAD, NOT_COMPUTED, read_flat_log
+
+    log = read_flat_log(args.completions, args.reward_column)
+    if args.json:
+        for row in log.steps:
+            print_json(row)
+        print_json({"correct": log.correct, "why": log.why, "repeated": log.repeated,
+                    "not_computed": NOT_COMPUTED, "instead": INSTEAD})  # fmt: skip
+        return 0
+    columns = [name for name in FLAT if name in log.steps[0]]
+    columns += [name for name in log.steps[0] if name.startswith("reward/") and name != f"reward/{log.correct}"]
+    print(table([[_shown(row[name]) for name in columns] for row in log.steps], columns, left=0))
+    print(f"\n{log.why[0].upper()}{log.why[1:]}." if log.correct else f"\nNo Eff-Rate, Avg-Rate or pass@G: {log.why}.")
+    if log.repeated:
+        print(f"Steps {_some(log.repeated)} hold the answers of the step before and are counted once.")
+    print("\nNot computed:")
+    for what, reason in NOT_COMPUTED.items():
+        print(f"- {what}: {reason}")
+    print(f"Instead, {INSTEAD}")
+    return 0
+
+
+def _shown(value: Any) -> Any:
+    return value if isinstance(value, int) else "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _some(steps: Sequence[int]) -> str:
+    return ", ".join(map(str, steps[:8])) + (f" and {len(steps) - 8} more" if len(steps) > 8 else "")
