@@ -6,11 +6,13 @@ of the options stored in each tree; options given here take their place.
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from . import file_name, make_folder_of
 
 OPTIONS = ("beta", "lam", "value", "confidence", "weight", "ratio_prior")
+EVERY = 10.0  # seconds between lines of progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,12 +56,24 @@ def run(args: argparse.Namespace) -> int:
 
     output = args.output or default_output(args.trees)
     make_folder_of(output)
-    result = write_viewer(args.trees, output, options=options, title=args.title, tokenizer=args.tokenizer)
+    last = time.monotonic()
+
+    def told(trees: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= EVERY:
+            last = time.monotonic()
+            print(f"{count(trees)} trees read", file=sys.stderr, flush=True)
+
+    result = write_viewer(args.trees, output, options=options, title=args.title, tokenizer=args.tokenizer, on_tree=told)
     for note in result.notes:
         print(f"left out: {note}", file=sys.stderr)
-    trees = f"{result.trees:,}".replace(",", " ") + (" tree" if result.trees == 1 else " trees")
-    print(f"wrote {result.output} ({size(result.bytes)}, {trees})")
+    print(f"wrote {result.output} ({size(result.bytes)}, {count(result.trees)} tree{'s' * (result.trees != 1)})")
     return 0
+
+
+def count(n: int) -> str:
+    """A whole number as people read it: 10 000."""
+    return f"{n:,}".replace(",", " ")
 
 
 def size(n: int) -> str:

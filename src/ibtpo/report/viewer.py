@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -71,6 +71,7 @@ def write_viewer(
     options: Mapping[str, Any] | None = None,
     title: str | None = None,
     tokenizer: Path | None = None,
+    on_tree: Callable[[int], None] | None = None,
 ) -> ViewerResult:
     """Writes the trees of a tree file or a run folder as one HTML file.
 
@@ -78,6 +79,7 @@ def write_viewer(
     options: beta, lam, value, confidence, weight, ratio_prior, on top of those stored in each tree.
     title: of the page; default the source's name.
     tokenizer: folder or file to show tokens' texts with; default the run's own model or the embedded one's.
+    on_tree: called with the number of trees so far, after each.
     Raises `DataError` naming file and line for a wrong tree file (in a run folder wrong lines are left out and
     noted), `ConfigError` for an output that is not ours to replace.
     """
@@ -101,6 +103,8 @@ def write_viewer(
             static.add(tree, step, record)
             used.update(i for n in tree.nodes[1:] for i in n.step.token_ids)
             model = model or tree.meta.get("model")
+            if on_tree:
+                on_tree(len(entries))
         if not entries:
             raise DataError("; ".join(found.notes) or f"{found.path} holds no trees")
         columns, shared = pack_index(entries)

@@ -181,18 +181,12 @@ def pack(value: Any) -> str:
     """A JSON value as base64 of gzip: nothing in it can be taken for markup. The same value, the same text."""
     data = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # A lone surrogate could come from a file's name or a foreign meta; it has no UTF-8.
-    return base64.b64encode(gzip.compress(data.encode("utf-8", "replace"), 9, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(data.encode("utf-8", "replace"), 6, mtime=0)).decode()
 
 
 def visible(text: str, keep: str = "\n\t") -> str:
-    """The text with control characters as signs (␛), bidirectional overrides and lone surrogates as [U+202E]."""
-    return "".join(c if c in keep else _SIGNS.get(c, c) for c in text) if _HIDDEN.search(text) else text
+    """The text with control characters, bidirectional overrides and lone surrogates as [U+202E]; `keep` stays."""
+    return _HIDDEN.sub(lambda m: m[0] if m[0] in keep else f"[U+{ord(m[0]):04X}]", text)
 
 
-_SIGNS = {
-    **{chr(i): chr(0x2400 + i) for i in range(0x20)},
-    "\x7f": "␡",
-    **{chr(i): f"[U+{i:04X}]" for i in (*range(0x80, 0xA0), *map(ord, BIDI))},
-    **{chr(i): f"[U+{i:04X}]" for i in range(0xD800, 0xE000)},
-}
-_HIDDEN = re.compile(f"[{re.escape(''.join(_SIGNS))}]")
+_HIDDEN = re.compile(f"[\x00-\x1f\x7f-\x9f{BIDI}\ud800-\udfff]")

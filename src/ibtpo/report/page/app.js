@@ -13,7 +13,7 @@ const app = {
     this.words = await unpack(byId("words"));
     for (const row of this.rows) this.keys.set(row.key, row);
     view.build();
-    byId("list").hidden = false;
+    byId("list").hidden = /[#&]tree=/.test(location.hash);
     list.build(this.rows);
     byId("help").append(...help());
     this.listen();
@@ -146,22 +146,24 @@ const app = {
     const turn = ++this.searching;
     const text = this.text;
     if (text.length < 2) return this.sayFound();
-    const hits = new Set();
-    let told = performance.now();
+    const hits = (list.hits = new Set());
+    let told = performance.now(), known = 0;
     for (let at = 0; at < this.rows.length; at += 16) {
       const some = this.rows.slice(at, at + 16);
       await Promise.all(some.map(async (row) => {
         if (row.low.includes(text)) return;
-        const t = await readTree(row.at);
+        const t = await readTree(row.at, false);
         if (t.text.some((s) => s.toLowerCase().includes(text)) || t.answer?.toLowerCase().includes(text)) hits.add(row.at);
       }));
       if (turn !== this.searching || text !== this.text) return;
-      if (performance.now() - told < 250) continue;
+      if (performance.now() - told < 400) continue;
       told = performance.now();
+      if (hits.size > known) list.apply(true); // found so far
+      known = hits.size;
       byId("found").textContent = `${count(Math.min(at + 16, this.rows.length))} of ${count(this.rows.length)} read…`;
     }
-    list.hits = hits;
-    list.apply();
+    if (hits.size > known) list.apply(true);
+    else this.sayFound();
   },
 
   searchKey(event) {

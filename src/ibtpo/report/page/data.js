@@ -38,14 +38,15 @@ const wholePage = new Promise((done) => {
 });
 
 /** The tree at a place of the index. While the file is still being read its chunk may not be there yet. */
-async function readTree(at) {
+async function readTree(at, shaped = true) {
   let chunk = byId(`t${at}`);
   if (!chunk || !chunk.nextSibling) {
     await wholePage;
     chunk = byId(`t${at}`);
   }
   if (!chunk) throw new Error("This file is cut short: the tree is missing from it. Write it again.");
-  return shape(await unpack(chunk));
+  const t = await unpack(chunk);
+  return shaped ? shape(t) : t;
 }
 
 /** The index: one object a tree, with the key that names it in links. */
@@ -117,16 +118,11 @@ function pathTo(t, node) {
 
 // --- text ------------------------------------------------------------------------------------------------------
 
-/* eslint-disable no-control-regex */
 const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
 
-/** Control characters and bidirectional overrides as signs: a text cannot pose as another. */
+/** Control characters, bidirectional overrides and lone surrogates as [U+202E]: a text cannot pose as another. */
 function visible(text) {
-  return text.replace(HIDDEN, (c) => {
-    const code = c.charCodeAt(0);
-    if (code < 32) return String.fromCharCode(0x2400 + code);
-    return code === 127 ? "␡" : `[U+${code.toString(16).toUpperCase().padStart(4, "0")}]`;
-  });
+  return text.replace(HIDDEN, (c) => `[U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}]`);
 }
 
 const oneLine = (text) => visible(text.replace(/\s+/g, " ").trim());

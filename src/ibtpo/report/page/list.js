@@ -76,8 +76,8 @@ const list = {
     this.apply();
   },
 
-  /** Filters and sorts anew. */
-  apply() {
+  /** Filters and sorts anew. keep: stay where the reader is. */
+  apply(keep = false) {
     const test = FILTERS[this.filter][1];
     const text = this.text;
     const fits = (r) => test(r) && (!text || r.low.includes(text) || this.hits?.has(r.at));
@@ -97,8 +97,7 @@ const list = {
       const mine = this.sort?.key === c.key;
       this.heads[i].setAttribute("aria-sort", mine ? (this.sort.up ? "ascending" : "descending") : "none");
     });
-    this.active = 0;
-    this.scroller.scrollTop = 0;
+    if (!keep) this.active = this.scroller.scrollTop = 0;
     this.table.setAttribute("aria-rowcount", this.shown.length + 1);
     this.empty.hidden = this.shown.length > 0;
     if (!this.shown.length) this.sayEmpty();

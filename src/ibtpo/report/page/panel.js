@@ -53,10 +53,14 @@ const panel = {
     const box = el("div", { class: "step-text", dir: "auto", tabIndex: 0, role: "region", "aria-label": "Text of the step" });
     box.append(...marked(text.slice(0, this.mostText), wanted));
     if (!text) box.append(el("i", {}, "no text"));
-    if (text.length > this.mostText) {
-      const more = el("button", { type: "button", onclick: () => box.replaceChildren(...marked(text, wanted)) }, `Show the other ${count(text.length - this.mostText)} characters`);
-      box.append("… ", more);
-    }
+    const grow = (from) => {
+      if (from >= text.length) return;
+      const to = from + 5 * this.mostText; // a million characters at once would hold the page up
+      const more = el("button", { type: "button", onclick: () => { more.replaceWith(...marked(text.slice(from, to), wanted)); grow(to); } },
+        `Show more (${count(text.length - from)} characters)`);
+      box.append(more);
+    };
+    grow(this.mostText);
     return box;
   },
 

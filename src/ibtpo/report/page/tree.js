@@ -119,7 +119,7 @@ const view = {
     if (t.children[i].length) {
       const folded = this.collapsed.has(i);
       card.setAttribute("aria-expanded", String(!folded));
-      if (folded) card.append(el("span", { class: "fold" }, `+${count(below(t, i))}`));
+      card.append(el("span", { class: `fold${folded ? "" : " open"}`, "aria-hidden": "true", title: "Fold or unfold (Space)" }, folded ? `+${count(below(t, i))}` : "−"));
     }
     return card;
   },
@@ -214,8 +214,8 @@ const view = {
     const card = event.target.closest(".card");
     if (!card || String(getSelection())) return; // text is being selected
     const node = Number(card.dataset.node);
-    this.select(node);
-    if (event.target.closest(".fold") || event.detail === 2) this.fold(node);
+    if (event.target.closest(".fold")) this.fold(node);
+    else this.select(node);
   },
 
   fold(node) {
