@@ -210,7 +210,7 @@ def test_cards_and_panel_show_the_hand_made_numbers(open_page, pages) -> None:
     }  # fmt: skip
     assert "Came in round 0. Branched in round 1 (saw −0.600)." in page.inner_text(".born")
     assert [r.split() for r in page.locator(".tokens tbody tr").all_inner_texts()] == [
-        ["10", "0.500", "−0.69", "1.00"], ["11", "0.500", "−0.69", "0.50"]
+        ["10", "0.500", "−0.693", "1.000"], ["11", "0.500", "−0.693", "0.500"]
     ]  # fmt: skip
     page.click("text=Value p̂")
     assert page.inner_text("#n2 .value") == "1.00▲"
@@ -275,7 +275,7 @@ def test_growth_shows_round_by_round_what_was_branched_and_why(open_page, pages)
     page.click("[aria-label='One round on']")
     assert sorted(seen()) == [0, 1, 2, 3, 4]
     assert page.inner_text(".caption") == (
-        "Round 1 of 1. Branched after step 1: the branching rule saw −0.600 there; 1 new tokens: 1 wrong."
+        "Round 1 of 1. Branched after step 1: the branching rule saw −0.600 there; 1 new token: 1 wrong."
     )
     assert "started" in page.get_attribute("#n1", "class")
     assert "fresh" in page.get_attribute("#n4", "class")

@@ -70,7 +70,9 @@ const app = {
     if (this.wanted !== wanted) return; // meanwhile another was asked for
     byId("list").hidden = true;
     for (const id of ["tree", "walk", "scope"]) byId(id).hidden = false;
-    byId("place").textContent = `${count(row.at + 1)} of ${count(this.rows.length)}`;
+    const place = list.shown.indexOf(row);
+    const [nth, of] = place < 0 ? [row.at, this.rows] : [place, list.shown];
+    byId("place").textContent = `${count(nth + 1)} of ${count(of.length)}${of.length < this.rows.length ? " shown" : ""}`;
     byId("previous").disabled = !list.neighbour(row.at, -1);
     byId("next").disabled = !list.neighbour(row.at, 1);
     byId("search").placeholder = "Search this tree  /";

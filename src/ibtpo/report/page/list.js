@@ -20,6 +20,12 @@ const COLUMNS = [
   { key: "signal", name: "Signal", text: true, fixed: true },
 ].filter((c) => facts.run || !c.run);
 
+/** What kind of tree it is, the most telling word alone. */
+function tagsOf(row) {
+  const key = ["rescued", "effective", "right", "wrong", "uniform"].find((k) => FILTERS[k][1](row));
+  return key ? [el("span", { class: `tag ${key}`, title: FILTERS[key][2] }, FILTERS[key][0].toLowerCase())] : [];
+}
+
 const list = {
   rows: [], // the index
   shown: [], // what passes filter and search, in order
@@ -128,9 +134,7 @@ const list = {
 
   row(row, i, height) {
     const tags = el("span", { role: "cell", class: "c-signal" });
-    for (const key of ["effective", "rescued", "right", "wrong"])
-      if (FILTERS[key][1](row) && !(key === "effective" && row.rescued)) tags.append(el("span", { class: `tag ${key}`, title: FILTERS[key][2] }, FILTERS[key][0].toLowerCase()));
-    if (row.uniform && !row.kind) tags.append(el("span", { class: "tag" }, "uniform"));
+    tags.append(...tagsOf(row));
     const cell = (key, text, title) => el("span", { role: "cell", class: `c-${key}`, title }, text);
     const bar = el("span", { class: "bar", "aria-hidden": "true", vars: { "--p": `${Math.round(100 * Math.max(0, Math.min(1, row.reward ?? 0)))}%` } });
     const cells = {

@@ -28,11 +28,12 @@ const panel = {
   },
 
   path(t, node) {
-    const steps = pathTo(t, node);
+    const all = pathTo(t, node);
+    const steps = all.length > 42 ? [0, ...all.slice(-40)] : all; // of a very long path its start and its end
     const step = (i) => el("li", {}, el("button", {
       type: "button", title: oneLine(t.text[i].slice(0, 200)), "aria-current": i === node ? "step" : undefined,
       onclick: () => view.select(i),
-    }, i ? String(i) : "prompt"));
+    }, i ? String(i) : "prompt"), i === 0 && steps !== all ? ` … ${count(all.length - 41)} steps …` : "");
     return el("nav", { "aria-label": "Path from the prompt" }, el("ol", { class: "path" }, ...steps.map(step)));
   },
 
@@ -107,8 +108,8 @@ const panel = {
           words ? el("td", { class: "word" }, el("code", { dir: "auto" }, visible(words[ids[i]] ?? "?").replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "␣"))) : "",
           el("td", { class: "id" }, String(ids[i])),
           el("td", { class: "prob" }, el("span", { class: "bar", "aria-hidden": "true", vars: { "--p": `${(100 * p).toFixed(1)}%` } }), p.toFixed(3)),
-          el("td", {}, (logs[i] || 0).toFixed(2).replace("-", "−")),
-          entropies ? el("td", {}, entropies[i].toFixed(2)) : ""));
+          el("td", {}, (logs[i] || 0).toFixed(3).replace("-", "−")),
+          entropies ? el("td", {}, entropies[i].toFixed(3)) : ""));
       }
     };
     add(0, this.mostTokens);

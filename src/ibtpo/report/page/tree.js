@@ -57,12 +57,10 @@ const view = {
     this.stop();
     Object.assign(this, { row, t, selected: t.parent[node] === undefined ? 0 : node, collapsed: new Set(), round: null, hits: [] });
     this.title.textContent = visible(t.id) || "(no id)";
-    const tags = Object.entries(FILTERS).filter(([key, f]) => key !== "all" && key !== "uniform" && f[1](row))
-      .map(([key, f]) => el("span", { class: `tag ${key}`, title: f[2] }, f[0].toLowerCase()));
     const fact = (name, value, title) => el("span", { class: "fact", title }, `${name} `, el("b", {}, value));
     this.facts.replaceChildren(
       ...[facts.run ? fact("step", row.step, "training step") : null, fact("answers", count(row.answers)), fact("avg reward", plain(row.reward)),
-        fact("IB-Score", signed(row.ib), "mean over the steps that have children"), fact("Cov(η1, η2)", signed(row.cov), "over siblings"), ...tags].filter(Boolean));
+        fact("IB-Score", signed(row.ib), "mean over the steps that have children"), fact("Cov(η1, η2)", signed(row.cov), "over siblings"), ...tagsOf(row)].filter(Boolean));
     this.growth.parentNode.hidden = !t.grown;
     this.noGrowth.hidden = t.grown;
     if (t.grown) this.slider.max = t.numbers.length - 1;
@@ -320,7 +318,7 @@ const view = {
       const step = el("button", { type: "button", class: "link", onclick: () => this.select(at) }, at ? `step ${at}` : "the prompt");
       if (number === 0) out.push(`${many(rs.length, "answer")} from `, step);
       else out.push(`${rs.length > 1 ? `${rs.length} branches` : "Branched"} after `, step, score === null ? "" : `: ${rule} saw ${signed(score)} there`);
-      out.push(`; ${count(tokens)} new tokens: ${words}. `);
+      out.push(`; ${many(tokens, "new token")}: ${words}. `);
     }
     return out;
   },
