@@ -334,8 +334,7 @@ def test_search_finds_text_in_this_tree_and_in_all_trees(open_page, pages) -> No
     page.wait_for_function("() => [...document.querySelectorAll('.rows a')].some(a => a.textContent === 'fractional')")
     assert "three_leaf" not in ids(page)
     page.fill("#search", "nowhere to be found")
-    page.wait_for_selector(".empty:not([hidden])")
-    assert "No tree holds “nowhere to be found”" in page.inner_text(".empty")
+    page.wait_for_selector("text=No tree holds “nowhere to be found”")
     page.keyboard.press("Escape")
     assert len(ids(page)) == 7
 
@@ -436,3 +435,19 @@ def test_no_serious_accessibility_violation(open_page, pages, scheme: str) -> No
             found = axe.Axe().run(page).response["violations"]
             bad = [(v["id"], v["impact"], [n["html"][:120] for n in v["nodes"][:3]]) for v in found]
             assert [b for b in bad if b[1] in ("serious", "critical")] == []
+
+
+def test_the_lists_search_is_there_again_after_another_one_in_a_tree(open_page, pages) -> None:
+    page = open_page(f"{pages['trees']}#filter=effective")
+    page.fill("#search", "merged")
+    page.wait_for_selector("text=1 of 7 trees")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".card:visible")
+    page.fill("#search", "12")
+    page.wait_for_selector("#n3.hit")
+    page.click("#to-list")
+    page.wait_for_selector(".rows a:visible")
+    assert page.input_value("#search") == "merged"
+    assert ids(page) == ["merged"]
+    assert page.url.endswith("#filter=effective")

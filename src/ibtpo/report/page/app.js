@@ -6,7 +6,8 @@ const app = {
   keys: new Map(),
   words: null, // token id -> text, where a tokenizer was at hand
   text: "", // what is searched for, in lower case
-  searching: 0,
+  searching: 0, // counts searches: an older one stops
+  reading: false, // the steps of all trees are being searched
 
   async start() {
     this.rows = await readIndex();
@@ -26,7 +27,7 @@ const app = {
     const search = byId("search");
     search.addEventListener("input", () => { clearTimeout(this.typing); this.typing = setTimeout(() => this.search(), 160); });
     search.addEventListener("keydown", (event) => this.searchKey(event));
-    byId("scope").addEventListener("change", () => this.search(true));
+    byId("scope").addEventListener("change", () => this.search());
     byId("previous").addEventListener("click", () => this.walk(-1));
     byId("next").addEventListener("click", () => this.walk(1));
     byId("theme").addEventListener("click", () => this.theme());
@@ -40,6 +41,8 @@ const app = {
   // --- links ---------------------------------------------------------------------------------------------------
 
   link: (row, node) => `#tree=${encodeURIComponent(row.key)}${node === undefined ? "" : `&node=${node}`}`,
+
+  listLink: () => (list.filter === "all" ? "#" : `#filter=${list.filter}`),
 
   /** Shows what the link asks for. */
   async route() {
@@ -90,6 +93,7 @@ const app = {
     byId("list").hidden = false;
     for (const id of ["tree", "walk", "scope"]) byId(id).hidden = true;
     byId("search").placeholder = "Search all trees  /";
+    if (this.text !== list.text) this.text = byId("search").value = list.text; // the tree's own search stays there
     document.title = this.title;
     const i = was ? list.shown.indexOf(was) : -1;
     list.draw(true);
@@ -98,7 +102,7 @@ const app = {
   },
 
   home() {
-    location.hash = list.filter === "all" ? "" : `filter=${list.filter}`;
+    location.hash = this.listLink();
     if (!byId("tree").hidden) this.route();
   },
 
@@ -109,8 +113,7 @@ const app = {
 
   /** Keeps the address in step with what is shown, without a new entry in the history. */
   remember() {
-    const hash = byId("tree").hidden ? (list.filter === "all" ? "#" : `#filter=${list.filter}`) : this.link(view.row, view.selected);
-    history.replaceState(null, "", hash);
+    history.replaceState(null, "", byId("tree").hidden ? this.listLink() : this.link(view.row, view.selected));
   },
 
   // --- search --------------------------------------------------------------------------------------------------
@@ -118,17 +121,18 @@ const app = {
   inTree: () => !byId("tree").hidden && byId("scope").value === "tree",
   treeText() { return byId("tree").hidden ? "" : this.text; },
 
-  search(now = false) {
+  search() {
     this.text = byId("search").value.trim().toLowerCase();
     if (this.inTree()) return this.searchTree(true);
     list.text = this.text;
     list.hits = null;
     if (!byId("tree").hidden) {
       byId("scope").value = "tree";
-      if (now || this.text) location.hash = "";
+      location.hash = this.listLink();
       this.showList();
       byId("search").focus();
     }
+    this.reading = this.text.length > 1;
     list.apply();
     this.searchAll();
   },
@@ -146,7 +150,7 @@ const app = {
   /** Looks into the steps of all trees, a few at a time, so that the page stays at hand. */
   async searchAll() {
     const turn = ++this.searching;
-    const text = this.text;
+    const text = list.text;
     if (text.length < 2) return this.sayFound();
     const hits = (list.hits = new Set());
     let told = performance.now(), known = 0;
@@ -157,15 +161,15 @@ const app = {
         const t = await readTree(row.at, false);
         if (t.text.some((s) => s.toLowerCase().includes(text)) || t.answer?.toLowerCase().includes(text)) hits.add(row.at);
       }));
-      if (turn !== this.searching || text !== this.text) return;
+      if (turn !== this.searching) return;
       if (performance.now() - told < 400) continue;
       told = performance.now();
       if (hits.size > known) list.apply(true); // found so far
       known = hits.size;
-      byId("found").textContent = `${count(Math.min(at + 16, this.rows.length))} of ${count(this.rows.length)} read…`;
+      if (byId("tree").hidden) byId("found").textContent = `${count(Math.min(at + 16, this.rows.length))} of ${count(this.rows.length)} read…`;
     }
-    if (hits.size > known) list.apply(true);
-    else this.sayFound();
+    this.reading = false;
+    list.apply(true);
   },
 
   searchKey(event) {
@@ -195,6 +199,7 @@ const app = {
   clearSearch() {
     byId("search").value = "";
     this.searching++;
+    this.reading = false;
     this.text = list.text = "";
     list.hits = null;
     list.apply();

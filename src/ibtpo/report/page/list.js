@@ -112,6 +112,7 @@ const list = {
   },
 
   sayEmpty() {
+    if (app.reading) return this.empty.replaceChildren(el("p", {}, "Nothing so far; looking into the steps of all trees…"));
     const [name, , about] = FILTERS[this.filter];
     const why = this.text ? `No tree holds “${visible(this.text)}”${this.filter === "all" ? "" : ` among “${name}”`}.` : `No tree here is “${name.toLowerCase()}” (${about}).`;
     const all = el("button", { type: "button", onclick: () => { app.clearSearch(); this.choose("all"); } }, "Show all trees");

@@ -69,7 +69,6 @@ const view = {
     this.plane.classList.toggle("short", short);
     this.lay();
     this.showRound(null);
-    this.paint();
     this.select(this.selected, { focus: false, centre: true });
   },
 
@@ -97,7 +96,9 @@ const view = {
     this.svg.replaceChildren(...this.edge.values());
     this.svg.setAttribute("width", this.width);
     this.svg.setAttribute("height", this.height);
+    this.path = [];
     this.scale(this.zoom);
+    this.paint();
   },
 
   makeCard(i) {
@@ -132,10 +133,9 @@ const view = {
     return path;
   },
 
-  /** Colours, texts and marks of the cards; cheap enough to do at every change. */
+  /** Colours and texts of the cards. */
   paint() {
     const t = this.t;
-    const path = new Set(pathTo(t, this.selected));
     const wanted = app.treeText();
     const hits = new Set(this.hits);
     for (const [i, card] of this.card) {
@@ -147,13 +147,20 @@ const view = {
       card.style.setProperty("--p", `${Math.round(100 * Math.abs(tone ?? 0))}%`);
       const sign = arrow(value, this.by);
       card.querySelector(".value").replaceChildren(COLOURS[this.by].show(value), ...(sign ? [el("span", { class: "sign" }, sign)] : []));
-      card.classList.toggle("on-path", path.has(i));
       card.classList.toggle("hit", hits.has(i));
       card.querySelector(".text").replaceChildren(...marked(excerpt(t, i, hits.has(i) ? wanted : ""), hits.has(i) ? wanted : ""));
-      this.edge.get(i)?.setAttribute("class", path.has(i) ? "on-path" : "");
     }
+    this.markPath();
     this.drawLegend();
     this.drawRound();
+  },
+
+  /** Marks the way from the prompt to the selected step, and that alone. */
+  markPath() {
+    const mark = (on) => this.path.forEach((i) => [this.card.get(i), this.edge.get(i)].forEach((e) => e?.classList.toggle("on-path", on)));
+    mark(false);
+    this.path = pathTo(this.t, this.selected);
+    mark(true);
   },
 
   drawLegend() {
@@ -187,7 +194,7 @@ const view = {
     const card = this.card.get(node);
     card.tabIndex = 0;
     card.setAttribute("aria-selected", "true");
-    this.paint();
+    this.markPath();
     this.reveal(node, centre);
     if (focus) card.focus({ preventScroll: true });
     panel.show(this.t, node);
