@@ -374,6 +374,14 @@ def test_in_the_terminal_escapes_are_signs_and_narrow_ones_do_not_break_lines(tm
     assert "[U+001B][31mred" in printed(tmp_path / "t.jsonl", width=2000)
 
 
+def test_of_many_trees_a_wrong_name_lists_a_few(tmp_path: Path) -> None:
+    write_trees(tmp_path / "t.jsonl", [ReasoningTree(f"\x1b[31m{i}", [1]) for i in range(1000)])
+    with pytest.raises(ConfigError) as error:
+        printed(tmp_path / "t.jsonl", "nothing like it")
+    assert len(str(error.value)) < 300
+    assert "\x1b" not in str(error.value)
+
+
 def test_a_tree_of_a_run_is_found_by_step_and_id(tmp_path: Path) -> None:
     first, second = BUILDERS["three_leaf"](), BUILDERS["three_leaf"]()
     second.nodes[0].step.text = "The same, later"

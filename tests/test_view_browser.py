@@ -225,7 +225,8 @@ def test_cards_and_panel_show_the_hand_made_numbers(open_page, pages) -> None:
 
 def test_verdicts_are_told_apart_by_sign_and_words(open_page, pages) -> None:
     page = open_page(f"{pages['trees']}#tree=inner_leaf")
-    assert page.inner_text("#n1 .verdict") == "✗✂ wrong, cut short"
+    assert page.inner_text("#n1 .verdict") == "✗✂ cut short"
+    assert page.get_attribute("#n1 .verdict", "title") == "wrong, cut short"
     assert page.inner_text("#n2 .verdict") == "✓ right"
     assert page.inner_text("#n3 .verdict") == "⚠ verifier error"
     page = open_page(f"{pages['trees']}#tree=fractional")

@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if args.tree is not None:
         raise ConfigError("--tree goes with --terminal; in a page every tree has a link: FILE.html#tree=ID")
     from ..report.viewer import default_output, write_viewer
+    from ..report.viewer_data import visible
 
     output = args.output or default_output(args.trees)
     make_folder_of(output)
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
     result = write_viewer(args.trees, output, options=options, title=args.title, tokenizer=args.tokenizer, on_tree=told)
     for note in result.notes:
-        print(f"left out: {note}", file=sys.stderr)
+        print(f"left out: {visible(note)}", file=sys.stderr)
     print(f"wrote {result.output} ({size(result.bytes)}, {count(result.trees)} tree{'s' * (result.trees != 1)})")
     return 0
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def print_tree(
     if shown is None and not names:
         raise DataError(f"{found.path} holds no tree that can be read")
     if shown is None:
-        raise unknown("tree", wanted or "", names)
+        near = get_close_matches(wanted or "", names, n=1) or names[:NAMED]  # not thousands of names
+        raise unknown("tree", wanted or "", [visible(n, "") for n in near])
     console = console or Console(highlight=False, markup=False, emoji=False)
     console.print(_draw(shown, title, options))
     if names and wanted is None:

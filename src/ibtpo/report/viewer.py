@@ -86,6 +86,8 @@ def write_viewer(
     found = open_source(source)
     output = default_output(source) if output is None else Path(output)
     check_output(output)
+    if tokenizer is not None:
+        find_tokenizer(tokenizer, None, None)  # a wrong one is told before anything is read
     entries: list[dict[str, Any]] = []
     largest = {name: array("d") for name in COLOURS}  # all values of the file
     static = NestedLists()

@@ -98,16 +98,16 @@ function grow(t, n) {
   t.numbers = Object.keys(t.rounds).map(Number); // rounds that brought something, in order
 }
 
-/** An answer's verdict: a kind for its colour, a sign and words. */
+/** An answer's verdict: a kind for its colour, a sign, words, and fewer words for a card. */
 function verdict(t, i) {
   const [, reward, stop] = t.leaves[i];
-  if (stop === "verifier_error" || stop === "engine_error") return { kind: "error", sign: "⚠", words: stop.replace("_", " ") };
+  const of = (kind, sign, words, brief = words) => ({ kind, sign, words, brief });
+  if (stop === "verifier_error" || stop === "engine_error") return of("error", "⚠", stop.replace("_", " "));
   const correct = t.correct ? t.correct[i] : reward;
   const cut = stop === "length";
-  if (correct === null) return { kind: "error", sign: "⚠", words: cut ? "no reward, cut short" : "no reward" };
-  const [kind, sign, word] =
-    correct >= 1 ? ["right", "✓", "right"] : correct <= 0 ? ["wrong", "✗", "wrong"] : ["partly", "◐", plain(correct)];
-  return cut ? { kind: kind === "right" ? "right" : "cut", sign: `${sign}✂`, words: `${word}, cut short` } : { kind, sign, words: word };
+  if (correct === null) return of("error", "⚠", cut ? "no reward, cut short" : "no reward", "no reward");
+  const [kind, sign, word] = correct >= 1 ? ["right", "✓", "right"] : correct <= 0 ? ["wrong", "✗", "wrong"] : ["partly", "◐", plain(correct)];
+  return cut ? of(kind === "right" ? kind : "cut", `${sign}✂`, `${word}, cut short`, "cut short") : of(kind, sign, word);
 }
 
 function pathTo(t, node) {

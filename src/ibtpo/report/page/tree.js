@@ -61,7 +61,7 @@ const view = {
     this.facts.replaceChildren(
       ...[facts.run ? fact("step", row.step, "training step") : null, fact("answers", count(row.answers)), fact("avg reward", plain(row.reward)),
         fact("IB-Score", signed(row.ib), "mean over the steps that have children"), fact("Cov(η1, η2)", signed(row.cov), "over siblings"), ...tagsOf(row)].filter(Boolean));
-    this.growth.parentNode.hidden = !t.grown;
+    this.growth.parentNode.hidden = !t.grown || t.numbers.length < 2;
     this.noGrowth.hidden = t.grown;
     if (t.grown) this.slider.max = t.numbers.length - 1;
     const short = t.text.filter((s, i) => i && oneLine(s.slice(0, 200)).length <= 30).length > 0.9 * (t.text.length - 1);
@@ -107,7 +107,7 @@ const view = {
     const siblings = i ? t.children[t.parent[i]] : [0];
     const top = el("span", { class: "line" }, el("span", { class: "number" }, i ? `${i}` : "Prompt"));
     if (t.draws[i] > 1) top.append(el("span", { class: "draws", title: `drawn ${t.draws[i]} times` }, `×${count(t.draws[i])}`));
-    for (const v of summary(t.verdicts[i])) top.append(el("span", { class: `verdict ${v.kind}`, title: v.words }, `${v.sign} ${v.words}${v.n > 1 ? ` ×${v.n}` : ""}`));
+    for (const v of summary(t.verdicts[i])) top.append(el("span", { class: `verdict ${v.kind}`, title: v.words }, `${v.sign} ${v.brief}${v.n > 1 ? ` ×${v.n}` : ""}`));
     top.append(el("span", { class: "value" }));
     const card = el("div", {
       class: `card${i ? "" : " root"}${t.verdicts[i].length ? " has-verdict" : ""}`, role: "treeitem", id: `n${i}`, tabIndex: -1, "data-node": i,
