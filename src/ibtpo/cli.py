@@ -21,6 +21,7 @@ VERBS = {
     "train": "train a model with IB-TPO or a baseline; without arguments the embedded model on the embedded task",
     "sample": "grow reasoning trees for a set of problems and store them",
     "score": "p-hat, IB-Score and step advantages of stored trees",
+    "view": "trees as one offline HTML page to explore, or in the terminal",
     "eval": "avg@k and pass@k of a model on a set of problems, with confidence intervals",
     "diagnose": "IB-Score, Cov(eta1, eta2) and Eff-Rate over checkpoints; what a flat GRPO log can say",
     "check-data": "do the reference answers of a data file score 1.0 through the verifier?",

@@ -6,11 +6,17 @@ Groups are judged on raw correctness, never on a shaped reward. docs/metrics.md 
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+import numpy as np
+
+from .credit import CreditOptions, a_gl, a_ib, leaf_rewards, node_advantage
 from .score import ScoreOptions, effective, eta_covariance, score_tree, tree_ib_score
 from .tree import ROOT, ReasoningTree
 
 Record = dict[str, float]
+
+COLUMNS = ("p_hat", "eta1", "eta2", "ib_score", "a_gl", "a_ib", "advantage")  # of a node
 
 
 def correctness(tree: ReasoningTree) -> list[float]:
@@ -77,3 +83,33 @@ def summarise(records: Sequence[Record]) -> dict[str, float]:
 def _mean(values: Iterable[float]) -> float:
     known = [v for v in values if not math.isnan(v)]
     return math.fsum(known) / len(known) if known else math.nan
+
+
+def tree_scores(tree: ReasoningTree, options: CreditOptions) -> dict[str, Any]:
+    """Everything `ibtpo score --json` prints of one tree; None where a number is not defined.
+
+    `effective` looks at raw correctness, `avg_reward` is the mean of the known rewards.
+    """
+    scores = score_tree(tree, options.score)
+    columns: dict[str, np.ndarray] = {
+        "p_hat": scores.p_hat,
+        "eta1": scores.eta1,
+        "eta2": scores.eta2,
+        "ib_score": scores.ib_score,
+        "a_gl": a_gl(tree, scores),
+        "a_ib": a_ib(scores),
+        "advantage": node_advantage(tree, options, scores),
+    }
+    values = {name: [_or_none(v) for v in column.tolist()] for name, column in columns.items()}
+    return {
+        "id": tree.id,
+        "nodes": [{"id": n.id, **{name: values[name][n.id] for name in COLUMNS}} for n in tree.nodes],
+        "avg_reward": _or_none(_mean(leaf_rewards(tree).tolist())),
+        "effective": effective(correctness(tree)),
+        "ib_score": _or_none(tree_ib_score(scores)),
+        "cov_eta": _or_none(eta_covariance(tree, scores)),
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -361,9 +361,12 @@ def _ints(value: Any, where: str) -> tuple[int, ...]:
     return tuple(value)
 
 
-def read_trees(path: str | Path) -> Iterator[ReasoningTree]:
-    """Trees of a `.jsonl` or `.jsonl.gz` file, one at a time. Raises `DataError` naming file and line."""
-    path = Path(path)
+def read_trees(path: str | Path, on_error: Callable[[DataError], None] | None = None) -> Iterator[ReasoningTree]:
+    """Trees of a `.jsonl` or `.jsonl.gz` file, one at a time. Raises `DataError` naming file and line.
+
+    on_error: is given the error in place of raising it; the line, or what follows a break in a `.gz`, is left out.
+    """
+    path, number = Path(path), 0
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as f:  # bytes, so that a line that is not UTF-8 is named like any other wrong line
@@ -371,16 +374,26 @@ def read_trees(path: str | Path) -> Iterator[ReasoningTree]:
             for number, line in enumerate(f, 1):
                 if not line.strip():
                     continue
+                found = True
                 try:
                     tree = ReasoningTree.from_dict(json.loads(line))
                 except (ValueError, RecursionError) as e:
-                    raise DataError(f"{path}:{number}: {e}") from e
-                found = True
+                    error = DataError(f"{path}:{number}: {e}")
+                    if on_error is None:
+                        raise error from e
+                    on_error(error)
+                    continue
                 yield tree
             if not found:
-                raise DataError(f"{path}: the file is empty; expected one tree a line")
+                empty = DataError(f"{path}: the file is empty; expected one tree a line")
+                if on_error is None:
+                    raise empty
+                on_error(empty)
     except (OSError, EOFError, zlib.error) as e:
-        raise DataError(f"{path}: cannot be read: {e}") from e
+        error = DataError(f"{path}: cannot be read: {e}")
+        if on_error is None:
+            raise error from e
+        on_error(DataError(f"{path}:{number + 1}: cannot be read: {e}"))
 
 
 def write_trees(path: str | Path, trees: Iterable[ReasoningTree]) -> None:

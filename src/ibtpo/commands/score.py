@@ -2,19 +2,15 @@
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from . import add_score_options, cell, print_json, score_options, table, without_nan
+from . import add_score_options, cell, print_json, score_options, table
 
 if TYPE_CHECKING:
-    from ..credit import CreditOptions
     from ..tree import ReasoningTree
-
-COLUMNS = ("p_hat", "eta1", "eta2", "ib_score", "a_gl", "a_ib", "advantage")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the scores of every tree."""
     from ..credit import CreditOptions
+    from ..diagnostics import tree_scores
     from ..tree import read_trees
 
     options = CreditOptions(lam=args.lam, score=score_options(args))
@@ -40,40 +37,6 @@ def run(args: argparse.Namespace) -> int:
         else:
             print(readable(tree, record), end="\n\n")
     return 0
-
-
-def tree_scores(tree: "ReasoningTree", options: "CreditOptions") -> dict[str, Any]:
-    """Everything `ibtpo score --json` prints of one tree; None where a number is not defined.
-
-    `effective` looks at raw correctness, `avg_reward` is the mean of the known rewards.
-    """
-    import numpy as np
-
-    from ..credit import a_gl, a_ib, leaf_rewards, node_advantage
-    from ..diagnostics import correctness
-    from ..score import effective, eta_covariance, score_tree, tree_ib_score
-
-    scores = score_tree(tree, options.score)
-    columns: dict[str, np.ndarray] = {
-        "p_hat": scores.p_hat,
-        "eta1": scores.eta1,
-        "eta2": scores.eta2,
-        "ib_score": scores.ib_score,
-        "a_gl": a_gl(tree, scores),
-        "a_ib": a_ib(scores),
-        "advantage": node_advantage(tree, options, scores),
-    }
-    rewards = [r for r in leaf_rewards(tree).tolist() if not math.isnan(r)]
-    return without_nan(
-        {
-            "id": tree.id,
-            "nodes": [{"id": n.id, **{name: float(columns[name][n.id]) for name in COLUMNS}} for n in tree.nodes],
-            "avg_reward": math.fsum(rewards) / len(rewards) if rewards else None,
-            "effective": effective(correctness(tree)),
-            "ib_score": tree_ib_score(scores),
-            "cov_eta": eta_covariance(tree, scores),
-        }
-    )
 
 
 def _from_stdin() -> Iterator["ReasoningTree"]:
@@ -92,6 +55,8 @@ def _from_stdin() -> Iterator["ReasoningTree"]:
 
 
 def readable(tree: "ReasoningTree", record: dict[str, Any]) -> str:
+    """A tree as a table, a step under the one it follows."""
+    from ..diagnostics import COLUMNS
     from ..tree import ROOT
 
     rows, texts, stack = [], [], [(ROOT, 0)]

@@ -1,0 +1,82 @@
+"""Trees as one offline HTML page to explore, or in the terminal.
+
+TREES is a file of trees (.jsonl, .jsonl.gz) or a run folder, a running or half-written one too. The scores are those
+of the options stored in each tree; options given here take their place.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from . import file_name, make_folder_of
+
+OPTIONS = ("beta", "lam", "value", "confidence", "weight", "ratio_prior")
+EVERY = 10.0  # seconds between lines of progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `ibtpo view`."""
+    parser.add_argument("trees", metavar="TREES|RUN", type=Path, help="a file of trees or a run folder")
+    parser.add_argument(
+        "-o", "--output", type=file_name, help="default: trees.html in the run folder, or TREES with .html"
+    )
+    parser.add_argument("--title", help="of the page (default: the name of the file or run)")
+    parser.add_argument("--terminal", action="store_true", help="print one tree here instead of writing a page")
+    parser.add_argument(
+        "--tree", metavar="ID", help="which one, with --terminal; STEP:ID in a run (default: the first)"
+    )
+    parser.add_argument(
+        "--tokenizer", type=Path, help="to show tokens' texts: folder with tokenizer.json (default: the run's model)"
+    )
+    group = parser.add_argument_group("scores (default: as stored in each tree)")
+    group.add_argument("--beta", type=float, help="of the Information Bottleneck")
+    group.add_argument("--lam", type=float, help="weight of the local IB advantage")
+    group.add_argument("--value", help="value of a node: leaves or draws")
+    group.add_argument("--confidence", help="in a step: geomean, joint or head:k")
+    group.add_argument("--weight", help="of a child: draws or unique")
+    group.add_argument("--ratio-prior", type=float, help="smooths p-hat in ratios")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the page, or prints a tree."""
+    from ..errors import ConfigError
+
+    options = {name: getattr(args, name) for name in OPTIONS}
+    if args.terminal:
+        if args.output is not None:
+            raise ConfigError("--terminal prints a tree and --output writes a page: give one of them")
+        from ..report.terminal import print_tree
+
+        print_tree(args.trees, args.tree, options)
+        return 0
+    if args.tree is not None:
+        raise ConfigError("--tree goes with --terminal; in a page every tree has a link: FILE.html#tree=ID")
+    from ..report.viewer import default_output, write_viewer
+    from ..report.viewer_data import visible
+
+    output = args.output or default_output(args.trees)
+    make_folder_of(output)
+    last = time.monotonic()
+
+    def told(trees: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= EVERY:
+            last = time.monotonic()
+            print(f"{count(trees)} trees read", file=sys.stderr, flush=True)
+
+    result = write_viewer(args.trees, output, options=options, title=args.title, tokenizer=args.tokenizer, on_tree=told)
+    for note in result.notes:
+        print(f"left out: {visible(note)}", file=sys.stderr)
+    print(f"wrote {result.output} ({size(result.bytes)}, {count(result.trees)} tree{'s' * (result.trees != 1)})")
+    return 0
+
+
+def count(n: int) -> str:
+    """A whole number as people read it: 10 000."""
+    return f"{n:,}".replace(",", " ")
+
+
+def size(n: int) -> str:
+    """Bytes as people read them: 812 kB, 12.3 MB."""
+    return f"{n / 1e6:.1f} MB" if n >= 999_500 else f"{n / 1e3:.0f} kB"

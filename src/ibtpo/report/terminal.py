@@ -1,0 +1,101 @@
+"""A tree in the terminal, for people on SSH."""
+
+import sys
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+from rich.tree import Tree
+
+from ..diagnostics import rescued, tree_scores
+from ..errors import DataError, unknown
+from ..tree import ROOT, ReasoningTree
+from .viewer_data import open_source, options_of, visible
+from .viewer_static import marks_of, number
+
+MOST_TEXT = 400  # characters of a step, before the terminal's width cuts it
+NAMED = 10  # other trees that are named below the one shown
+
+
+def print_tree(
+    source: str | Path,
+    wanted: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> None:
+    """Prints one tree: wanted, its id (STEP:ID in a run folder, where an id alone means its first tree), or the first.
+
+    Control characters in the models' texts are shown as signs; nothing in them reaches the terminal as a command.
+    Raises `DataError` for a wrong file, `ConfigError` for an id that is not there.
+    """
+    found = open_source(source)
+    shown: ReasoningTree | None = None
+    names: list[str] = []
+    for step, tree in found.trees():
+        if shown is not None and len(names) > NAMED:
+            break  # enough to name
+        name = tree.id if step is None else f"{step}:{tree.id}"
+        if shown is None and wanted in (None, name, tree.id):
+            shown, title, names = tree, name, []
+        else:
+            names.append(name)
+    for note in found.notes:
+        print(f"left out: {visible(note)}", file=sys.stderr)
+    if shown is None and not names:
+        raise DataError(f"{found.path} holds no tree that can be read")
+    if shown is None:
+        near = get_close_matches(wanted or "", names, n=1) or names[:NAMED]  # not thousands of names
+        raise unknown("tree", wanted or "", [visible(n, "") for n in near])
+    console = console or Console(highlight=False, markup=False, emoji=False)
+    console.print(_draw(shown, title, options))
+    if names and wanted is None:
+        others = ", ".join(visible(n, "") for n in names[:NAMED]) + (", …" if len(names) > NAMED else "")
+        print(f"this is the first tree; --tree shows another: {others}", file=sys.stderr)
+
+
+def _draw(tree: ReasoningTree, title: str, options: Mapping[str, Any] | None) -> Tree:
+    record = tree_scores(tree, options_of(tree, options))
+    marks = marks_of(tree)
+    told = [f"{len(tree.leaves)} answers", f"average reward {_share(record['avg_reward'])}"]
+    told += [f"IB-Score {number(record['ib_score'])}", f"Cov(η1, η2) {number(record['cov_eta'])}"]
+    told += ["rescued" if rescued(tree) else "effective"] if record["effective"] else ["uniform"]
+    top = Text(visible(title, ""), "bold")
+    top.append("  " + ", ".join(told), "not bold dim")
+    drawn = Tree(Text.assemble(top, "\n", _step(tree, ROOT, record["nodes"][ROOT], marks)), guide_style="dim")
+    branches = {ROOT: drawn}
+    stack = list(reversed(tree.nodes[ROOT].children))
+    while stack:  # depth first; a step that nothing forks off stands below the one before, not deeper
+        node = stack.pop()
+        parent = tree.nodes[tree.nodes[node].parent]
+        alone = len(parent.children) == 1 and parent.id != ROOT
+        at = branches[parent.id]
+        line = _step(tree, node, record["nodes"][node], marks)
+        if alone:
+            assert isinstance(at.label, Text)
+            at.label = Text.assemble(at.label, "\n", line, overflow="ellipsis", no_wrap=True)
+            branches[node] = at
+        else:
+            branches[node] = at.add(line)
+        stack.extend(reversed(tree.nodes[node].children))
+    return drawn
+
+
+def _step(tree: ReasoningTree, node: int, scores: Mapping[str, Any], marks: Mapping[int, list[str]]) -> Text:
+    step = tree.nodes[node]
+    line = Text(no_wrap=True, overflow="ellipsis")
+    line.append(f"{node:>3} " if node else "", "dim")
+    line.append(f"×{step.draws} " if step.draws > 1 else "", "bold")
+    line.append(f"p̂ {_share(scores['p_hat'])} ", "cyan")
+    if step.children:
+        line.append(f"IB {number(scores['ib_score'])} ")
+    for mark in marks.get(node, []):
+        line.append(f"{mark} ", {"✓": "bold blue", "✗": "bold yellow"}.get(mark[0], "bold magenta"))
+    line.append(visible(" ".join(step.step.text[: 4 * MOST_TEXT].split())[:MOST_TEXT], ""))
+    return line
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

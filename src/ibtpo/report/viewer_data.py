@@ -1,0 +1,192 @@
+"""What the tree viewer shows: the trees of a file or a run folder, scored, and packed for the page.
+
+A page holds an index (one entry a tree, all in one compressed chunk) and a chunk a tree, read when the tree is opened.
+"""
+
+import base64
+import gzip
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ..credit import CreditOptions
+from ..diagnostics import COLUMNS, correctness, rescued
+from ..errors import DataError
+from ..score import ScoreOptions
+from ..tree import ReasoningTree, read_trees
+
+SCORE_OPTIONS = ("beta", "value", "confidence", "weight", "ratio_prior")
+COLOURS = ("ib_score", "p_hat", "advantage")  # what a step can be coloured by
+PROMPT_START = 120  # characters of a prompt in the index
+# They can show a text in another order than it is stored in; and Unicode's line separators.
+BIDI = "\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
+@dataclass(slots=True)
+class Source:
+    """Trees to look at. `step` of a file in a run folder is its training step, else None."""
+
+    path: Path
+    files: list[tuple[int | None, Path]]
+    is_run: bool
+    notes: list[str] = field(default_factory=list)
+
+    def trees(self) -> Iterator[tuple[int | None, ReasoningTree]]:
+        """All trees in order. A run folder's wrong lines become notes; a tree file's raise `DataError`."""
+        note = (lambda error: self.notes.append(str(error))) if self.is_run else None
+        for step, file in self.files:
+            for tree in read_trees(file, note):
+                yield step, tree
+
+
+def open_source(path: str | Path) -> Source:
+    """A tree file, or a run folder (its `trees/step_*.jsonl.gz`, of several processes too)."""
+    path = Path(path)
+    if not path.is_dir():
+        return Source(path, [(None, path)], is_run=False)
+    found = [(int(m[1]), p) for p in (path / "trees").glob("step_*") if (m := re.match(r"step_(\d+).*\.jsonl", p.name))]
+    files = [(step, p) for step, p in sorted(found) if p.suffix in (".gz", ".jsonl")]  # a .part is not finished
+    if not files:
+        raise DataError(
+            f"{path} holds no trees (trees/step_*.jsonl.gz); a run writes them at its first step and then every "
+            f"save_trees_every steps"
+        )
+    return Source(path, list(files), is_run=True)
+
+
+def tree_key(tree_id: str, step: int | None = None) -> str:
+    """What names a tree in a link: `trees.html#tree=KEY`. step: its training step, for a tree of a run folder."""
+    return quote(tree_id if step is None else f"{step}:{tree_id}", safe="!'()*~")  # as encodeURIComponent
+
+
+def options_of(tree: ReasoningTree, overrides: Mapping[str, Any] | None = None) -> CreditOptions:
+    """The options the tree was grown or trained with, as its meta says, with `overrides` on top; else the defaults.
+
+    overrides: lam and the names of `SCORE_OPTIONS`; None is as good as absent. Raises `ConfigError` for wrong ones.
+    """
+    given = {k: v for k, v in (overrides or {}).items() if v is not None}
+    credit, search = (m if isinstance(m := tree.meta.get(k), dict) else {} for k in ("credit", "search"))
+    stored = credit.get("score") or search.get("score")
+    stored = stored if isinstance(stored, dict) else {}
+    try:
+        score = ScoreOptions(**{k: stored[k] for k in SCORE_OPTIONS if k in stored})
+        options = CreditOptions(
+            lam=credit.get("lam", 0.1), score=score, ib_on_uniform_trees=credit.get("ib_on_uniform_trees") is not False
+        )
+    except (TypeError, ValueError, AttributeError) as e:  # meta is free-form: anybody may have written it
+        raise DataError(f"tree {tree.id!r}: the options in its meta cannot be used: {e}") from e
+    score = replace(options.score, **{k: v for k, v in given.items() if k in SCORE_OPTIONS})
+    return replace(options, lam=given.get("lam", options.lam), score=score)
+
+
+def index_entry(tree: ReasoningTree, step: int | None, record: Mapping[str, Any]) -> dict[str, Any]:
+    """One line of the index, its prompt whole. `kind`: "right" or "wrong" when all answers are, else ""."""
+    correct = correctness(tree)
+    uniform = bool(correct) and not record["effective"]
+    kind = "right" if uniform and correct[0] >= 1 else "wrong" if uniform and correct[0] <= 0 else ""
+    return {
+        "id": tree.id,
+        "step": step,
+        "prompt": tree.prompt,
+        "answers": len(tree.leaves),
+        "reward": compact(record["avg_reward"]),
+        "effective": int(record["effective"]),
+        "uniform": int(uniform),
+        "rescued": int(rescued(tree)),
+        "kind": kind,
+        "ib": compact(record["ib_score"]),
+        "cov": compact(record["cov_eta"]),
+    }
+
+
+def pack_index(entries: list[dict[str, Any]]) -> tuple[dict[str, list[Any]], int]:
+    """The index as columns, prompts cut short; and how many characters (UTF-16) of a prompt it leaves out.
+
+    What all prompts begin with, up to the end of a line (a chat template's system message), tells nobody anything.
+    """
+    prompts = [e["prompt"] for e in entries]
+    shared = _common_start(min(prompts), max(prompts)) if len(set(prompts)) > 1 else ""
+    shared = shared[: shared.rfind("\n") + 1]
+    columns = {key: [e[key] for e in entries] for key in entries[0]}
+    columns["prompt"] = [" ".join(p[len(shared) :][: 8 * PROMPT_START].split())[:PROMPT_START] for p in prompts]
+    return columns, len(shared.encode("utf-16-le", "surrogatepass")) // 2
+
+
+def _common_start(a: str, b: str) -> str:
+    return a[: next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))]
+
+
+def tree_chunk(
+    tree: ReasoningTree, step: int | None, record: Mapping[str, Any], options: CreditOptions
+) -> dict[str, Any]:
+    """Everything the page shows of one tree; lists run over the nodes, the root first."""
+    nodes = tree.nodes
+    return {
+        "id": tree.id,
+        "step": step,
+        "answer": tree.answer,
+        "parent": [n.parent for n in nodes],
+        "draws": [n.draws for n in nodes],
+        "text": [n.step.text for n in nodes],
+        "tokens": [[], *(n.step.token_ids for n in nodes[1:])],
+        "logprobs": [[round(v, 3) for v in n.step.logprobs] for n in nodes],
+        "entropies": [n.step.entropies and [round(v, 3) for v in n.step.entropies] for n in nodes],
+        **{name: [compact(node[name]) for node in record["nodes"]] for name in COLUMNS},
+        "leaves": [[f.node, f.reward, f.stop] for f in tree.leaves],
+        "correct": tree.meta.get("correct") or None,
+        "rollouts": [[r.at, r.tokens, r.round, compact(r.score)] for r in tree.rollouts],
+        "avg_reward": compact(record["avg_reward"]),
+        "tree_ib": compact(record["ib_score"]),
+        "cov_eta": compact(record["cov_eta"]),
+        "effective": record["effective"],
+        "rescued": rescued(tree),
+        "made": _made(tree, options),
+    }
+
+
+def _made(tree: ReasoningTree, options: CreditOptions) -> dict[str, str]:
+    """How the tree was made and scored, as far as it says, ready to be read."""
+    search, credit = (m if isinstance(m := tree.meta.get(k), dict) else {} for k in ("search", "credit"))
+    budget = b if isinstance(b := search.get("budget"), dict) else {}
+    s = options.score
+    scored = f"β {s.beta:g}, λ {options.lam:g}, value {s.value}, confidence {s.confidence}, weight {s.weight}"
+    made = {
+        "model": tree.meta.get("model"),
+        "branching": search.get("branching"),
+        "budget": ", ".join(f"{k} {v}" for k, v in budget.items() if v is not None),
+        "seed": search.get("seed"),
+        "trained with": credit.get("advantage"),
+        "scores": scored + (f", ratio prior {s.ratio_prior:g}" if s.ratio_prior else ""),
+    }
+    return {k: str(v)[:500] for k, v in made.items() if v not in (None, "")}
+
+
+def compact(value: float | None) -> float | int | None:
+    """The value within 1e-9 (or twelve digits) in as few characters as that takes."""
+    if value is None or not math.isfinite(value):
+        return None
+    if abs(value) < 1e-5:
+        value = float(f"{value:.4g}")
+    else:
+        value = float(f"{value:.12g}") if abs(value) >= 100 else round(value, 10)
+    return int(value) if value == int(value) and abs(value) < 1e15 else value
+
+
+def pack(value: Any) -> str:
+    """A JSON value as base64 of gzip: nothing in it can be taken for markup. The same value, the same text."""
+    data = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # A lone surrogate could come from a file's name or a foreign meta; it has no UTF-8.
+    return base64.b64encode(gzip.compress(data.encode("utf-8", "replace"), 6, mtime=0)).decode()
+
+
+def visible(text: str, keep: str = "\n\t") -> str:
+    """The text with control characters, bidirectional overrides and lone surrogates as [U+202E]; `keep` stays."""
+    return _HIDDEN.sub(lambda m: m[0] if m[0] in keep else f"[U+{ord(m[0]):04X}]", text)
+
+
+_HIDDEN = re.compile(f"[\x00-\x1f\x7f-\x9f{BIDI}\ud800-\udfff]")

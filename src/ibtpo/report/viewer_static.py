@@ -1,0 +1,111 @@
+"""The trees as plain nested lists, for browsers without JavaScript: the first trees, up to a stated size."""
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..tree import ROOT, Leaf, ReasoningTree
+from .viewer_data import tree_key, visible
+
+MOST_BYTES = 400_000  # of markup
+MOST_TEXT = 4_000  # characters of a step
+
+
+def leaf_mark(leaf: Leaf, correct: float | None) -> str:
+    """An answer's verdict as a sign and words: "✓ right", "✗ wrong, cut short", "⚠ verifier error", …"""
+    if leaf.stop in ("verifier_error", "engine_error"):
+        return "⚠ " + leaf.stop.replace("_", " ")
+    cut = ", cut short" if leaf.stop == "length" else ""
+    if correct is None:
+        return "⚠ no reward" + cut
+    return ("✓ right" if correct >= 1 else "✗ wrong" if correct <= 0 else f"◐ {correct:g}") + cut
+
+
+def marks_of(tree: ReasoningTree) -> dict[int, list[str]]:
+    """The verdicts of the answers that end at a node, by node."""
+    correct = tree.meta.get("correct") or [leaf.reward for leaf in tree.leaves]
+    marks: dict[int, list[str]] = {}
+    for leaf, c in zip(tree.leaves, correct, strict=True):
+        marks.setdefault(leaf.node, []).append(leaf_mark(leaf, c))
+    return marks
+
+
+def number(value: float | None) -> str:
+    """A score as people read it: a sign, three digits, "–" for none."""
+    if value is None:
+        return "–"
+    text = f"{value:+.3f}" if abs(value) < 1000 else f"{value:+.3g}"
+    return text[1:] if text[1:] == "0.000" else text.replace("-", "−")
+
+
+class NestedLists:
+    """Collects trees until they fill `MOST_BYTES`."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._size = self._shown = self._all = 0
+
+    def add(self, tree: ReasoningTree, step: int | None, record: Mapping[str, Any]) -> None:
+        """Adds a tree if there is still room."""
+        self._all += 1
+        if self._shown < self._all - 1:
+            return
+        part = _tree(tree, step, record, " open" if self._all == 1 else "")
+        size = len(part.encode("utf-8", "replace"))
+        if self._size + size > MOST_BYTES:
+            return
+        self._shown, self._size = self._all, self._size + size
+        self._parts.append(part)
+
+    def finish(self, notes: Sequence[str]) -> str:
+        """The markup, with a line that says what is left out."""
+        left = self._all - self._shown
+        which = f"the first {self._shown} of {self._all} trees" if left else "the trees"
+        told = f"This browser runs no JavaScript: here are {which} as lists."
+        if left:
+            told += f" The other {left} are in this file too, and shown with JavaScript switched on."
+        lines = "".join(f"<p>{html.escape(visible(n))}</p>" for n in notes)
+        return f"<p>{told}</p>{lines}\n{''.join(self._parts)}"
+
+
+def _tree(tree: ReasoningTree, step: int | None, record: Mapping[str, Any], opened: str) -> str:
+    where = "" if step is None else f"step {step}, "
+    reward = "–" if record["avg_reward"] is None else f"{record['avg_reward']:.2f}"
+    return (
+        f'<details id="{html.escape(tree_key(tree.id, step))}"{opened}><summary>{html.escape(visible(tree.id))} '
+        f"<small>{where}{len(tree.leaves)} answers, average reward {reward}, IB-Score {number(record['ib_score'])}"
+        f"</small></summary>\n<pre>{_text(tree.prompt)}</pre>\n{_steps(tree, record)}</details>\n"
+    )
+
+
+def _steps(tree: ReasoningTree, record: Mapping[str, Any]) -> str:
+    """Steps one after another in a list, lists inside it only where the tree forks. No recursion: trees are deep."""
+    marks, out = marks_of(tree), []
+    stack: list[int | str] = _fork(tree.nodes[ROOT].children)
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            out.append(item)
+            continue
+        node, scores = tree.nodes[item], record["nodes"][item]
+        told = [f"p̂ {'–' if scores['p_hat'] is None else format(scores['p_hat'], '.2f')}"]
+        told += [f"IB-Score {number(scores['ib_score'])}"] if node.children else []
+        told += [f"drawn {node.draws} times"] if node.draws > 1 else []
+        told += marks.get(item, [])
+        out.append(f"<li><small>{item}: {', '.join(told)}</small><pre>{_text(node.step.text)}</pre>")
+        if len(node.children) > 1:
+            stack += ["</li>\n", *_fork(node.children)]
+        else:
+            stack += [*node.children, "</li>\n"]
+    return "".join(out)
+
+
+def _fork(children: Sequence[int]) -> list[int | str]:
+    """What to write for the branches of a fork, last first: a list of branches, each a list of steps."""
+    branches = [part for child in reversed(children) for part in ("</ol></li>\n", child, "<li><ol>")]
+    return ["</ul>\n", *branches, "<ul>"]
+
+
+def _text(text: str) -> str:
+    more = f" … [{len(text) - MOST_TEXT} more characters]" if len(text) > MOST_TEXT else ""
+    return html.escape(visible(text[:MOST_TEXT].strip("\n"))) + more
