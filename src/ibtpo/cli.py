@@ -22,6 +22,7 @@ VERBS = {
     "sample": "grow reasoning trees for a set of problems and store them",
     "score": "p-hat, IB-Score and step advantages of stored trees",
     "eval": "avg@k and pass@k of a model on a set of problems, with confidence intervals",
+    "report": "one offline page: what a run did, or how several runs compare",
     "check-data": "do the reference answers of a data file score 1.0 through the verifier?",
     "env": "versions and hardware, for bug reports",
     "recipes": "list, print or copy the shipped training recipes",

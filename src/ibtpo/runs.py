@@ -110,5 +110,5 @@ def _is_whole(checkpoint: Path) -> bool:
 def write_whole(path: Path, text: str) -> None:
     """Writes a file that appears whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
+    part.write_text(text, encoding="utf-8", newline="")
     os.replace(part, path)
