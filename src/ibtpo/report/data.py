@@ -139,7 +139,7 @@ def _read_curves(path: Path, notes: list[str]) -> Curves:
         notes.append("metrics.jsonl holds no step: none was finished.")
     none = np.full(len(steps), math.nan)
     # Where rows are means over several steps (logging_steps), a row stands for the steps since the one before.
-    gaps = np.diff(steps, prepend=steps[:1] - 1) if len(steps) else steps
+    gaps = np.diff(steps, prepend=0)
     tokens = columns.get("ibtpo/generated_tokens_total")
     if tokens is None or np.isnan(tokens).any():
         tokens = np.cumsum(gaps * columns["ibtpo/generated_tokens"]) if len(steps) else none

@@ -95,7 +95,7 @@ class Sheet:
 def draw(plot: Plot, series: Sequence[Series], x_label: str, sheet: Sheet, alt: str, held: Sequence[Held] = ()) -> str:
     """One plot as an `<svg>` element. alt: what a reader who does not see it is told."""
     with rc_context(SETTINGS):
-        figure = Figure(figsize=(5.2, 3.0), layout="constrained")
+        figure = Figure()
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         if plot.stacked:
@@ -111,14 +111,26 @@ def draw(plot: Plot, series: Sequence[Series], x_label: str, sheet: Sheet, alt: 
             colour, marker = (INK, "o") if len(series) > 1 else (_colour(held[0].index), _marker(held[0].index))
             handles.append(Line2D([], [], color=colour, marker=marker, markerfacecolor="none", linestyle="none"))
             labels.append("held out, with interval")
-        if len(labels) > 1:
-            columns = 1 if max(map(len, labels)) > 40 else 2 if sum(map(len, labels)) > 60 else len(labels)
-            figure.legend(
-                handles, labels, loc="outside upper left", ncols=columns, columnspacing=1.2, handletextpad=0.5
-            )
+        _place(figure, handles, labels)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(buffer.getvalue(), plot.key + re.sub(r"\W", "", x_label), plot.title, alt, sheet)
+
+
+def _place(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """The legend above the axes, and the same margins in every picture, so that they stand in line."""
+    longest = max(map(len, labels), default=0)
+    columns = 1 if longest > 30 else 2 if sum(map(len, labels)) + 8 * len(labels) > 72 else max(1, len(labels))
+    lines = -(-len(labels) // columns) if len(labels) > 1 else 0
+    row = 0.21  # inches
+    height = 2.75 + row * lines
+    figure.set_size_inches(5.2, height)
+    figure.subplots_adjust(left=0.165, right=0.98, bottom=0.5 / height, top=1 - (0.12 + row * lines) / height)
+    if lines:
+        figure.legend(
+            handles, labels, loc="upper left", bbox_to_anchor=(0, 1), ncols=columns, columnspacing=1.2,
+            handletextpad=0.5, borderaxespad=0, borderpad=0.1, labelspacing=0.35,
+        )  # fmt: skip
 
 
 def _colour(index: int) -> str:
@@ -171,14 +183,14 @@ def _stack(axes: Any, series: Sequence[Series]) -> None:
 def _axes(axes: Any, plot: Plot, x_label: str) -> None:
     axes.set_xlabel(x_label)
     axes.set_ylabel(plot.unit)
+    axes.yaxis.set_label_coords(-0.155, 0.5)  # as far from the axis in every picture
     axes.margins(x=0.02)
     axes.tick_params(length=3)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=x_label == "step", steps=[1, 2, 5, 10]))
     if x_label == "generated tokens":
         axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
     if plot.log:
-        axes.set_yscale("log")
-        axes.yaxis.set_minor_locator(NullLocator())
+        _logarithmic(axes, plot)
     elif plot.percent:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, position: f"{100 * value:.4g} %"))
     if plot.from_zero:
@@ -187,6 +199,15 @@ def _axes(axes: Any, plot: Plot, x_label: str) -> None:
         axes.axhline(0, color=INK, linewidth=1)
     if plot.threshold is not None:
         axes.axhline(plot.threshold, color=INK, linewidth=1, linestyle=(0, (2, 3)))
+
+
+def _logarithmic(axes: Any, plot: Plot) -> None:
+    drawn = np.concatenate([line.get_ydata() for line in axes.get_lines()])
+    drawn = np.append(drawn[drawn > 0], [plot.threshold] if plot.threshold else [])
+    if len(drawn):  # limits first: a single value has no range
+        axes.set_ylim(drawn.min() / 2, drawn.max() * 2)
+        axes.set_yscale("log", nonpositive="clip")
+        axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _thousands(value: float, position: int) -> str:

@@ -43,7 +43,7 @@ class Plot:
 ACCURACY = Plot(
     "accuracy",
     "Accuracy",
-    (("ibtpo/avg_rate", "in training (leaves of the trees)"),),
+    (("ibtpo/avg_rate", "in training (trees' leaves)"),),
     "accuracy",
     "The curve is the mean correctness of the trees' leaves. The search branches where it scores high, so it is not "
     "the policy's own accuracy; the held-out points are, with 95 % intervals.",

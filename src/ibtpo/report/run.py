@@ -60,10 +60,10 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
     _check_target(target, data)
     sheet = Sheet()
     files: dict[str, str] = {}
-    figures = [_figure([run], plot, view, sheet, files, data.name) for plot, view in _single_views(run)]
-    files["held-out.csv"] = _held_out_csv([run], [run.name])
     trees = gallery(stored_trees(run), viewer.name)
     trees.files = len(run.tree_files)
+    figures = [_figure([run], plot, view, sheet, files, data.name) for plot, view in _single_views(run)]
+    files["held-out.csv"] = _held_out_csv([run], [run.name])
     if run.tree_files:
         write_viewer(run.path, viewer)
     findings = verdict(run)

@@ -2,9 +2,9 @@
 
 A trend is told from noise by the Mann-Kendall test: no assumption on the curve's shape but that it is monotone, and on
 the noise but that it is not heavier in one direction. Neighbouring steps are alike, so the test's variance is enlarged
-by n/n* = 1 + 2 Σ (1 − k/n) r^k, r the lag-1 autocorrelation around the Theil-Sen line (Yue and Wang 2004). How large a
-change is, is said by the means of the curve's first and last fourth. A random walk, whose steps all add up, can still
-pass for a trend.
+by n/n* = 1 + 2 Σ (1 − k/n) r^k, r the lag-1 autocorrelation of what the trend leaves over (Yue and Wang 2004). How
+large a change is, is said by the means of the curve's first and last fourth. Noise that wanders slowly, compared with
+the length of the run, can still pass for a trend.
 """
 
 import math
@@ -73,9 +73,8 @@ def trend(steps: np.ndarray, values: np.ndarray) -> Trend | None:
         x, y = np.add.reduceat(x, cuts) / size, np.add.reduceat(y, cuts) / size
     i, j = np.triu_indices(len(y), 1)
     slope = float(np.median((y[j] - y[i]) / (x[j] - x[i])))
-    residual = y - slope * x
-    residual = residual - np.median(residual)
-    inflation = _inflation(residual)
+    blocks = np.array_split(y, 4)
+    inflation = _inflation(y - slope * x, blocks, float(np.abs(y).max()))
     s = float(np.sign(y[j] - y[i]).sum())
     m = len(y)
     ties = np.unique(y, return_counts=True)[1]
@@ -84,12 +83,17 @@ def trend(steps: np.ndarray, values: np.ndarray) -> Trend | None:
     p = math.erfc(max(z, 0.0) / math.sqrt(2))
 
     quarter, quarter_n = m // 4, n // 4
-    pooled = sum(float(((b - b.mean()) ** 2).sum()) for b in np.array_split(y, 4)) / (m - 4)
+    pooled = sum(float(((b - b.mean()) ** 2).sum()) for b in blocks) / (m - 4)
+
+    def error(variance: float) -> float:
+        return math.sqrt(variance * inflation / quarter)
 
     def level(part: slice, begin: int, end: int) -> Level:
         values = y[part]
+        if values.min() == values.max():  # a mean's rounding would leave a residue of spread
+            return Level(float(values[0]), 0.0 if quarter >= LEAST_QUARTER else error(pooled), begin, end)
         variance = float(values.var(ddof=1)) if quarter >= LEAST_QUARTER else pooled
-        return Level(float(values.mean()), math.sqrt(variance * inflation / quarter), begin, end)
+        return Level(float(values.mean()), error(variance), begin, end)
 
     first = level(slice(None, quarter), int(steps[0]), int(steps[quarter_n - 1]))
     last = level(slice(-quarter, None), int(steps[-quarter_n]), int(steps[-1]))
@@ -134,13 +138,23 @@ def since(steps: np.ndarray, values: np.ndarray, holds: Callable[[float], bool])
     return found
 
 
-def _inflation(residual: np.ndarray) -> float:
-    n = len(residual)
-    centred = residual - residual.mean()
-    total = float((centred**2).sum())
-    if total == 0:
-        return 1.0
-    r = float((centred[1:] * centred[:-1]).sum()) / total
-    r = min(0.95, max(0.0, r + (1 + 3 * r) / n))  # the estimate is biased downwards in short series
+def _inflation(line: np.ndarray, blocks: list[np.ndarray], scale: float) -> float:
+    """n/n* of the module's docstring, from the residuals (n,) around the line or around the fourths' means.
+
+    The smaller autocorrelation counts: around a straight line even a clean jump looks like wandering noise.
+    """
+    n = len(line)
+    r = min(_lag_one([line], scale), _lag_one(blocks, scale))
     k = np.arange(1, n)
     return 1 + 2 * float(((1 - k / n) * r**k).sum())
+
+
+def _lag_one(parts: list[np.ndarray], scale: float) -> float:
+    """Lag-1 autocorrelation within `parts`, each around its mean; in 0..0.95."""
+    centred = [part - part.mean() for part in parts]
+    n = sum(map(len, parts))
+    total = sum(float((c**2).sum()) for c in centred)
+    if total <= (1e-12 * scale) ** 2 * n:  # constant, but for rounding
+        return 0.0
+    r = sum(float((c[1:] * c[:-1]).sum()) for c in centred) / total
+    return min(0.95, max(0.0, r + len(parts) * (1 + 3 * r) / n))  # short series make it too small
