@@ -10,10 +10,16 @@ from report_runs import make_run, rows, tree
 pytestmark = pytest.mark.browser
 
 SCREENS = {"light": (1200, "light"), "dark": (1200, "dark"), "phone": (390, "light"), "dark phone": (390, "dark")}
-ARGUMENTS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="module")
