@@ -118,11 +118,11 @@ CASES = [
     # plot, curve, values, state, words
     ("signal", "eff_rate", ramp(0.8, 0.1, 0.05), "bad", "starving"),
     ("signal", "eff_rate", ramp(0.8, 0.45, 0.05), "look", "falling"),
-    ("signal", "eff_rate", ramp(0.8, 0.7, 0.05), "good", "holds"),
-    ("signal", "eff_rate", ramp(0.25, 0.25, 0.1), "good", "holds"),  # at the threshold: not beyond it
+    ("signal", "eff_rate", ramp(0.8, 0.7, 0.05), "good", "not fall"),
+    ("signal", "eff_rate", ramp(0.25, 0.25, 0.1), "good", "not fall"),  # at the threshold: not beyond it
     ("entropy", "entropy", ramp(0.4, 0.05, 0.02), "bad", "collapsed"),
     ("entropy", "entropy", ramp(0.4, 0.25, 0.02), "look", "falling"),
-    ("entropy", "entropy", ramp(0.4, 0.37, 0.02), "good", "holds"),
+    ("entropy", "entropy", ramp(0.4, 0.37, 0.02), "good", "neither"),
     ("entropy", "entropy", ramp(0.4, 0.8, 0.02), "look", "grew"),
     ("truncated", "truncated", ramp(0.0, 0.4, 0.02), "bad", "grew"),
     ("truncated", "truncated", ramp(0.0, 0.08, 0.01), "look", "grew"),
@@ -150,9 +150,11 @@ def test_a_rule_on_a_curve_of_known_answer(tmp_path, plot, name, values, state, 
 
 @pytest.mark.parametrize(("name", "plot"), [("eff_rate", "signal"), ("entropy", "entropy"), ("truncated", "truncated")])
 def test_eleven_steps_are_too_short_a_run_to_say(tmp_path, name, plot):
-    f = finding(plot, findings(tmp_path, n=11, **{name: np.linspace(1, 0, 11)}))
+    found = findings(tmp_path, n=11, **{name: np.linspace(1, 0, 11)})
+    f = finding(plot, found)
     assert (f.state, "too short a run" in f.title) == ("unknown", True)
     assert "11 of the 12 steps" in f.evidence
+    assert "The run is too short to speak of trends." in headline(found)
 
 
 @pytest.mark.parametrize(

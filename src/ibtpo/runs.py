@@ -3,7 +3,7 @@
 config.yaml     the resolved settings        env.json       versions, machine, command line
 metrics.jsonl   one row a step               trees/         step_000010.jsonl.gz
 checkpoints/    checkpoint-10, …             eval.json      {"before": …, "after": …}
-model/          the trained model             report.html    what the run did, with report_data/ and trees.html
+model/          the trained model            report.html    what the run did; report_data/ and trees.html with it
 """
 
 import json

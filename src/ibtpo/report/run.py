@@ -321,7 +321,7 @@ def _held_out_csv(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 
 def _points(change: float, low: float, high: float) -> str:
-    return f"{100 * change:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{100 * change:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]".replace("-", "−")
 
 
 def _with_interval(result: dict[str, Any] | None, name: str) -> str:

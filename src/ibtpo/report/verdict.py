@@ -44,6 +44,8 @@ def headline(findings: list[Finding]) -> str:
     held_out = next(f for f in findings if f.plot == "held-out")
     first = held_out.title if held_out.state != "unknown" else "Held-out accuracy: nothing to say."
     bad, look = (sum(f.state == s for f in findings) for s in ("bad", "look"))
+    if any(_TOO_SHORT in f.title for f in findings):
+        first += " The run is too short to speak of trends."
     if not bad + look:
         return f"{first} No rule found a problem."
     parts = [f"{n} {word if n == 1 else word + 's'}" for n, word in ((bad, "problem"), (look, "thing")) if n]
@@ -73,7 +75,7 @@ def _held_out(run: Run) -> Finding:
     evidence = (
         f"avg@{before['k']} on {before['n']} problems {_pc(before['avg'])} → {_pc(after['avg'])}, change "
         f"{100 * change:+.1f} points, interval {100 * low:+.1f} to {100 * high:+.1f}."
-    )
+    ).replace("-", "−")
     if (before["k"], before["n"]) != (after["k"], after["n"]):
         evidence += f" Before and after were not measured alike: after with k {after['k']} on {after['n']} problems."
     if low > 0:
@@ -154,7 +156,7 @@ def _eff_rate(run: Run) -> Finding:
         return Finding(
             "look", "Eff-Rate is falling: fewer groups carry a signal.", _evidence(fell, _pc), rule, "signal"
         )
-    return Finding("good", "Eff-Rate holds: the groups go on carrying a signal.", _evidence(t, _pc), rule, "signal")
+    return Finding("good", "Eff-Rate does not fall beyond chance.", _evidence(t, _pc), rule, "signal")
 
 
 def _entropy(run: Run) -> Finding:
@@ -177,7 +179,7 @@ def _entropy(run: Run) -> Finding:
         return Finding("look", "Entropy grew: the policy becomes more random.", _evidence(t, _three), rule, "entropy")
     t = trend(run.curves.steps, run.curves[name])
     assert t is not None
-    return Finding("good", "Entropy holds.", _evidence(t, _three), rule, "entropy")
+    return Finding("good", "Entropy neither collapses nor grows.", _evidence(t, _three), rule, "entropy")
 
 
 def _truncation(run: Run) -> Finding:
@@ -232,11 +234,19 @@ def _ib_score(run: Run) -> Finding:
 
 
 def _level(
-    name: str, plot: str, threshold: float, over: bool, title: str, fine: str, run: Run, show: Callable[[float], str]
+    name: str,
+    plot: str,
+    threshold: float,
+    over: bool,
+    what: str,
+    title: str,
+    fine: str,
+    run: Run,
+    show: Callable[[float], str],
 ) -> Finding:
     side = "over" if over else "under"
     rule = f"In the last fourth {side} {show(threshold)} by {SURE:g} standard errors."
-    short = _short(run, name, fine.rstrip("."), rule, plot)
+    short = _short(run, name, what, rule, plot)
     if short:
         return short
     t = trend(run.curves.steps, run.curves[name])
@@ -293,6 +303,7 @@ def _other_time(run: Run) -> Finding:
     return Finding("good", "The time goes to sampling and learning.", evidence, rule, "time")
 
 
+_TOO_SHORT = "too short a run"
 _TEST = f"Mann-Kendall p < {ALPHA:g}, whole run or second half"
 
 
@@ -305,7 +316,7 @@ def _short(run: Run, name: str, what: str, rule: str, plot: str) -> Finding | No
     if n >= LEAST_STEPS:
         return None
     why = f"{n} of the {LEAST_STEPS} steps it takes to tell a trend from noise." if n else "Not logged in this run."
-    return Finding("unknown", f"{what}: {'too short a run' if n else 'no data'}.", why, rule, plot)
+    return Finding("unknown", f"{what}: {_TOO_SHORT if n else 'no data'}.", why, rule, plot)
 
 
 def _quiet(
@@ -350,15 +361,15 @@ RULES: tuple[Callable[[Run], Finding], ...] = (
     _training_accuracy,
     _ib_score,
     partial(
-        _level, "ibtpo/root_branches", "branches", 0.8, True,
+        _level, "ibtpo/root_branches", "branches", 0.8, True, "Branches at the root",
         "Nearly every branch starts at the root: the tree is a star.", "Branches start inside the answers.", show=_pc,
     ),
     partial(
-        _level, "ibtpo/distinct", "distinct", 0.7, False,
+        _level, "ibtpo/distinct", "distinct", 0.7, False, "Distinct answers",
         "Answers repeat word for word.", "Answers of a group are mostly distinct.", show=_pc,
     ),
     partial(
-        _level, "ibtpo/steps", "length", 3.0, False,
+        _level, "ibtpo/steps", "length", 3.0, False, "Steps an answer",
         "Answers have fewer than three steps: there is nowhere to branch.", "Answers have steps to branch at.",
         show=_three,
     ),
