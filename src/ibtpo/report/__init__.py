@@ -1,1 +1,1 @@
-"""What a run looks like: the report and the tree viewer, offline HTML."""
+"""Pages for people: what a run or a file of trees holds, each as one HTML file that opens offline."""

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from ..diagnostics import correctness, rescued
 from ..score import effective
 from ..tree import ROOT, ReasoningTree
+from .viewer import tree_key
 
 SHOWN = {"rescued": 6, "best": 3, "worst": 3}
 MOST_TEXT = 3000  # characters of a prompt or an answer; the viewer has all of it
@@ -79,8 +80,7 @@ def gallery(trees: Iterable[tuple[int, ReasoningTree]], viewer: str) -> Gallery:
 
 def tree_link(viewer: str, step: int, id: str, node: int | None = None) -> str:
     """Address of a tree, or of a node of it, in the viewer."""
-    # encodeURIComponent leaves these as they are, too. A lone surrogate cannot be in an id: the reader refuses it.
-    link = quote(viewer) + "#tree=" + quote(f"{step}:{id}", safe="!'()*")
+    link = f"{quote(viewer)}#tree={tree_key(id, step)}"
     return link if node is None else f"{link}&node={node}"
 
 
