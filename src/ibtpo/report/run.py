@@ -9,7 +9,6 @@ import hashlib
 import math
 import os
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from .trees import gallery
 from .trend import trend
 from .verdict import STATES, difference, headline, verdict
 from .viewer import write_viewer
+from .viewer_data import visible
 
 GENERATOR = "ibtpo report"
 _OURS = re.compile(rf'<meta name="generator" content="{GENERATOR} [^"]*">'.encode())
@@ -222,7 +222,7 @@ def _figure(
     note = f"Thin line: means of {thinned} steps. " if thinned > 1 else ""
     text = "".join(csv_lines(["curve", label, plot.unit, "running mean"], drawn))
     address = "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()
-    svg = Markup(draw(plot, series, label, sheet, _visible(alt), held))
+    svg = Markup(draw(plot, series, label, sheet, visible(alt), held))
     title = {"tokens": f"{plot.title} against tokens", "time": f"{plot.title} against time"}.get(view, plot.title)
     reads = "" if view == "time" else plot.reads  # it stands under the picture before
     return Figure(key, title, svg, reads, f"{quote(folder)}/{plot.key}.csv", address, note)
@@ -260,7 +260,7 @@ def _share(run: Run, name: str) -> str:
 
 def _short_label(text: str) -> str:
     # matplotlib reads $ as the beginning of a formula.
-    return _visible(text if len(text) <= 44 else text[:43] + "…").replace("$", r"\$")
+    return visible(text if len(text) <= 44 else text[:43] + "…").replace("$", r"\$")
 
 
 # --- words and numbers ------------------------------------------------------------------------------------------
@@ -362,22 +362,15 @@ def _distinct_names(runs: Sequence[Run]) -> list[str]:
     return names
 
 
-def _visible(value: Any) -> Any:
-    """Text with its invisible characters shown: they could turn the order of the page's words, or be refused."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    return "".join(f"⟨U+{ord(c):04X}⟩" if _invisible(c) else c for c in value)
-
-
-def _invisible(c: str) -> bool:
-    # Line ends stay, and the joiners that Persian and emoji are written with.
-    return c not in "\n\r\t\u200c\u200d" and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+def _shown(value: Any) -> Any:
+    """What a template prints: text with its invisible characters visible, since they could turn the page's words."""
+    return value if not isinstance(value, str) or isinstance(value, Markup) else visible(value, keep="\n\r\t")
 
 
 def _render(template: str, sheet: Sheet, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("ibtpo.report", "page"), autoescape=True, undefined=StrictUndefined,
-        finalize=_visible, trim_blocks=True, lstrip_blocks=True,
+        finalize=_shown, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     assert environment.loader is not None
     style = environment.loader.get_source(environment, "run.css")[0] + sheet.css()
