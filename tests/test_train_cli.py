@@ -86,7 +86,9 @@ def test_a_run_leaves_the_documented_folder_and_prints_before_and_after(whole):
     assert (folder / "model" / "model.safetensors").exists()
     assert "before" in done.stdout
     assert "after" in done.stdout
-    assert str(folder.name) in done.stdout.splitlines()[-1]
+    assert done.stdout.splitlines()[-1] == f"report: {folder.name}/report.html"
+    assert (folder / "report.html").exists()
+    assert (folder / "trees.html").exists()
     assert "\x1b" not in done.stdout  # plain lines when not a terminal
 
 

@@ -24,6 +24,7 @@ VERBS = {
     "view": "trees as one offline HTML page to explore, or in the terminal",
     "eval": "avg@k and pass@k of a model on a set of problems, with confidence intervals",
     "diagnose": "IB-Score, Cov(eta1, eta2) and Eff-Rate over checkpoints; what a flat GRPO log can say",
+    "report": "one offline page: what a run did, or how several runs compare",
     "check-data": "do the reference answers of a data file score 1.0 through the verifier?",
     "env": "versions and hardware, for bug reports",
     "recipes": "list, print or copy the shipped training recipes",

@@ -3,7 +3,7 @@
 config.yaml     the resolved settings        env.json       versions, machine, command line
 metrics.jsonl   one row a step               trees/         step_000010.jsonl.gz
 checkpoints/    checkpoint-10, …             eval.json      {"before": …, "after": …}
-model/          the trained model
+model/          the trained model            report.html    what the run did; report_data/ and trees.html with it
 """
 
 import json
@@ -110,5 +110,5 @@ def _is_whole(checkpoint: Path) -> bool:
 def write_whole(path: Path, text: str) -> None:
     """Writes a file that appears whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
+    part.write_text(text, encoding="utf-8", newline="")
     os.replace(part, path)

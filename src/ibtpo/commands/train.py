@@ -249,7 +249,8 @@ def _train(
     measure("after")
     trainer.verifier.close()
     if state.is_main_process:
-        _report(console, folder, time.perf_counter() - began, as_json)
+        seconds = time.perf_counter() - began
+        _report(console, folder, seconds, _write_report(folder), as_json)
     return 0
 
 
@@ -281,10 +282,24 @@ def _percent(value: float | None, interval: Any) -> str:
     return f"{100 * value:.1f} % [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
 
 
-def _report(console: Console, folder: RunFolder, seconds: float, as_json: bool) -> None:
+def _write_report(folder: RunFolder) -> Path | None:
+    """The run's report.html, or None: a finished training does not fail for want of a picture of it."""
+    try:
+        from ..report.run import write_report
+
+        return write_report(folder.path)
+    except Exception as e:
+        again = shlex.join(["ibtpo", "report", str(folder.path)])
+        reason = " ".join(f"{type(e).__name__}: {e}".split())
+        print(f"warning: no report was written ({reason}); try again with: {again}", file=sys.stderr)
+        return None
+
+
+def _report(console: Console, folder: RunFolder, seconds: float, report: Path | None, as_json: bool) -> None:
     result = folder.read_eval()
     if as_json:
-        print(json.dumps({"output": str(folder.path), "seconds": round(seconds, 1), **result}))
+        page = None if report is None else str(report)
+        print(json.dumps({"output": str(folder.path), "seconds": round(seconds, 1), "report": page, **result}))
         return
     if "before" in result and "after" in result:
         before, after = result["before"], result["after"]
@@ -299,3 +314,5 @@ def _report(console: Console, folder: RunFolder, seconds: float, as_json: bool) 
             table.add_row(label, *values, change)
         console.print(table)
     console.print(f"done in {seconds:.0f} s; run folder: {folder.path}", highlight=False, soft_wrap=True)
+    if report is not None:
+        console.print(f"report: {report}", highlight=False, soft_wrap=True)

@@ -1,0 +1,263 @@
+"""Drawing with matplotlib, as inline SVG that obeys the page: its colours, its dark mode, its content policy.
+
+matplotlib writes a `style` attribute on every element, which a page without inline styles must refuse. Here each
+distinct style becomes a class, and its colours become the page's custom properties; `Sheet` collects them.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+from .plots import Plot, points, smoothed
+
+SVG = "http://www.w3.org/2000/svg"
+HREF = "{http://www.w3.org/1999/xlink}href"
+# What matplotlib is told, and what the page makes of it. Okabe and Ito's colours; run.css has their dark-mode twins.
+INK, GRID = "#010203", "#040506"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+VARIABLES = {INK: "var(--ink)", GRID: "var(--grid)", **{c: f"var(--c{i})" for i, c in enumerate(COLOURS)}}
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.4, 1.2, 1.4)), (0, (9, 2)), (0, (3, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "X")
+SETTINGS: Any = {
+    "svg.fonttype": "none",  # text stays text: small, crisp, searchable
+    "svg.hashsalt": "ibtpo",
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    "path.simplify": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "hatch.linewidth": 0.6,
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve to draw: x and y (n,), its label, and its place in the order of colours."""
+
+    x: np.ndarray
+    y: np.ndarray
+    label: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Held:
+    """A held-out measurement: at x, its value and 95 % interval."""
+
+    x: float
+    value: float
+    low: float
+    high: float
+    index: int
+
+
+class Sheet:
+    """The CSS classes of all drawings of one page."""
+
+    def __init__(self) -> None:
+        self._classes: dict[str, str] = {}
+
+    def name(self, style: str) -> str:
+        """The class with these declarations."""
+        return self._classes.setdefault(style, f"s{len(self._classes)}")
+
+    def css(self) -> str:
+        """One rule a class."""
+        return "\n".join(f".{name}{{{style}}}" for style, name in self._classes.items())
+
+
+def draw(plot: Plot, series: Sequence[Series], x_label: str, sheet: Sheet, alt: str, held: Sequence[Held] = ()) -> str:
+    """One plot as an `<svg>` element. alt: what a reader who does not see it is told."""
+    with rc_context(SETTINGS):
+        figure = Figure()
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        if plot.stacked:
+            _stack(axes, series)
+        else:
+            for s in series:
+                _curve(axes, s, many=len(series) > 1)
+        for h in held:
+            _held_out(axes, h)
+        _axes(axes, plot, x_label)
+        handles, labels = axes.get_legend_handles_labels()
+        if held:
+            colour, marker = (INK, "o") if len(series) > 1 else (_colour(held[0].index), _marker(held[0].index))
+            handles.append(Line2D([], [], color=colour, marker=marker, markerfacecolor="none", linestyle="none"))
+            labels.append("held out, with interval")
+        _place(figure, handles, labels)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(buffer.getvalue(), plot.key + re.sub(r"\W", "", x_label), plot.title, alt, sheet)
+
+
+def _place(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """The legend above the axes, and the same margins in every picture, so that they stand in line."""
+    longest = max(map(len, labels), default=0)
+    columns = 1 if longest > 30 else 2 if sum(map(len, labels)) + 8 * len(labels) > 72 else max(1, len(labels))
+    lines = -(-len(labels) // columns) if len(labels) > 1 else 0
+    row = 0.21  # inches
+    height = 2.75 + row * lines
+    figure.set_size_inches(5.2, height)
+    figure.subplots_adjust(left=0.165, right=0.98, bottom=0.5 / height, top=1 - (0.12 + row * lines) / height)
+    if lines:
+        figure.legend(
+            handles, labels, loc="upper left", bbox_to_anchor=(0, 1), ncols=columns, columnspacing=1.2,
+            handletextpad=0.5, borderaxespad=0, borderpad=0.1, labelspacing=0.35,
+        )  # fmt: skip
+
+
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def _marker(index: int) -> str:
+    return MARKERS[index % len(MARKERS)]
+
+
+def _held_out(axes: Any, h: Held) -> None:
+    axes.errorbar(
+        [h.x], [h.value], yerr=[[h.value - h.low], [h.high - h.value]], fmt=_marker(h.index), color=_colour(h.index),
+        markersize=6, markerfacecolor="none", markeredgewidth=1.5, capsize=4, linewidth=1.5, clip_on=False, zorder=5,
+    )  # fmt: skip
+
+
+def _curve(axes: Any, s: Series, many: bool) -> None:
+    x, y, _ = points(s.x, s.y)
+    colour, dash = _colour(s.index), DASHES[(s.index + s.index // len(COLOURS)) % len(DASHES)]
+    few = len(x) < 12
+    marker: dict[str, Any] = {}
+    if many or few:
+        every = max(1, len(x) // 8)
+        marker = {
+            "marker": _marker(s.index), "markersize": 4.5, "markevery": (s.index % every, every),
+        }  # fmt: skip
+    if few:
+        axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.8, label=s.label, **marker)
+        return
+    axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.4)
+    axes.plot(x, smoothed(y, len(s.y)), color=colour, linestyle=dash, linewidth=2, label=s.label, **marker)
+
+
+def _stack(axes: Any, series: Sequence[Series]) -> None:
+    thinned = [points(s.x, np.nan_to_num(s.y)) for s in series]
+    hatches = ("", "////", "....", "xxxx", "----")
+    base = np.zeros_like(thinned[0][1])
+    for s, (x, y, _) in zip(series, thinned, strict=True):
+        if len(x) == 1:  # one step: give it a width
+            x, y = np.array([x[0] - 0.5, x[0] + 0.5]), np.repeat(y, 2)
+            base = np.repeat(base, 2) if len(base) == 1 else base
+        axes.fill_between(
+            x, base, base + y, facecolor=_colour(s.index), edgecolor=INK, linewidth=0.5, alpha=0.8, label=s.label,
+            hatch=hatches[s.index % len(hatches)],
+        )  # fmt: skip
+        base = base + y
+
+
+def _axes(axes: Any, plot: Plot, x_label: str) -> None:
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(plot.unit)
+    axes.yaxis.set_label_coords(-0.155, 0.5)  # as far from the axis in every picture
+    axes.margins(x=0.02)
+    axes.tick_params(length=3)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=x_label == "step", steps=[1, 2, 5, 10]))
+    if x_label == "generated tokens":
+        axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    if plot.log:
+        _logarithmic(axes, plot)
+    elif plot.percent:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, position: f"{100 * value:.4g} %"))
+    if plot.from_zero:
+        axes.set_ylim(bottom=0, top=max(axes.get_ylim()[1], plot.least_top))
+    if plot.zero_line:
+        axes.axhline(0, color=INK, linewidth=1)
+    if plot.threshold is not None:
+        axes.axhline(plot.threshold, color=INK, linewidth=1, linestyle=(0, (2, 3)))
+
+
+def _logarithmic(axes: Any, plot: Plot) -> None:
+    drawn = np.concatenate([line.get_ydata() for line in axes.get_lines()])
+    drawn = np.append(drawn[drawn > 0], [plot.threshold] if plot.threshold else [])
+    if len(drawn):  # limits first: a single value has no range
+        axes.set_ylim(drawn.min() / 2, drawn.max() * 2)
+        axes.set_yscale("log", nonpositive="clip")
+        axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _thousands(value: float, position: int) -> str:
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:g}M"
+    return f"{value / 1e3:g}k" if abs(value) >= 1e3 else f"{value:g}"
+
+
+def _inline(svg: bytes, prefix: str, title: str, alt: str, sheet: Sheet) -> str:
+    """matplotlib's file as an element of the page: no style attributes, no ids but those that are used."""
+    ElementTree.register_namespace("", SVG)
+    root = ElementTree.fromstring(svg)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style") or not isinstance(child.tag, str):
+                parent.remove(child)
+    used = set(re.findall(r"#([\w-]+)", " ".join(v for e in root.iter() for k, v in e.attrib.items() if k != "style")))
+    used |= {m for e in root.iter() for m in re.findall(r"url\(#([\w-]+)\)", e.get("style", ""))}
+    for element in root.iter():
+        style = element.attrib.pop("style", None)
+        if style:
+            element.set("class", sheet.name(_themed(style, prefix)))
+        id = element.attrib.pop("id", None)
+        if id in used:
+            element.set("id", f"{prefix}-{id}")
+        href = element.attrib.pop(HREF, None)
+        if href:
+            element.set("href", f"#{prefix}-{href[1:]}")
+        for key in ("fill", "stroke"):
+            if key in element.attrib:
+                element.set(key, VARIABLES.get(element.attrib[key], element.attrib[key]))
+        for key in ("d", "x", "y", "transform"):
+            if key in element.attrib and "scale" not in element.attrib[key]:
+                element.set(key, _rounded(element.attrib[key]))
+        clip = element.get("clip-path")
+        if clip:
+            element.set("clip-path", clip.replace("#", f"#{prefix}-"))
+    for key in ("width", "height", "version"):
+        root.attrib.pop(key, None)
+    root.set("role", "img")
+    root.set("aria-label", f"{title}. {alt}")
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _themed(style: str, prefix: str) -> str:
+    style = style.replace("url(#", f"url(#{prefix}-")
+    style = re.sub(r"font: ([\d.]+)px [^;]*", r"font: \1px var(--sans)", style)
+    style = re.sub(r"font-family: [^;]*", "font-family: var(--sans)", style)
+    return re.sub(r"#[0-9a-f]{6}", lambda m: VARIABLES.get(m[0], m[0]), style.strip())
+
+
+def _rounded(text: str) -> str:
+    return re.sub(r"-?\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), text)

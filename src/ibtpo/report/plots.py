@@ -1,0 +1,217 @@
+"""Which curves are drawn, and the table behind each drawing.
+
+A `Plot` names the metrics of one picture. `table` gives the rows its CSV holds: every logged step. `points` thins a
+curve for drawing.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .data import Run
+from .trend import running_mean, smoothing_width
+
+MOST_DRAWN = 300  # points of a curve; longer ones are drawn as means of equal blocks of steps
+TIME_PARTS = ("sampling", "update", "credit", "verifying", "other")
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One picture. curves: (metric, label) pairs. unit: of the y axis. reads: what a bad curve says."""
+
+    key: str
+    title: str
+    curves: tuple[tuple[str, str], ...]
+    unit: str
+    reads: str
+    percent: bool = False
+    zero_line: bool = False
+    log: bool = False
+    threshold: float | None = None
+    stacked: bool = False
+    from_zero: bool = True
+    least_top: float = 0.02  # how far up the y axis goes at least
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics, in order."""
+        return tuple(name for name, _ in self.curves)
+
+
+ACCURACY = Plot(
+    "accuracy",
+    "Accuracy",
+    (("ibtpo/avg_rate", "in training (trees' leaves)"),),
+    "accuracy",
+    "The curve is the mean correctness of the trees' leaves. The search branches where it scores high, so it is not "
+    "the policy's own accuracy; the held-out points are, with 95 % intervals.",
+    percent=True,
+)
+PLOTS: tuple[Plot, ...] = (
+    Plot(
+        "signal",
+        "Groups that carry a signal",
+        (("ibtpo/eff_rate", "Eff-Rate"), ("ibtpo/rescued", "rescued")),
+        "share of questions",
+        "Eff-Rate: answers of the question differ in correctness; falling to 0, nothing can be learned. Rescued: a "
+        "branch made them differ after the first answers were all right or all wrong.",
+        percent=True,
+    ),
+    Plot(
+        "cov",
+        "Cov(η1, η2)",
+        (("ibtpo/cov_eta", "Cov(η1, η2)"),),
+        "covariance",
+        "Positive: the model is confident where the information is. At 0 to stay: confidence no longer follows "
+        "correctness. Negative: confident in the wrong branches.",
+        zero_line=True,
+        from_zero=False,
+    ),
+    Plot(
+        "ib-score",
+        "IB-Score",
+        (("ibtpo/ib_score", "IB-Score"),),
+        "score",
+        "Mean over the nodes that can be branched at. Falling steadily: confidence grows without information.",
+        from_zero=False,
+    ),
+    Plot(
+        "entropy",
+        "Entropy",
+        (("ibtpo/entropy", "policy entropy"),),
+        "nats a token",
+        "Where tokens were sampled. To 0: collapse.",
+    ),
+    Plot(
+        "kl",
+        "KL to the reference model",
+        (("kl", "KL"),),
+        "nats a token",
+        "How far the policy has moved.",
+        from_zero=False,
+    ),
+    Plot(
+        "length",
+        "Length of an answer",
+        (("ibtpo/length", "tokens"),),
+        "tokens",
+        "Growing together with accuracy: part of the gain may be trying longer.",
+    ),
+    Plot(
+        "truncated",
+        "Truncated answers",
+        (("ibtpo/truncated", "cut by the length limit"),),
+        "share of answers",
+        "Above 10 %: raise max_completion_length, or see why answers do not end.",
+        percent=True,
+        threshold=0.1,
+    ),
+    Plot(
+        "branches",
+        "Where branches start",
+        (
+            ("ibtpo/branch_cost", "cost (of a whole answer)"),
+            ("ibtpo/branch_depth", "depth (of an answer's steps)"),
+            ("ibtpo/root_branches", "share at the root"),
+        ),
+        "share",
+        "Cost near 100 % and all at the root: the tree is a star and shares nothing. The paper's branches cost 48 %.",
+        percent=True,
+    ),
+    Plot(
+        "bought",
+        "Answers bought with the tokens",
+        (("ibtpo/trajectories_per_1k_tokens", "trajectories"),),
+        "per 1 000 tokens",
+        "Falls as answers grow longer. Not above independent sampling's: branches start too early.",
+    ),
+    Plot(
+        "distinct",
+        "Distinct answers, shared tokens",
+        (("ibtpo/distinct", "distinct answers"), ("ibtpo/unique_ratio", "tokens not shared")),
+        "share",
+        "Distinct below 70 %: answers repeat word for word. Tokens not shared near 100 %: the tree shares nothing.",
+        percent=True,
+    ),
+    Plot(
+        "gap",
+        "Log-prob gap of engine and trainer",
+        (("sampling/logp_gap_max", "largest gap"),),
+        "nats",
+        "Above 0.001 in float32: engine and trainer disagree about the model.",
+        log=True,
+        from_zero=False,
+        threshold=1e-3,
+    ),
+    Plot(
+        "verifier",
+        "Answers the verifier could not judge",
+        (("ibtpo/verifier_errors", "verifier errors"),),
+        "answers a step",
+        "Crashes, time-outs and exceptions: no reward, not a wrong answer. Above 1 %: look at the verifier.",
+        least_top=1.0,
+    ),
+    Plot(
+        "time",
+        "Where the time goes",
+        tuple((f"time/{part}", part) for part in TIME_PARTS),
+        "seconds a step",
+        "Other above 5 %: neither model nor verifier is at work.",
+        stacked=True,
+    ),
+)
+
+
+def table(run: Run, plot: Plot) -> tuple[list[str], list[list[float | int | None]]]:
+    """Header and rows of the plot's CSV: step, tokens and seconds so far, then its metrics as logged."""
+    c = run.curves
+    columns = [c[name] for name in plot.metrics]
+    rows = [
+        [int(c.steps[i]), *(_plain(column[i]) for column in (c.tokens, c.seconds, *columns))]
+        for i in range(len(c.steps))
+    ]
+    return ["step", "generated_tokens_total", "seconds_total", *plot.metrics], rows
+
+
+def logged(runs: Sequence[Run], plot: Plot) -> bool:
+    """Whether a run has anything to draw."""
+    return any(run.curves.has(name) for run in runs for name in plot.metrics)
+
+
+def points(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """The finite points of a curve, at most `MOST_DRAWN`; the third value says how many steps one stands for."""
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y = x[known], y[known]
+    size = math.ceil(len(x) / MOST_DRAWN)
+    if size <= 1:
+        return x, y, 1
+    starts = np.arange(0, len(x), size)
+    count = np.diff(np.append(starts, len(x)))
+    return np.add.reduceat(x, starts) / count, np.add.reduceat(y, starts) / count, size
+
+
+def smoothed(y: np.ndarray, steps: int) -> np.ndarray:
+    """(n,) running mean of a thinned curve `y` (n,) that stands for `steps` values."""
+    block = max(1, steps // max(1, len(y)))
+    return running_mean(y, max(5, smoothing_width(steps) // block | 1))
+
+
+def csv_lines(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    """CSV text (RFC 4180), line by line. A text that a spreadsheet would take for a formula gets a quote before it."""
+    for row in (header, *rows):
+        yield ",".join(_field(value) for value in row) + "\r\n"
+
+
+def _field(value: object) -> str:
+    if value is None:
+        return ""
+    text = str(value)
+    if isinstance(value, str) and text[:1] in ("=", "+", "-", "@"):
+        text = "'" + text
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

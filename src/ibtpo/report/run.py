@@ -1,0 +1,381 @@
+"""`report.html`: what a run did, in one offline HTML file; and several runs side by side.
+
+The page has no script. Its content policy forbids everything but its own style sheet, so that it cannot ask any
+network for anything, whatever text a run holds.
+"""
+
+import base64
+import hashlib
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from .. import __version__
+from ..errors import ConfigError
+from ..runs import write_whole
+from .data import MOST_TREE_FILES, Curves, Run, read_run, stored_trees
+from .draw import Held, Series, Sheet, draw
+from .plots import ACCURACY, MOST_DRAWN, PLOTS, Plot, csv_lines, logged, points, smoothed, table
+from .trees import gallery
+from .trend import trend
+from .verdict import STATES, difference, headline, verdict
+from .viewer import write_viewer
+from .viewer_data import visible
+
+GENERATOR = "ibtpo report"
+_OURS = re.compile(rf'<meta name="generator" content="{GENERATOR} [^"]*">'.encode())
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot on the page. csv: its file in the data folder. data: the drawn points as a `data:` address."""
+
+    key: str
+    title: str
+    svg: Markup
+    reads: str
+    csv: str
+    data: str
+    note: str
+
+
+def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
+    """Writes the report of a run folder, and beside it the tree viewer and the CSV files; returns its path.
+
+    output: default `report.html` in the run folder. Raises `CheckpointError` where there is no run, `DataError` for
+    a broken file, and `ConfigError` if `output` is a file that no report was written to.
+    """
+    run = read_run(folder)
+    target = Path(output) if output is not None else run.path / "report.html"
+    data, viewer = _beside(target)
+    _check_target(target, data)
+    sheet = Sheet()
+    files: dict[str, str] = {}
+    trees = gallery(stored_trees(run), viewer.name)
+    trees.files = len(run.tree_files)
+    figures = [_figure([run], plot, view, sheet, files, data.name) for plot, view in _single_views(run)]
+    files["held-out.csv"] = _held_out_csv([run], [run.name])
+    if run.tree_files:
+        write_viewer(run.path, viewer)
+    findings = verdict(run)
+    page = _render(
+        "run.html.j2", sheet, title=f"Run report: {run.name}", run=run, facts=_facts(run), figures=figures,
+        findings=findings, headline=headline(findings), states=STATES, held_out=[_held_out_row(run)], gallery=trees,
+        viewer=quote(viewer.name), data=quote(data.name), most_tree_files=MOST_TREE_FILES, env=_flat(run.env),
+    )  # fmt: skip
+    _write(target, page, data, files)
+    return target
+
+
+def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
+    """Writes one page that compares runs; returns its path. Raises as `write_report` does."""
+    runs = [read_run(folder) for folder in folders]
+    names = _distinct_names(runs)
+    target = Path(output)
+    data, _ = _beside(target)
+    _check_target(target, data)
+    sheet = Sheet()
+    files: dict[str, str] = {}
+    figures = [
+        _figure(runs, plot, view, sheet, files, data.name, names)
+        for plot in (ACCURACY, *_flat_plots())
+        for view in ("tokens", "time")
+        if logged(runs, plot) and _has_view(runs, view)
+    ]
+    files["held-out.csv"] = _held_out_csv(runs, names)
+    verdicts = [verdict(run) for run in runs]
+    links = [_relative(run.path / "report.html", target) for run in runs]
+    page = _render(
+        "compare.html.j2", sheet, title=f"{len(runs)} runs compared", data=quote(data.name), runs=runs, names=names,
+        figures=figures, facts=[_facts(run) for run in runs], states=STATES, links=links,
+        pressing=[[f for f in found if f.state in ("bad", "look")] for found in verdicts],
+        headlines=[headline(found) for found in verdicts], held_out=[_held_out_row(run) for run in runs],
+        config=_differences([run.config for run in runs]), env=_differences([_flat(run.env) for run in runs]),
+    )  # fmt: skip
+    _write(target, page, data, files)
+    return target
+
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+
+def _beside(target: Path) -> tuple[Path, Path]:
+    """The folder of the CSV files and the tree viewer that go with a report."""
+    viewer = "trees.html" if target.name == "report.html" else f"{target.stem}_trees.html"
+    return target.with_name(f"{target.stem}_data"), target.with_name(viewer)
+
+
+def _check_target(target: Path, data: Path) -> None:
+    ours = False
+    if target.is_dir():
+        raise ConfigError(f"{target} is a folder; name a file, e.g. -o {target / 'report.html'}")
+    if target.exists():
+        with target.open("rb") as f:
+            ours = bool(_OURS.search(f.read(4096)))
+        if not ours and target.stat().st_size:
+            raise ConfigError(f"{target} exists and is no report of ours; name another file with -o")
+    if not ours and data.exists() and (not data.is_dir() or any(data.iterdir())):
+        raise ConfigError(f"{data}, the place of the report's CSV files, is taken; name another file with -o")
+
+
+def _write(target: Path, page: str, data: Path, files: dict[str, str]) -> None:
+    data.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        write_whole(data / name, text)
+    write_whole(target, page)
+
+
+def _relative(path: Path, target: Path) -> str | None:
+    """Link from `target` to a file, None if there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        return quote(os.path.relpath(path, target.parent).replace(os.sep, "/"))
+    except ValueError:  # on another drive
+        return None
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------
+
+
+def _single_views(run: Run) -> list[tuple[Plot, str]]:
+    views = [(ACCURACY, view) for view in ("tokens", "time") if logged([run], ACCURACY) and _has_view([run], view)]
+    return [*views, *((plot, "step") for plot in PLOTS if logged([run], plot))]
+
+
+def _flat_plots() -> list[Plot]:
+    """For several runs: a stack cannot be shared, and a picture has one metric."""
+    flat = []
+    for plot in PLOTS:
+        if plot.stacked:
+            flat.append(
+                Plot("time", "Time of a step", (("time/total", "total"),), "seconds", "Evaluation is left out.")
+            )
+        elif len(plot.curves) == 1:
+            flat.append(plot)
+        else:
+            for i, (name, label) in enumerate(plot.curves):
+                title = label[0].upper() + label[1:] if plot.key != "branches" else f"Branches: {label}"
+                flat.append(
+                    Plot(f"{plot.key}-{i}", title, ((name, label),), plot.unit, plot.reads, percent=plot.percent)
+                )
+    return flat
+
+
+def _has_view(runs: Sequence[Run], view: str) -> bool:
+    return any(np.isfinite(_x(run.curves, view)).any() for run in runs)
+
+
+def _x(c: Curves, view: str) -> np.ndarray:
+    return {"step": c.steps.astype(float), "tokens": c.tokens, "time": c.seconds}[view]
+
+
+def _figure(
+    runs: Sequence[Run],
+    plot: Plot,
+    view: str,
+    sheet: Sheet,
+    files: dict[str, str],
+    folder: str,
+    names: Sequence[str] | None = None,
+) -> Figure:
+    """One picture, its CSV file put into `files`."""
+    longest = max((float(np.nanmax(r.curves.seconds)) for r in runs if np.isfinite(r.curves.seconds).any()), default=0)
+    scale, unit = (3600, "hours") if longest > 3 * 3600 else (60, "minutes") if longest > 180 else (1, "seconds")
+    scale = scale if view == "time" else 1
+    label = {"step": "step", "tokens": "generated tokens", "time": f"{unit} of training"}[view]
+    series, held, texts = [], [], []
+    for r, run in enumerate(runs):
+        x = _x(run.curves, view) / scale
+        for i, (name, words) in enumerate(plot.curves):
+            if not run.curves.has(name) or not np.isfinite(x).any():
+                continue
+            curve_label = names[r] if names else f"{words} {_share(run, name)}" if plot.stacked else words
+            series.append(Series(x, run.curves[name], _short_label(curve_label), i if names is None else r))
+            texts.append(f"{curve_label}: {_in_words(run, name, plot.percent)}")
+        if plot.key == "accuracy" and np.isfinite(x).any():
+            for when, place in (("before", 0.0), ("after", float(np.nanmax(x)))):
+                found = run.evals.get(when)
+                if found and found.get("avg") is not None:
+                    low, high = found["avg_ci"]
+                    held.append(Held(place, found["avg"], low, high, r if names else 1))
+                    texts.append(f"held out {when} {100 * found['avg']:.1f} %")
+    alt = f"{plot.title} against {label}. " + "; ".join(texts) + "."
+    key = f"{plot.key}-{view}" if view != "step" else plot.key
+    header, rows = _joint_table(runs, plot, names)
+    files[f"{plot.key}.csv"] = "".join(csv_lines(header, rows))
+    drawn: list[list[Any]] = []
+    for s in series:
+        px, py, _ = points(s.x, s.y)
+        rows_drawn = zip(px.tolist(), py.tolist(), smoothed(py, len(s.y)).tolist(), strict=True)
+        drawn += [[s.label, *(float(f"{v:.6g}") for v in row)] for row in rows_drawn]
+    thinned = max((math.ceil(int((np.isfinite(s.x) & np.isfinite(s.y)).sum()) / MOST_DRAWN) for s in series), default=1)
+    note = f"Thin line: means of {thinned} steps. " if thinned > 1 else ""
+    text = "".join(csv_lines(["curve", label, plot.unit, "running mean"], drawn))
+    address = "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()
+    svg = Markup(draw(plot, series, label, sheet, visible(alt), held))
+    title = {"tokens": f"{plot.title} against tokens", "time": f"{plot.title} against time"}.get(view, plot.title)
+    reads = "" if view == "time" else plot.reads  # it stands under the picture before
+    return Figure(key, title, svg, reads, f"{quote(folder)}/{plot.key}.csv", address, note)
+
+
+def _joint_table(
+    runs: Sequence[Run], plot: Plot, names: Sequence[str] | None
+) -> tuple[list[str], list[list[float | int | str | None]]]:
+    if names is None:
+        header, rows = table(runs[0], plot)
+        return header, [list(row) for row in rows]
+    rows_of_all: list[list[float | int | str | None]] = []
+    for run, name in zip(runs, names, strict=True):
+        header, rows = table(run, plot)
+        rows_of_all += [[name, *row] for row in rows]
+    return ["run", *header], rows_of_all
+
+
+def _in_words(run: Run, name: str, percent: bool) -> str:
+    """A curve for those who do not see it."""
+    t = trend(run.curves.steps, run.curves[name])
+    if t is None:
+        known = run.curves[name][np.isfinite(run.curves[name])]
+        first, last, how = float(known[0]), float(known[-1]), "first and last step"
+    else:
+        first, last, how = t.first.mean, t.last.mean, "means of the first and last fourth"
+    a, b = (f"{100 * v:.1f} %" if percent else f"{v:.3g}" for v in (first, last))
+    return f"from {a} to {b} ({how})"
+
+
+def _share(run: Run, name: str) -> str:
+    """Of the time of all steps."""
+    return f"{100 * np.nansum(run.curves[name]) / max(np.nansum(run.curves['time/total']), 1e-9):.0f} %"
+
+
+def _short_label(text: str) -> str:
+    # matplotlib reads $ as the beginning of a formula.
+    return visible(text if len(text) <= 44 else text[:43] + "…").replace("$", r"\$")
+
+
+# --- words and numbers ------------------------------------------------------------------------------------------
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    c, config = run.curves, run.config
+    facts = [
+        ("method", config.get("method")),
+        ("model", config.get("model")),
+        ("data", config.get("data")),
+        ("tree", config.get("tree")),
+        ("seed", config.get("seed")),
+        ("steps", int(c.steps[-1]) if len(c.steps) else 0),
+        ("generated tokens", f"{c.tokens[-1]:,.0f}".replace(",", " ") if len(c.steps) else "0"),
+    ]
+    if len(c.seconds) and np.isfinite(c.seconds[-1]):
+        facts.append(("training time", _duration(float(c.seconds[-1]))))
+    return [(name, str(value)) for name, value in facts if value is not None]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _held_out_row(run: Run) -> dict[str, Any] | None:
+    """The before and after table's cells, None where nothing was measured."""
+    before, after = run.evals.get("before"), run.evals.get("after")
+    if not before and not after:
+        return None
+    some = before or after or {}
+    rows = []
+    for name, label in (("avg", "avg"), ("pass", "pass")):
+        change = difference(before, after, name) if before and after else None
+        rows.append(
+            {
+                "label": f"{label}@{some['k']}",
+                "before": _with_interval(before, name),
+                "after": _with_interval(after, name),
+                "change": "–" if change is None else _points(*change),
+            }
+        )
+    return {"rows": rows, "n": some["n"], "k": some["k"], "truncated": (before or {}, after or {})}
+
+
+def _held_out_csv(runs: Sequence[Run], names: Sequence[str]) -> str:
+    rows = [
+        [name, when, f"{measure}@{found['k']}", found[measure], *found[f"{measure}_ci"], found["n"]]
+        for run, name in zip(runs, names, strict=True)
+        for when, found in run.evals.items()
+        for measure in ("avg", "pass")
+        if found.get(measure) is not None
+    ]
+    return "".join(csv_lines(["run", "when", "measure", "value", "low", "high", "problems"], rows))
+
+
+def _points(change: float, low: float, high: float) -> str:
+    return f"{100 * change:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]".replace("-", "−")
+
+
+def _with_interval(result: dict[str, Any] | None, name: str) -> str:
+    if not result:
+        return "not measured"
+    if result.get(name) is None:
+        return "nothing graded"
+    low, high = result[f"{name}_ci"]
+    return f"{100 * result[name]:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries as one, lists as text."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value))
+        else:
+            flat[str(key)] = " ".join(map(str, value)) if isinstance(value, list) else value
+    return flat
+
+
+def _differences(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[Any]]]:
+    """Keys whose values are not the same in all."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    found = [(key, [row.get(key, "–") for row in rows]) for key in keys]
+    return [(key, values) for key, values in found if any(v != values[0] for v in values)]
+
+
+def _distinct_names(runs: Sequence[Run]) -> list[str]:
+    """Folder names; where two are the same, with a number."""
+    names: list[str] = []
+    for run in runs:
+        name, n = run.name, 2
+        while name in names:
+            name, n = f"{run.name} ({n})", n + 1
+        names.append(name)
+    return names
+
+
+def _shown(value: Any) -> Any:
+    """What a template prints: text with its invisible characters visible, since they could turn the page's words."""
+    return value if not isinstance(value, str) or isinstance(value, Markup) else visible(value, keep="\n\r\t")
+
+
+def _render(template: str, sheet: Sheet, **values: Any) -> str:
+    environment = Environment(
+        loader=PackageLoader("ibtpo.report", "page"), autoescape=True, undefined=StrictUndefined,
+        finalize=_shown, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    assert environment.loader is not None
+    style = environment.loader.get_source(environment, "run.css")[0] + sheet.css()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    return environment.get_template(template).render(
+        **values, style=Markup(style), policy=policy, generator=f"{GENERATOR} {__version__}"
+    )

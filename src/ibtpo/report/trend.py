@@ -1,0 +1,160 @@
+"""Is a noisy training curve going anywhere? Mann-Kendall and Theil-Sen, with autocorrelation taken into account.
+
+A trend is told from noise by the Mann-Kendall test: no assumption on the curve's shape but that it is monotone, and on
+the noise but that it is not heavier in one direction. Neighbouring steps are alike, so the test's variance is enlarged
+by n/n* = 1 + 2 Σ (1 − k/n) r^k, r the lag-1 autocorrelation of what the trend leaves over (Yue and Wang 2004). How
+large a change is, is said by the means of the curve's first and last fourth. Noise that wanders slowly, compared with
+the length of the run, can still pass for a trend.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+LEAST_STEPS = 12  # fewer, and neither the test's normal approximation nor a mean of a fourth can be trusted
+LEAST_QUARTER = 8  # values a fourth must have to tell its own spread; shorter ones take that of all fourths
+MOST_POINTS = 200  # longer curves are averaged over equal blocks of steps first
+ALPHA = 0.005  # two-sided; a curve is looked at twice, as a whole and in its second half
+SURE = 3.0  # standard errors a level must lie beyond a threshold
+
+
+@dataclass(frozen=True)
+class Level:
+    """Mean of a curve over some of its steps, and the mean's standard error. begin, end: the steps."""
+
+    mean: float
+    error: float
+    begin: int
+    end: int
+
+    def above(self, threshold: float) -> bool:
+        """By more than chance: more than `SURE` standard errors."""
+        return self.mean - SURE * self.error > threshold
+
+    def below(self, threshold: float) -> bool:
+        """By more than chance: more than `SURE` standard errors."""
+        return self.mean + SURE * self.error < threshold
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A curve's first and last fourth. p: two-sided, of the Mann-Kendall test. rising: its sign. n: values."""
+
+    first: Level
+    last: Level
+    p: float
+    rising: bool
+    n: int
+
+    @property
+    def change(self) -> float:
+        """Last fourth minus first fourth."""
+        return self.last.mean - self.first.mean
+
+    @property
+    def ratio(self) -> float:
+        """Last fourth over first fourth."""
+        return self.last.mean / self.first.mean if self.first.mean else math.inf
+
+
+def trend(steps: np.ndarray, values: np.ndarray) -> Trend | None:
+    """The trend of `values` (n,) over `steps` (n,), NaNs left out; None with fewer than `LEAST_STEPS` values."""
+    known = np.isfinite(values)
+    steps, values = steps[known], values[known]
+    if len(values) < LEAST_STEPS:
+        return None
+    n = len(values)
+    x, y = steps.astype(float), values
+    if n > MOST_POINTS:
+        cuts = np.linspace(0, n, MOST_POINTS + 1).round().astype(int)[:-1]
+        size = np.diff(np.append(cuts, n))
+        x, y = np.add.reduceat(x, cuts) / size, np.add.reduceat(y, cuts) / size
+    i, j = np.triu_indices(len(y), 1)
+    slope = float(np.median((y[j] - y[i]) / (x[j] - x[i])))
+    blocks = np.array_split(y, 4)
+    inflation = _inflation(y - slope * x, blocks, float(np.abs(y).max()))
+    s = float(np.sign(y[j] - y[i]).sum())
+    m = len(y)
+    ties = np.unique(y, return_counts=True)[1]
+    variance = (m * (m - 1) * (2 * m + 5) - float((ties * (ties - 1) * (2 * ties + 5)).sum())) / 18 * inflation
+    z = (abs(s) - 1) / math.sqrt(variance) if variance > 0 and s else 0.0
+    p = math.erfc(max(z, 0.0) / math.sqrt(2))
+
+    quarter, quarter_n = m // 4, n // 4
+    pooled = sum(float(((b - b.mean()) ** 2).sum()) for b in blocks) / (m - 4)
+
+    def error(variance: float) -> float:
+        return math.sqrt(variance * inflation / quarter)
+
+    def level(part: slice, begin: int, end: int) -> Level:
+        values = y[part]
+        if values.min() == values.max():  # a mean's rounding would leave a residue of spread
+            return Level(float(values[0]), 0.0 if quarter >= LEAST_QUARTER else error(pooled), begin, end)
+        variance = float(values.var(ddof=1)) if quarter >= LEAST_QUARTER else pooled
+        return Level(float(values.mean()), error(variance), begin, end)
+
+    first = level(slice(None, quarter), int(steps[0]), int(steps[quarter_n - 1]))
+    last = level(slice(-quarter, None), int(steps[-quarter_n]), int(steps[-1]))
+    return Trend(first, last, p, s > 0, n)
+
+
+def find_trend(steps: np.ndarray, values: np.ndarray, large: Callable[[Trend], bool]) -> Trend | None:
+    """The trend of the curve, or else of its second half, if it is beyond chance and `large`; None if neither is."""
+    half = len(values) // 2
+    for window in (slice(None), slice(half, None)):
+        t = trend(steps[window], values[window])
+        if t is not None and t.p < ALPHA and large(t):
+            return t
+    return None
+
+
+def running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """(n,) centred mean over `width` values, fewer at the ends; NaNs are left out, NaN where nothing is left."""
+    known = np.isfinite(values)
+    total = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
+    count = np.concatenate([[0], np.cumsum(known)])
+    centre = np.arange(len(values))
+    low, high = np.maximum(centre - (width - 1) // 2, 0), np.minimum(centre + width // 2 + 1, len(values))
+    seen = count[high] - count[low]
+    return np.where(seen > 0, (total[high] - total[low]) / np.maximum(seen, 1), math.nan)
+
+
+def smoothing_width(n: int) -> int:
+    """Steps a running mean covers in a curve of n: an eighth, odd, from 5 to 51."""
+    return min(51, max(5, n // 8)) | 1
+
+
+def since(steps: np.ndarray, values: np.ndarray, holds: Callable[[float], bool]) -> int | None:
+    """The step from which on the running mean `holds` to the end; None if it does not at the end."""
+    known = np.isfinite(values)
+    mean = running_mean(values[known], smoothing_width(int(known.sum())))
+    found = None
+    for step, value in zip(steps[known][::-1].tolist(), mean[::-1].tolist(), strict=True):
+        if not holds(value):
+            break
+        found = int(step)
+    return found
+
+
+def _inflation(line: np.ndarray, blocks: list[np.ndarray], scale: float) -> float:
+    """n/n* of the module's docstring, from the residuals (n,) around the line or around the fourths' means.
+
+    The smaller autocorrelation counts: around a straight line even a clean jump looks like wandering noise.
+    """
+    n = len(line)
+    r = min(_lag_one([line], scale), _lag_one(blocks, scale))
+    k = np.arange(1, n)
+    return 1 + 2 * float(((1 - k / n) * r**k).sum())
+
+
+def _lag_one(parts: list[np.ndarray], scale: float) -> float:
+    """Lag-1 autocorrelation within `parts`, each around its mean; in 0..0.95."""
+    centred = [part - part.mean() for part in parts]
+    n = sum(map(len, parts))
+    total = sum(float((c**2).sum()) for c in centred)
+    if total <= (1e-12 * scale) ** 2 * n:  # constant, but for rounding
+        return 0.0
+    r = sum(float((c[1:] * c[:-1]).sum()) for c in centred) / total
+    return min(0.95, max(0.0, r + len(parts) * (1 + 3 * r) / n))  # short series make it too small

@@ -1,0 +1,379 @@
+"""The verdict: what a run's numbers say in words, each sentence with its evidence and the rule behind it.
+
+A rule looks at one question and always answers: "good", "look" (worth a look), "bad", or "unknown" where there is too
+little data or nothing stands out from the noise. docs/report.md lists the rules and thresholds.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .data import Run
+from .trend import ALPHA, LEAST_STEPS, SURE, Level, Trend, find_trend, since, trend
+
+STATES = {"bad": "Problem", "look": "Look at this", "good": "Good", "unknown": "Nothing to say"}
+GAP_FLOAT32 = 1e-3
+MOST_ERRORS = 0.01  # verifier errors a trajectory
+MOST_OTHER = 0.05  # share of the time
+Z95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answer. state: a key of `STATES`. plot: the plot it speaks of."""
+
+    state: str
+    title: str
+    evidence: str
+    rule: str
+    plot: str = ""
+
+
+def verdict(run: Run) -> list[Finding]:
+    """Every rule's answer, the pressing ones first."""
+    order = list(STATES)
+    return sorted((rule(run) for rule in RULES), key=lambda f: order.index(f.state))
+
+
+def headline(findings: list[Finding]) -> str:
+    """The verdict in a sentence or two."""
+    held_out = next(f for f in findings if f.plot == "held-out")
+    first = held_out.title if held_out.state != "unknown" else "Held-out accuracy: nothing to say."
+    bad, look = (sum(f.state == s for f in findings) for s in ("bad", "look"))
+    if any(_TOO_SHORT in f.title for f in findings):
+        first += " The run is too short to speak of trends."
+    if not bad + look:
+        return f"{first} No rule found a problem."
+    parts = [f"{n} {word if n == 1 else word + 's'}" for n, word in ((bad, "problem"), (look, "thing")) if n]
+    return f"{first} Below: {' and '.join(parts)} to look at."
+
+
+def difference(before: dict[str, Any], after: dict[str, Any], name: str) -> tuple[float, float, float] | None:
+    """after − before of `avg` or `pass` and its 95 % interval (low, high); None where one is not known.
+
+    The two are taken as independent. They are measured on the same problems, which makes the true interval narrower.
+    """
+    if before.get(name) is None or after.get(name) is None:
+        return None
+    errors = [(r[f"{name}_ci"][1] - r[f"{name}_ci"][0]) / (2 * Z95) for r in (before, after)]
+    change = after[name] - before[name]
+    margin = Z95 * (errors[0] ** 2 + errors[1] ** 2) ** 0.5
+    return change, change - margin, change + margin
+
+
+def _held_out(run: Run) -> Finding:
+    rule = "After minus before; beyond chance when its 95 % interval, the two taken as independent, leaves out 0."
+    before, after = run.evals.get("before"), run.evals.get("after")
+    found = difference(before, after, "avg") if before and after else None
+    if not before or not after or found is None:
+        return Finding("unknown", "Held-out accuracy was not measured before and after.", "", rule, "held-out")
+    change, low, high = found
+    evidence = (
+        f"avg@{before['k']} on {before['n']} problems {_pc(before['avg'])} → {_pc(after['avg'])}, change "
+        f"{100 * change:+.1f} points, interval {100 * low:+.1f} to {100 * high:+.1f}."
+    ).replace("-", "−")
+    if (before["k"], before["n"]) != (after["k"], after["n"]):
+        evidence += f" Before and after were not measured alike: after with k {after['k']} on {after['n']} problems."
+    if low > 0:
+        return Finding("good", f"Held-out accuracy rose by {100 * change:.1f} points.", evidence, rule, "held-out")
+    if high < 0:
+        return Finding("bad", f"Held-out accuracy fell by {-100 * change:.1f} points.", evidence, rule, "held-out")
+    return Finding("look", "Held-out accuracy did not move beyond its interval.", evidence, rule, "held-out")
+
+
+def _training_accuracy(run: Run) -> Finding:
+    rule = f"A trend beyond chance ({_TEST}) of at least 5 points."
+    short = _short(run, "ibtpo/avg_rate", "Accuracy in training", rule, "accuracy-tokens")
+    if short:
+        return short
+    t = _find(run, "ibtpo/avg_rate", lambda t: abs(t.change) >= 0.05)
+    if t is None:
+        return _quiet(run, "ibtpo/avg_rate", "Accuracy in training has no clear trend.", rule, "accuracy-tokens", _pc)
+    note = " It is the mean over the leaves, which the search's branching biases: held-out accuracy decides."
+    word = "rose" if t.rising else "fell"
+    evidence = _evidence(t, _pc) + note
+    return Finding("good" if t.rising else "bad", f"Accuracy in training {word}.", evidence, rule, "accuracy-tokens")
+
+
+def _covariance(run: Run) -> Finding:
+    """The diagnosis of the paper: under GRPO Cov(η1, η2) goes to zero while the entropy may look healthy."""
+    name = "ibtpo/cov_eta"
+    rule = (
+        f"Collapse: above 0 in the first fourth by 2 standard errors, a fall beyond chance ({_TEST}), and in "
+        f"the last fourth under half of that and not above 0 by {SURE:g} standard errors. Entropy stayed: it moved "
+        f"by less than 15 %."
+    )
+    short = _short(run, name, "Cov(η1, η2)", rule, "cov")
+    if short:
+        return short
+    t = trend(run.curves.steps, run.curves[name])
+    assert t is not None
+    if t.last.below(0):
+        title = "Cov(η1, η2) is negative: the model is confident in the wrong branches."
+        return Finding("bad", title, _evidence(t, _three), rule, "cov")
+    fell = _find(run, name, lambda t: not t.rising and t.change < 0)
+    started = t.first.mean > 2 * t.first.error  # the fall's own test carries the burden of proof
+    if started and fell and t.last.mean < t.first.mean / 2 and not t.last.above(0):
+        begin = since(run.curves.steps, run.curves[name], lambda v: v < t.first.mean / 2)
+        at = f" It has been under half its start since step {begin}." if begin is not None else ""
+        entropy = trend(run.curves.steps, run.curves["ibtpo/entropy"])
+        while_ = ""
+        if entropy:
+            stayed = abs(entropy.ratio - 1) < 0.15
+            while_ = " while entropy stayed" if stayed else " as entropy " + ("rose" if entropy.change > 0 else "fell")
+            at += f" Entropy {_three(entropy.first.mean)} → {_three(entropy.last.mean)} nats."
+        title = f"Cov(η1, η2) fell to 0{while_}: confidence no longer follows correctness."
+        return Finding("bad", title, _evidence(fell, _three) + at, rule, "cov")
+    if t.last.above(0):
+        title = "Cov(η1, η2) is above 0 to the end: confidence follows correctness."
+        return Finding("good", title, _evidence(t, _three), rule, "cov")
+    title = "Cov(η1, η2) cannot be told from 0: too noisy to say whether confidence follows correctness."
+    return Finding("unknown", title, _evidence(t, _three), rule, "cov")
+
+
+def _eff_rate(run: Run) -> Finding:
+    name = "ibtpo/eff_rate"
+    rule = (
+        f"Starving: under 25 % of the groups in the last fourth by {SURE:g} standard errors. Falling: a fall beyond "
+        f"chance ({_TEST}) by three tenths or more."
+    )
+    short = _short(run, name, "Eff-Rate", rule, "signal")
+    if short:
+        return short
+    t = trend(run.curves.steps, run.curves[name])
+    assert t is not None
+    if t.last.below(0.25):
+        begin = since(run.curves.steps, run.curves[name], lambda v: v < 0.25)
+        at = f" Under 25 % since step {begin}." if begin is not None else ""
+        title = "Eff-Rate is starving: few groups carry a signal (too easy, too hard, or collapsed)."
+        return Finding("bad", title, _evidence(t, _pc) + at, rule, "signal")
+    fell = _find(run, name, lambda t: not t.rising and t.ratio <= 0.7)
+    if fell:
+        return Finding(
+            "look", "Eff-Rate is falling: fewer groups carry a signal.", _evidence(fell, _pc), rule, "signal"
+        )
+    return Finding("good", "Eff-Rate does not fall beyond chance.", _evidence(t, _pc), rule, "signal")
+
+
+def _entropy(run: Run) -> Finding:
+    name = "ibtpo/entropy"
+    rule = (
+        f"A trend beyond chance ({_TEST}): collapse when the last fourth is under half the first, falling under 80 %, "
+        f"growing over 150 %."
+    )
+    short = _short(run, name, "Entropy", rule, "entropy")
+    if short:
+        return short
+    t = _find(run, name, lambda t: t.ratio < 0.5 and not t.rising)
+    if t:
+        return Finding("bad", "Entropy collapsed: answers become all alike.", _evidence(t, _three), rule, "entropy")
+    t = _find(run, name, lambda t: t.ratio < 0.8 and not t.rising)
+    if t:
+        return Finding("look", "Entropy is falling.", _evidence(t, _three), rule, "entropy")
+    t = _find(run, name, lambda t: t.ratio > 1.5 and t.rising)
+    if t:
+        return Finding("look", "Entropy grew: the policy becomes more random.", _evidence(t, _three), rule, "entropy")
+    t = trend(run.curves.steps, run.curves[name])
+    assert t is not None
+    return Finding("good", "Entropy neither collapses nor grows.", _evidence(t, _three), rule, "entropy")
+
+
+def _truncation(run: Run) -> Finding:
+    name = "ibtpo/truncated"
+    rule = (
+        f"Grew: a rise beyond chance ({_TEST}) by 5 points or more. High: over 10 % in the last fourth by {SURE:g} "
+        f"standard errors."
+    )
+    short = _short(run, name, "Truncation", rule, "truncated")
+    if short:
+        return short
+    t = trend(run.curves.steps, run.curves[name])
+    assert t is not None
+    grew = _find(run, name, lambda t: t.rising and t.change >= 0.05)
+    limit = run.config.get("max_completion_length")
+    advice = f" Raise max_completion_length{f' (now {limit})' if limit else ''}, or see why answers do not end."
+    if grew:
+        begin = since(run.curves.steps, run.curves[name], lambda v: v > 0.1)
+        at = f" Over 10 % since step {begin}." if begin is not None else ""
+        state = "bad" if grew.last.above(0.1) else "look"
+        title = "Truncation grew: more answers run into the length limit."
+        return Finding(state, title, _evidence(grew, _pc) + at + advice, rule, "truncated")
+    if t.last.above(0.1):
+        title = "Many answers run into the length limit, from the start."
+        return Finding("look", title, _evidence(t, _pc) + advice, rule, "truncated")
+    return Finding("good", "Few answers run into the length limit.", _evidence(t, _pc), rule, "truncated")
+
+
+def _length(run: Run) -> Finding:
+    name = "ibtpo/length"
+    rule = f"A trend beyond chance ({_TEST}) of at least a fifth of the first fourth."
+    short = _short(run, name, "Length", rule, "length")
+    if short:
+        return short
+    t = _find(run, name, lambda t: abs(t.ratio - 1) >= 0.2)
+    if t is None:
+        return _quiet(run, name, "Answers keep their length.", rule, "length", _three, "good")
+    title = "Answers grew longer: part of a gain may be trying longer." if t.rising else "Answers grew shorter."
+    return Finding("look", title, _evidence(t, _three, " tokens"), rule, "length")
+
+
+def _ib_score(run: Run) -> Finding:
+    rule = f"A fall beyond chance ({_TEST}) by a tenth or more of the first fourth's absolute value."
+    short = _short(run, "ibtpo/ib_score", "IB-Score", rule, "ib-score")
+    if short:
+        return short
+    t = _find(run, "ibtpo/ib_score", lambda t: not t.rising and -t.change >= 0.1 * abs(t.first.mean))
+    if t:
+        title = "IB-Score is falling: confidence grows without information."
+        return Finding("look", title, _evidence(t, _three), rule, "ib-score")
+    return _quiet(run, "ibtpo/ib_score", "IB-Score does not fall.", rule, "ib-score", _three, "good")
+
+
+def _level(
+    name: str,
+    plot: str,
+    threshold: float,
+    over: bool,
+    what: str,
+    title: str,
+    fine: str,
+    run: Run,
+    show: Callable[[float], str],
+) -> Finding:
+    side = "over" if over else "under"
+    rule = f"In the last fourth {side} {show(threshold)} by {SURE:g} standard errors."
+    short = _short(run, name, what, rule, plot)
+    if short:
+        return short
+    t = trend(run.curves.steps, run.curves[name])
+    assert t is not None
+    beyond = t.last.above(threshold) if over else t.last.below(threshold)
+    evidence = f"Last fourth {_level_text(t.last, show)}."
+    return Finding("look" if beyond else "good", title if beyond else fine, evidence, rule, plot)
+
+
+def _verifier(run: Run) -> Finding:
+    rule = f"All steps together: a problem above {_pc(MOST_ERRORS)} of the trajectories; any error is worth a look."
+    errors, answers = run.curves["ibtpo/verifier_errors"], run.curves["ibtpo/trajectories"]
+    total = float(np.nansum(answers))
+    if not run.curves.has("ibtpo/verifier_errors") or not total:
+        return Finding("unknown", "Verifier errors were not logged.", "", rule, "verifier")
+    count = float(np.nansum(errors))
+    evidence = f"{count:.0f} of {total:.0f} answers ({_pc(count / total)})."
+    if count:
+        first = int(run.curves.steps[np.flatnonzero(np.nan_to_num(errors) > 0)[0]])
+        evidence += f" The first at step {first}. They get no reward; see meta.verifier_errors in the stored trees."
+        state = "bad" if count / total > MOST_ERRORS else "look"
+        return Finding(state, "The verifier could not judge some answers.", evidence, rule, "verifier")
+    return Finding("good", "The verifier judged every answer.", evidence, rule, "verifier")
+
+
+def _gap(run: Run) -> Finding:
+    rule = f"Largest gap of a step's tokens above {GAP_FLOAT32:g}, for float32; other types are not judged."
+    curve = run.curves["sampling/logp_gap_max"]
+    if not np.isfinite(curve).any():
+        return Finding("unknown", "The log-prob gap was not logged.", "", rule, "gap")
+    worst = int(np.nanargmax(curve))
+    evidence = f"Largest {curve[worst]:.2g}, at step {run.curves.steps[worst]}."
+    dtype = run.config.get("dtype", "float32")
+    if dtype != "float32" or run.config.get("bf16") or run.config.get("fp16"):
+        return Finding("unknown", "The log-prob gap is not judged in 16 bit.", evidence, rule, "gap")
+    beyond = int((np.nan_to_num(curve) > GAP_FLOAT32).sum())
+    if beyond:
+        evidence += f" Above {GAP_FLOAT32:g} in {beyond} of {int(np.isfinite(curve).sum())} steps."
+        return Finding("bad", "Engine and trainer disagree about the model's log-probs.", evidence, rule, "gap")
+    return Finding("good", "Engine and trainer agree about the model's log-probs.", evidence, rule, "gap")
+
+
+def _other_time(run: Run) -> Finding:
+    rule = f"All steps together: worth a look above {_pc(MOST_OTHER)}."
+    total = float(np.nansum(run.curves["time/total"]))
+    if not total:
+        return Finding("unknown", "The time split was not logged.", "", rule, "time")
+    other = float(np.nansum(run.curves["time/other"]))
+    evidence = (
+        f"{_pc(other / total)} of {total:.0f} s ({other:.1f} s) is neither sampling, verifying, credit nor update."
+    )
+    if other / total > MOST_OTHER:
+        return Finding("look", "Time goes to neither sampling nor learning.", evidence, rule, "time")
+    return Finding("good", "The time goes to sampling and learning.", evidence, rule, "time")
+
+
+_TOO_SHORT = "too short a run"
+_TEST = f"Mann-Kendall p < {ALPHA:g}, whole run or second half"
+
+
+def _find(run: Run, name: str, large: Callable[[Trend], bool]) -> Trend | None:
+    return find_trend(run.curves.steps, run.curves[name], large)
+
+
+def _short(run: Run, name: str, what: str, rule: str, plot: str) -> Finding | None:
+    n = int(np.isfinite(run.curves[name]).sum())
+    if n >= LEAST_STEPS:
+        return None
+    why = f"{n} of the {LEAST_STEPS} steps it takes to tell a trend from noise." if n else "Not logged in this run."
+    return Finding("unknown", f"{what}: {_TOO_SHORT if n else 'no data'}.", why, rule, plot)
+
+
+def _quiet(
+    run: Run, name: str, title: str, rule: str, plot: str, show: Callable[[float], str], state: str = "unknown"
+) -> Finding:
+    t = trend(run.curves.steps, run.curves[name])
+    assert t is not None
+    return Finding(state, title, _evidence(t, show), rule, plot)
+
+
+def _evidence(t: Trend, show: Callable[[float], str], unit: str = "") -> str:
+    p = f"p = {t.p:.2g}" if t.p >= 1e-4 else "p < 0.0001"
+    return f"{_level_text(t.first, show)} → {_level_text(t.last, show)}{unit}; trend {p} over {t.n} steps."
+
+
+def _level_text(level: Level, show: Callable[[float], str]) -> str:
+    scale, unit = (100.0, " %") if show is _pc else (1.0, "")
+    mean, error = scale * level.mean, scale * level.error
+    where = f"(steps {level.begin}–{level.end})"
+    if not error and not unit:
+        return f"{_three(mean)} {where}"
+    # As many digits as the error leaves: two of its own; of a percentage one after the point.
+    digits = 1 if unit else min(8, max(0, 1 - math.floor(math.log10(error))))
+    return f"{mean:.{digits}f}{unit} ± {error:.{digits}f}{unit} {where}".replace("-", "−")
+
+
+def _pc(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _three(value: float) -> str:
+    return (f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}").replace("-", "−")
+
+
+RULES: tuple[Callable[[Run], Finding], ...] = (
+    _held_out,
+    _covariance,
+    _eff_rate,
+    _entropy,
+    _truncation,
+    _length,
+    _training_accuracy,
+    _ib_score,
+    partial(
+        _level, "ibtpo/root_branches", "branches", 0.8, True, "Branches at the root",
+        "Nearly every branch starts at the root: the tree is a star.", "Branches start inside the answers.", show=_pc,
+    ),
+    partial(
+        _level, "ibtpo/distinct", "distinct", 0.7, False, "Distinct answers",
+        "Answers repeat word for word.", "Answers of a group are mostly distinct.", show=_pc,
+    ),
+    partial(
+        _level, "ibtpo/steps", "length", 3.0, False, "Steps an answer",
+        "Answers have fewer than three steps: there is nowhere to branch.", "Answers have steps to branch at.",
+        show=_three,
+    ),
+    _verifier,
+    _gap,
+    _other_time,
+)  # fmt: skip

@@ -1,0 +1,81 @@
+"""Run folders made up for the tests of the report: every number is known."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from ibtpo.tree import ReasoningTree, Step, write_trees
+
+CONFIG = {
+    "model": "nano",
+    "data": "countdown:train",
+    "method": "ibtpo",
+    "tree": "2,2,1,1",
+    "seed": 3,
+    "dtype": "float32",
+}
+ENV = {"ibtpo": "0.1.0", "python": "3.11.7", "packages": {"torch": "2.6", "vllm": None}, "gpus": []}
+TIMES = {"sampling": 3.0, "update": 1.5, "credit": 0.3, "verifying": 0.1, "other": 0.1, "total": 5.0}
+
+
+def rows(n: int, **curves) -> list[dict]:
+    """n rows of a run in which nothing happens, but for the given metrics (`ibtpo/` may be left out)."""
+    rng = np.random.default_rng(0)
+    columns = {
+        "eff_rate": 0.7 + 0.1 * rng.standard_normal(n), "avg_rate": 0.3 + 0.05 * rng.standard_normal(n),
+        "rescued": np.full(n, 0.2), "cov_eta": 0.01 + 0.002 * rng.standard_normal(n),
+        "ib_score": -0.5 + 0.05 * rng.standard_normal(n), "entropy": 0.4 + 0.01 * rng.standard_normal(n),
+        "length": 80 + 4 * rng.standard_normal(n), "steps": np.full(n, 6.0), "truncated": np.full(n, 0.02),
+        "branch_cost": np.full(n, 0.5), "branch_depth": np.full(n, 0.4), "root_branches": np.full(n, 0.2),
+        "distinct": np.full(n, 0.95), "unique_ratio": np.full(n, 0.6), "trajectories": np.full(n, 96.0),
+        "trajectories_per_1k_tokens": np.full(n, 12.0), "verifier_errors": np.zeros(n),
+        "generated_tokens": np.full(n, 1000.0), "generated_tokens_total": 1000.0 * np.arange(1, n + 1),
+        **{k: np.asarray(v, dtype=float) for k, v in curves.items() if "/" not in k},
+    }  # fmt: skip
+    found = {f"ibtpo/{k}": v for k, v in columns.items()}
+    found |= {f"time/{k}": np.full(n, v) for k, v in TIMES.items()}
+    found["sampling/logp_gap_max"] = np.full(n, 1e-5)
+    found |= {k: np.asarray(v, dtype=float) for k, v in curves.items() if "/" in k}
+    return [{"step": i + 1, **{k: float(v[i]) for k, v in found.items()}} for i in range(n)]
+
+
+def result(avg: float, half: float = 0.04, k: int = 4, n: int = 200) -> dict:
+    """One entry of eval.json with an interval of ± half."""
+    both = {"avg": avg, "avg_ci": [avg - half, avg + half], "pass": avg + 0.2, "pass_ci": [avg + 0.1, avg + 0.3]}
+    return {**both, "k": k, "n": n, "truncated": 0.0}
+
+
+def tree(
+    id: str, rewards, *, prompt: str = "Make 5.", text: str = "step", answer: str | None = "2 + 3"
+) -> ReasoningTree:
+    """Two first answers, then one branch a further reward, each after the first answer's first step."""
+    t = ReasoningTree(id, [1, 2], prompt, answer)
+    for i, reward in enumerate(rewards):
+        steps = [
+            Step((10 + i,), f"{text} {i} begins.\n\n", (-0.1,)),
+            Step((50 + i,), f"{text} {i} ends", (-0.1 * i - 0.1,)),
+        ]
+        t.add(0 if i < 2 else 1, steps if i < 2 else steps[1:], reward, "eos", round=max(0, i - 1), score=0.25)
+    return t
+
+
+def make_run(folder: Path, metrics=None, evals=None, trees=None, config=None) -> Path:
+    """A run folder. trees: step -> list of trees."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({**CONFIG, **(config or {})}, allow_unicode=True))
+    (folder / "env.json").write_text(json.dumps(ENV))
+    metrics = rows(40) if metrics is None else metrics
+    text = "".join(json.dumps(row) + "\n" for row in metrics)
+    if metrics:
+        text += json.dumps({"step": metrics[-1]["step"], "train_runtime": 9.0, "train_loss": 0.1}) + "\n"
+    (folder / "metrics.jsonl").write_text(text)
+    evals = {"before": result(0.2), "after": result(0.4)} if evals is None else evals
+    if evals:
+        (folder / "eval.json").write_text(json.dumps(evals))
+    if trees is None:
+        trees = {1: [tree("all-wrong", [0, 0, 0])], 10: [tree("saved", [0, 0, 1, 0]), tree("best", [1, 1, 1])]}
+    for step, grown in trees.items():
+        write_trees(folder / "trees" / f"step_{step:06d}.jsonl.gz", grown)
+    return folder
