@@ -39,8 +39,9 @@ import ibtpo
 from ibtpo.credit import path_advantages, token_advantages
 from ibtpo.models import resolve_model
 from ibtpo.training.config import IBTPOConfig
-from ibtpo.training.packed import PackedForward, lay_out, read_rows, shared_positions
+from ibtpo.training.packed import PackedForward, read_rows
 from ibtpo.training.trainer import IBTPOTrainer
+from ibtpo.training.trie import lay_out, shared_positions
 from ibtpo.tree import ReasoningTree, read_trees
 
 TARGET = 0.8  # of all tokens over distinct tokens

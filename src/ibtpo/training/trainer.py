@@ -38,9 +38,10 @@ from ..verify import Verifier
 from ..verify.pool import VerifierPool
 from ..verify.rewards import RewardFunctions, describe
 from .config import IBTPOConfig
-from .packed import PackedForward, keep_together, read_rows
+from .packed import PackedForward, read_rows
 from .regularizers import ibro_term
 from .timing import StepTimer
+from .trie import keep_together
 
 REFUSED = ("tools", "rollout_func", "environment_factory", "reward_processing_classes")
 
