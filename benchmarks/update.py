@@ -4,8 +4,9 @@
     python benchmarks/update.py --model smollm2-135m --trees experiments/results/smollm2-gsm8k/trees.jsonl.gz
 
 A micro-batch is `--rows` trees of G = 12 trajectories with prompts of at least 100 tokens. Both ways are timed one
-after the other on the same trees, in turns, on one thread, after a warm-up; medians are reported. Peak memory is that
-of one update in a fresh process over what the process held before it. The embedded model has no trees with long
+after the other on the same trees, in turns, after a warm-up; medians are reported. Time is processor time of one
+thread, so that what else the machine does disturbs it less. Peak memory is that of one update in a fresh process over
+what the process held before it. The embedded model has no trees with long
 prompts stored: it grows them first.
 
 Prints one JSON object a line; a ratio above 1 means the shared-prefix update is better.
@@ -41,7 +42,7 @@ from ibtpo.models import resolve_model
 from ibtpo.training.config import IBTPOConfig
 from ibtpo.training.packed import PackedForward, read_rows
 from ibtpo.training.trainer import IBTPOTrainer
-from ibtpo.training.trie import lay_out, shared_positions
+from ibtpo.training.trie import lay_out
 from ibtpo.tree import ReasoningTree, read_trees
 
 TARGET = 0.8  # of all tokens over distinct tokens
@@ -112,34 +113,33 @@ def make_trainer(model: str, checkpointing: bool) -> IBTPOTrainer:
 
 
 def update(trainer: IBTPOTrainer, inputs: dict[str, torch.Tensor], packed: PackedForward | None) -> tuple[float, float]:
-    """One forward and backward: (seconds, loss)."""
+    """One forward and backward: (seconds of processor time, loss)."""
     trainer._packed = packed
     trainer.model.zero_grad()
-    begin = time.perf_counter()
+    begin = time.process_time()
     loss = trainer._compute_loss(trainer.model, inputs)
     loss.backward()
-    return time.perf_counter() - begin, loss.item()
+    return time.process_time() - begin, loss.item()
 
 
 def trie_seconds(inputs: dict[str, torch.Tensor], packed: PackedForward, model: Any) -> float:
     """What reading the rows, splitting and laying them out takes of an update."""
-    begin = time.perf_counter()
+    begin = time.process_time()
     ids, mask = (torch.cat([inputs[f"prompt_{x}"], inputs[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
     rows, starts = read_rows(ids, mask, inputs["completion_ids"].shape[1])
     order = sorted(range(len(rows)), key=lambda i: rows[i].tolist())
     rows = [rows[i] for i in order]
     for part in packed._parts(model, rows, len(rows), ids.shape[1]) or ():
         lay_out([rows[i] for i in part], [starts[order[i]] for i in part])
-    return time.perf_counter() - begin
+    return time.process_time() - begin
 
 
 def token_counts(inputs: dict[str, torch.Tensor]) -> tuple[int, int]:
     """All tokens of the trajectories, and the distinct (prefix, token) pairs among them."""
     ids, mask = (torch.cat([inputs[f"prompt_{x}"], inputs[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
     rows, _ = read_rows(ids, mask, inputs["completion_ids"].shape[1])
-    rows.sort(key=lambda row: row.tolist())
-    shared = [min(s + 1, len(row)) if i else 0 for i, (s, row) in enumerate(zip(shared_positions(rows), rows))]
-    return sum(map(len, rows)), sum(map(len, rows)) - sum(shared)
+    distinct = {row[:n].tobytes() for row in rows for n in range(1, len(row) + 1)}
+    return sum(map(len, rows)), len(distinct)
 
 
 def memory(flag: str) -> int:

@@ -218,7 +218,7 @@ def test_splitting_takes_the_cheapest_of_all_ways() -> None:
             parts = [range(a, b) for a, b in itertools.pairwise(edges)]
             sizes = [len(lay_out(rows[p.start : p.stop], [1] * len(p)).end) for p in parts]
             if all(n <= 40 or len(p) == 1 for n, p in zip(sizes, parts, strict=True)):
-                costs[tuple(parts)] = sum(32 + n + n * n / 20 for n in sizes)
+                costs[tuple(parts)] = sum(64 + n + n * n / 20 for n in sizes)
         parts, cost = split(rows, 40, 20)
         assert cost == pytest.approx(min(costs.values()))
         assert costs[tuple(parts)] == pytest.approx(cost)
@@ -401,6 +401,21 @@ def test_attention_that_takes_no_dense_mask_is_left_to_trl() -> None:
         packer()(lambda *_, **__: (torch.zeros(1), None, None), model, *random_batch(0))
 
 
+def test_every_process_makes_as_many_forwards() -> None:
+    def agreed(parts: Any, *others: int) -> Any:
+        accelerator = SimpleNamespace(
+            num_processes=1 + len(others), device="cpu", gather=lambda t: torch.cat([t, torch.tensor(others)])
+        )
+        return PackedForward(100, accelerator)._agreed(parts)
+
+    found = agreed([range(0, 6), range(6, 8)], 4)
+    assert len(found) == 4
+    assert [i for part in found for i in part] == list(range(8))
+    assert agreed([range(0, 6), range(6, 8)], 1) == [range(0, 6), range(6, 8)]
+    assert agreed([range(0, 6), range(6, 8)], 0) is None  # another process uses TRL's forward
+    assert agreed(None, 3) is None
+
+
 def test_dropout_does_not_set_off_the_comparison(quiet: Any) -> None:
     model = build(LlamaConfig(**SHAPE, attention_dropout=0.5)).train()
     forward = packer()
@@ -480,12 +495,11 @@ def test_a_training_run_has_the_losses_and_weights_of_one_without_sharing(
 
 
 def test_micro_batches_smaller_than_a_tree_keep_its_rows_together(tiny_model: Any, tmp_path: Any) -> None:
-    options = {"per_device_train_batch_size": 12, "gradient_accumulation_steps": 2}
-    t = train(tiny_model, tmp_path, Recording, **options)
-    assert all(len({tuple(p) for p in prompts}) == 1 for prompts in t.prompts)
-    small = train(tiny_model, tmp_path, Recording, **{k: v // 2 * (1, 4)[k[0] == "g"] for k, v in options.items()})
-    assert all(len({tuple(p) for p in prompts}) == 1 for prompts in small.prompts)
-    np.testing.assert_allclose(logged(t, "loss"), logged(small, "loss"), atol=1e-5)
+    whole = train(tiny_model, tmp_path, Recording, per_device_train_batch_size=12, gradient_accumulation_steps=2)
+    halves = train(tiny_model, tmp_path, Recording, per_device_train_batch_size=6, gradient_accumulation_steps=4)
+    for trainer, rows in ((whole, 12), (halves, 6)):
+        assert all(len(prompts) == rows and len({tuple(p) for p in prompts}) == 1 for prompts in trainer.prompts)
+    np.testing.assert_allclose(logged(whole, "loss"), logged(halves, "loss"), atol=1e-5)
 
 
 def test_rows_kept_together_are_as_likely_to_be_anywhere_as_before() -> None:

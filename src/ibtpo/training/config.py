@@ -31,19 +31,8 @@ METHODS: dict[str, dict[str, Any]] = {
 _LEAST: dict[str, float] = {
     **dict.fromkeys(("max_completion_length", "max_generated_tokens", "max_in_flight", "verifier_workers"), 1),
     **dict.fromkeys(("num_iterations", "steps_per_generation", "generation_batch_size"), 1),
-    **dict.fromkeys(
-        (
-            "kv_memory_gb",
-            "packed_tokens",
-            "save_trees_every",
-            "learning_rate",
-            "beta",
-            "epsilon",
-            "epsilon_high",
-            "seed",
-        ),
-        0,
-    ),
+    **dict.fromkeys(("kv_memory_gb", "packed_tokens", "save_trees_every"), 0),
+    **dict.fromkeys(("learning_rate", "beta", "epsilon", "epsilon_high", "seed"), 0),
 }
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")
 

@@ -58,6 +58,7 @@ class IBTPOTrainer(GRPOTrainer):
 
     args: IBTPOConfig
     eos_token_ids: list[int]
+    _buffered_inputs: Any  # TRL's micro-batches of the last generation, or None
 
     _tag_names: ClassVar[list[str]] = ["trl", "ibtpo"]
     _name = "IB-TPO"

@@ -17,7 +17,7 @@ NO_LABEL = -100
 # Costs of a forward and backward, in positions: of starting one, and of attention, which takes as long as the rest of
 # the model at N = hidden size x ATTENTION (11.5 h^2 multiplications a token and layer against 2 h a key, at 0.7 of the
 # speed). Both only steer how rows are split; they change no value.
-START = 32
+START = 64
 ATTENTION = 4
 
 
