@@ -183,6 +183,11 @@ def main() -> None:
     if options.trees is None and options.model != "nano":
         parser.error("--trees is needed for this model")
     trees = list(stored_trees(options.trees, count) if options.trees else nano_trees(count))
+    if not options.peak:  # first, while this process holds little
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "trees.jsonl"
+            ibtpo.write_trees(file, trees[: options.rows])
+            peaks = {way: peak_of(way, options, file) for way in ("ours", "theirs")}
     trainer = make_trainer(options.model, options.gradient_checkpointing)
     packed = PackedForward(trainer.args.packed_tokens, trainer.accelerator)
     pad = trainer.processing_class.pad_token_id
@@ -209,11 +214,6 @@ def main() -> None:
     if packed.disabled:
         raise SystemExit(f"the shared-prefix update is off: {packed.disabled}")
     ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "trees.jsonl"
-        ibtpo.write_trees(file, trees[: options.rows])
-        peaks = {way: peak_of(way, options, file) for way in ("ours", "theirs")}
-
     machine = f"{platform.machine()}, 1 thread, torch {torch.__version__}"
     name = f"update, {options.model}, {options.rows} tree(s) of 12"
     if options.gradient_checkpointing:
