@@ -209,7 +209,7 @@ def main() -> None:
         theirs.append(seconds["theirs"])
         everything, distinct = token_counts(inputs)
         ideal.append(everything / distinct)
-        positions.append(packed.unique_ratio)
+        positions.append(packed.computed)
         trie.append(trie_seconds(inputs, packed, trainer.model) / seconds["ours"])
     if packed.disabled:
         raise SystemExit(f"the shared-prefix update is off: {packed.disabled}")

@@ -241,7 +241,7 @@ def test_a_batch_whose_answers_are_all_masked_out_gives_zeros_one_can_differenti
     mask[:, -keep:] = 0
     forward = packer()
     logps, entropies, _ = forward(plain, model, ids, mask, keep, compute_entropy=True)
-    assert forward.unique_ratio == 40 / (20 * 42)  # it was packed
+    assert forward.computed == 40 / (20 * 42)  # it was packed
     assert not logps.any()
     assert not entropies.any()
     loss = (logps + entropies).sum()
@@ -256,7 +256,7 @@ def test_a_shared_token_is_computed_once() -> None:
     forward = packer()
     forward(plain, model, *batch)
     # 29 of the prompt, its last token, the first answer token, and the second once for each of the 12 that follow it
-    assert forward.unique_ratio * batch[0].numel() == pytest.approx(29 + 1 + 1 + 12)
+    assert forward.computed * batch[0].numel() == pytest.approx(29 + 1 + 1 + 12)
 
 
 def test_rows_that_share_nothing_go_through_trls_forward(quiet: Any) -> None:
@@ -265,7 +265,7 @@ def test_rows_that_share_nothing_go_through_trls_forward(quiet: Any) -> None:
     rows = [[i + 3, *row] for i, row in enumerate(rows)]
     forward = packer()
     assert_same_update(model, pad([r[:20] for r in rows], [r[20:] for r in rows]), forward)
-    assert forward.unique_ratio == 1.0
+    assert forward.computed == 1.0
 
 
 def test_lora_gradients_are_those_of_the_trajectories(quiet: Any) -> None:
@@ -314,8 +314,9 @@ def fallen_back(model: Any, batch: tuple[Any, Any, int], message: str, **options
     return forward
 
 
-def test_a_model_that_ignores_the_mask_falls_back_with_one_warning() -> None:
-    model = build(FAMILIES["llama"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_ignores_the_mask_falls_back_with_one_warning(dtype: Any) -> None:
+    model = build(FAMILIES["llama"]).to(dtype)
     inner = model.model.forward
     model.model.forward = lambda *a, attention_mask=None, **k: inner(*a, **k)
     forward = fallen_back(model, random_batch(0), r"its log-probs differ from the trajectories' own \(by")
@@ -368,7 +369,7 @@ def test_answers_longer_than_a_sliding_window_are_left_to_trl() -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="the shared-prefix update")
             assert_same_update(build(config), short, forward)
-        assert forward.unique_ratio < 0.5
+        assert forward.computed < 0.5
 
 
 def test_layers_that_carry_a_state_along_the_sequence_are_left_to_trl() -> None:
@@ -420,7 +421,7 @@ def test_dropout_does_not_set_off_the_comparison(quiet: Any) -> None:
     model = build(LlamaConfig(**SHAPE, attention_dropout=0.5)).train()
     forward = packer()
     forward(plain, model, *random_batch(0))
-    assert forward.unique_ratio < 1
+    assert forward.computed < 1
     assert model.training
 
 
@@ -464,7 +465,7 @@ class Recording(IBTPOTrainer):
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         if torch.is_grad_enabled() and self._packed:
-            self.ratios = [*getattr(self, "ratios", []), self._packed.unique_ratio]
+            self.ratios = [*getattr(self, "ratios", []), self._packed.computed]
         return result
 
     def _compute_loss(self, model: Any, inputs: Any) -> Any:

@@ -278,7 +278,8 @@ class IBTPOTrainer(GRPOTrainer):
         buffered = self._buffered_inputs
         with self.timer.pause("update"):
             inputs = super()._prepare_inputs(generation_batch)
-            if self._packed is None or self._buffered_inputs is buffered or len(self._buffered_inputs) == 1:
+            off = self._packed is None or self._packed.disabled or len(self._buffered_inputs) == 1
+            if off or self._buffered_inputs is buffered:
                 return inputs
             self._buffered_inputs = _regroup(self._buffered_inputs)
             return self._buffered_inputs[self._step % len(self._buffered_inputs)]
