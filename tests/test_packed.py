@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from accelerate import Accelerator  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM,
@@ -56,7 +56,10 @@ FAMILIES = {
     "gemma": GemmaConfig(**{**SHAPE, "num_key_value_heads": 1}, head_dim=16),
     "gemma2 in its window": Gemma2Config(**SHAPE, head_dim=16, sliding_window=64, attn_implementation="eager"),
 }
-ACCELERATOR = Accelerator(cpu=True)
+# What is used of accelerate; a real one shares its state with every other of the process.
+ACCELERATOR = SimpleNamespace(
+    num_processes=1, mixed_precision="no", autocast=nullcontext, unwrap_model=lambda model: model
+)
 
 
 @pytest.fixture(autouse=True)
