@@ -31,9 +31,8 @@ METHODS: dict[str, dict[str, Any]] = {
 _LEAST: dict[str, float] = {
     **dict.fromkeys(("max_completion_length", "max_generated_tokens", "max_in_flight", "verifier_workers"), 1),
     **dict.fromkeys(("num_iterations", "steps_per_generation", "generation_batch_size"), 1),
-    **dict.fromkeys(
-        ("kv_memory_gb", "lookahead", "save_trees_every", "learning_rate", "beta", "epsilon", "epsilon_high", "seed"), 0
-    ),
+    **dict.fromkeys(("kv_memory_gb", "lookahead", "packed_tokens", "save_trees_every"), 0),
+    **dict.fromkeys(("learning_rate", "beta", "epsilon", "epsilon_high", "seed"), 0),
 }
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")
 
@@ -78,6 +77,9 @@ class IBTPOConfig(GRPOConfig):
     regularizer: str = _option("none", "none, clip_higher, entropy_bonus or ibro")
     regularizer_coef: float | None = _option(None, "coefficient of entropy_bonus (0.001) or ibro (0.005)")
     max_generated_tokens: int | None = _option(None, "stop after this many generated tokens, over all processes")
+    packed_tokens: int = _option(
+        8192, "most tokens of one update forward over the distinct tokens of trees; 0 trains every trajectory by itself"
+    )
     max_in_flight: int = _option(64, "rollouts at the engine at once")
     kv_memory_gb: float = _option(2.0, "memory for kept keys and values of finished rollouts")
     deterministic_rollouts: bool | None = _option(None, "wait for each verdict; default: on without an accelerator")

@@ -22,6 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.data_utils import is_conversational
 from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import split_tensor_dict
 
 from .. import __version__
 from ..branching import stable_hash
@@ -37,9 +38,11 @@ from ..verify import Verifier
 from ..verify.pool import VerifierPool
 from ..verify.rewards import RewardFunctions, describe
 from .config import IBTPOConfig
+from .packed import PackedForward, read_rows
 from .regularizers import ibro_term
 from .timing import StepTimer
 from .trackers import show_tree
+from .trie import keep_together
 
 REFUSED = ("tools", "rollout_func", "environment_factory", "reward_processing_classes")
 
@@ -56,6 +59,7 @@ class IBTPOTrainer(GRPOTrainer):
 
     args: IBTPOConfig
     eos_token_ids: list[int]
+    _buffered_inputs: Any  # TRL's micro-batches of the last generation, or None
 
     _tag_names: ClassVar[list[str]] = ["trl", "ibtpo"]
     _name = "IB-TPO"
@@ -107,6 +111,7 @@ class IBTPOTrainer(GRPOTrainer):
         self._rows: list[dict[str, Any]] = []
         self._rewards: list[tuple[float | None, ...]] = []
         self._forward: tuple[torch.Tensor, torch.Tensor | None] | None = None
+        self._packed = PackedForward(args.packed_tokens, self.accelerator) if args.packed_tokens else None
 
     # --- sampling ----------------------------------------------------------------------------------------------
 
@@ -237,8 +242,10 @@ class IBTPOTrainer(GRPOTrainer):
     # --- loss --------------------------------------------------------------------------------------------------
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's values; with `packed_tokens`, from one forward over the distinct tokens of the rows."""
+        plain = super()._get_per_token_logps_and_entropies
         with self.timer.measure("update", only_if=not torch.is_grad_enabled()):
-            result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+            result = self._packed(plain, *args, **kwargs) if self._packed else plain(*args, **kwargs)
         self._forward = (result[0], result[1])
         return result
 
@@ -269,8 +276,14 @@ class IBTPOTrainer(GRPOTrainer):
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         if not self.model.training:
             return super()._prepare_inputs(generation_batch)
+        buffered = self._buffered_inputs
         with self.timer.pause("update"):
-            return super()._prepare_inputs(generation_batch)
+            inputs = super()._prepare_inputs(generation_batch)
+            off = self._packed is None or self._packed.disabled or len(self._buffered_inputs) == 1
+            if off or self._buffered_inputs is buffered:
+                return inputs
+            self._buffered_inputs = _regroup(self._buffered_inputs)
+            return self._buffered_inputs[self._step % len(self._buffered_inputs)]
 
     # --- order of the questions --------------------------------------------------------------------------------
 
@@ -329,6 +342,19 @@ class IBTPOTrainer(GRPOTrainer):
             if checkpoint is not None and os.path.exists(path := os.path.join(checkpoint, STATE_FILE)):
                 with open(path) as f:
                     self.generated_tokens = json.load(f)["generated_tokens"]
+
+
+def _regroup(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """TRL's shuffled micro-batches with the rows of a question brought together, so that they can share prefixes."""
+    whole = {
+        key: torch.cat([batch[key] for batch in batches]) if value is not None and value.ndim else value
+        for key, value in batches[0].items()
+    }
+    ids, mask = (torch.cat([whole[f"prompt_{x}"], whole[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
+    rows, starts = read_rows(ids, mask, whole["completion_ids"].shape[1])
+    order = torch.tensor(keep_together([row.tolist() for row in rows], starts), device=ids.device)
+    ordered = {key: value[order] if value is not None and value.ndim else value for key, value in whole.items()}
+    return split_tensor_dict(ordered, len(batches))
 
 
 @contextmanager

@@ -1,0 +1,237 @@
+"""Times the update, forward and backward of TRL's GRPO loss, with shared prefixes computed once against TRL's own way.
+
+    python benchmarks/update.py --model nano
+    python benchmarks/update.py --model smollm2-135m --trees experiments/results/smollm2-gsm8k/trees.jsonl.gz
+
+A micro-batch is `--rows` trees of G = 12 trajectories with prompts of at least 100 tokens. Both ways are timed one
+after the other on the same trees, in turns, after a warm-up; medians are reported. Time is processor time of one
+thread, so that what else the machine does disturbs it less. Peak memory is that of one update in a fresh process over
+what the process held before it. The embedded model has no trees with long
+prompts stored: it grows them first.
+
+Prints one JSON object a line; a ratio above 1 means the shared-prefix update is better.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import torch
+import transformers
+import trl
+from datasets import Dataset
+
+import ibtpo
+from ibtpo.credit import path_advantages, token_advantages
+from ibtpo.models import resolve_model
+from ibtpo.training.config import IBTPOConfig
+from ibtpo.training.packed import PackedForward, read_rows
+from ibtpo.training.trainer import IBTPOTrainer
+from ibtpo.training.trie import lay_out
+from ibtpo.tree import ReasoningTree, read_trees
+
+TARGET = 0.8  # of all tokens over distinct tokens
+BEFORE = 12
+
+
+def nano_trees(count: int) -> Iterator[ReasoningTree]:
+    """Trees of the embedded model on its task, after a dozen other problems that make the prompt long."""
+    model, tokenizer = ibtpo.load_model("nano")
+    problems = ibtpo.load_problems("countdown:test", limit=BEFORE + count)
+    before = "".join(p.prompt for p in problems[:BEFORE])
+    engine = ibtpo.TransformersEngine(model, eos_token_ids=[tokenizer.eos_token_id])
+
+    def decode(ids: list[int]) -> str:
+        return tokenizer.decode(ids, skip_special_tokens=True)
+
+    options = ibtpo.SearchOptions(max_new_tokens=128)
+    search = ibtpo.TreeSearch(engine, ibtpo.VerifierPool("countdown"), decode, options)
+    for problem in problems[BEFORE:]:
+        text, ids = ibtpo.encode_prompt(replace(problem, prompt=before + problem.prompt), tokenizer)
+        yield asyncio.run(search.grow(ibtpo.Prompt(problem.id, tuple(ids), text, problem.columns)))
+
+
+def stored_trees(path: str, count: int) -> Iterator[ReasoningTree]:
+    found = 0
+    for tree in read_trees(path):
+        if found < count and len(tree.prompt_ids) >= 100 and len(tree.leaves) == 12:
+            found += 1
+            yield tree
+    if found < count:
+        raise SystemExit(f"{path} holds {found} trees with 12 leaves and prompts of 100 tokens; {count} are needed")
+
+
+def batch(trees: list[ReasoningTree], pad: int) -> dict[str, torch.Tensor]:
+    """The micro-batch TRL's loss takes: prompts padded on the left, completions on the right."""
+    rows = [(t, i) for t in trees for i in range(len(t.leaves))]
+    prompts = [list(t.prompt_ids) for t, _ in rows]
+    completions = [t.completion_ids(i) for t, i in rows]
+    advantages = [
+        a for t in trees for a in token_advantages(t, path_advantages(t, ibtpo.training.config.CreditOptions()))
+    ]
+    p, c = max(map(len, prompts)), max(map(len, completions))
+    result = {
+        "prompt_ids": torch.tensor([[pad] * (p - len(x)) + x for x in prompts]),
+        "prompt_mask": torch.tensor([[0] * (p - len(x)) + [1] * len(x) for x in prompts]),
+        "completion_ids": torch.tensor([x + [pad] * (c - len(x)) for x in completions]),
+        "completion_mask": torch.tensor([[1] * len(x) + [0] * (c - len(x)) for x in completions]),
+        "advantages": torch.zeros(len(rows), c),
+    }
+    for i, a in enumerate(advantages):
+        result["advantages"][i, : len(a)] = torch.from_numpy(np.asarray(a, dtype=np.float32))
+    return result
+
+
+def make_trainer(model: str, checkpointing: bool) -> IBTPOTrainer:
+    args = IBTPOConfig(
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=12,
+        beta=0.0,
+        report_to="none",
+        bf16=False,
+        gradient_checkpointing=checkpointing,
+    )
+    trainer = IBTPOTrainer(resolve_model(model), "countdown", args, Dataset.from_list([{"prompt": "a"}] * 12))
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    return trainer
+
+
+def update(trainer: IBTPOTrainer, inputs: dict[str, torch.Tensor], packed: PackedForward | None) -> tuple[float, float]:
+    """One forward and backward: (seconds of processor time, loss)."""
+    trainer._packed = packed
+    trainer.model.zero_grad()
+    begin = time.process_time()
+    loss = trainer._compute_loss(trainer.model, inputs)
+    loss.backward()
+    return time.process_time() - begin, loss.item()
+
+
+def trie_seconds(inputs: dict[str, torch.Tensor], packed: PackedForward, model: Any) -> float:
+    """What reading the rows, splitting and laying them out takes of an update."""
+    begin = time.process_time()
+    ids, mask = (torch.cat([inputs[f"prompt_{x}"], inputs[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
+    rows, starts = read_rows(ids, mask, inputs["completion_ids"].shape[1])
+    order = sorted(range(len(rows)), key=lambda i: rows[i].tolist())
+    rows = [rows[i] for i in order]
+    for part in packed._parts(model, rows, len(rows), ids.shape[1]) or ():
+        lay_out([rows[i] for i in part], [starts[order[i]] for i in part])
+    return time.process_time() - begin
+
+
+def token_counts(inputs: dict[str, torch.Tensor]) -> tuple[int, int]:
+    """All tokens of the trajectories, and the distinct (prefix, token) pairs among them."""
+    ids, mask = (torch.cat([inputs[f"prompt_{x}"], inputs[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
+    rows, _ = read_rows(ids, mask, inputs["completion_ids"].shape[1])
+    distinct = {row[:n].tobytes() for row in rows for n in range(1, len(row) + 1)}
+    return sum(map(len, rows)), len(distinct)
+
+
+def memory(flag: str) -> int:
+    with open("/proc/self/status") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith(flag)) // 1024
+
+
+def peak(trainer: IBTPOTrainer, inputs: dict[str, torch.Tensor], packed: PackedForward | None) -> int:
+    """MB one update needs at its peak, over what is held before; the check of the first use is left out."""
+    if packed:
+        packed._checked.update({(id(trainer.model), True)})
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    before = memory("VmRSS")
+    update(trainer, inputs, packed)
+    return memory("VmHWM") - before
+
+
+def peak_of(way: str, options: argparse.Namespace, trees: Path) -> int:
+    command = [sys.executable, __file__, "--model", options.model, "--trees", str(trees), "--rows", str(options.rows)]
+    if options.gradient_checkpointing:
+        command.append("--gradient-checkpointing")
+    done = subprocess.run([*command, "--peak", way], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return int(done.stdout.split()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--trees", help="stored trees (.jsonl or .jsonl.gz); default: grown by the embedded model")
+    parser.add_argument("--runs", type=int, default=5, help="paired repetitions, each with other trees")
+    parser.add_argument("--rows", type=int, default=1, help="trees in a micro-batch")
+    parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--peak", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+
+    count = options.rows if options.peak else options.rows * (options.runs + 1)
+    if options.trees is None and options.model != "nano":
+        parser.error("--trees is needed for this model")
+    trees = list(stored_trees(options.trees, count) if options.trees else nano_trees(count))
+    if not options.peak:  # first, while this process holds little
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "trees.jsonl"
+            ibtpo.write_trees(file, trees[: options.rows])
+            peaks = {way: peak_of(way, options, file) for way in ("ours", "theirs")}
+    trainer = make_trainer(options.model, options.gradient_checkpointing)
+    packed = PackedForward(trainer.args.packed_tokens, trainer.accelerator)
+    pad = trainer.processing_class.pad_token_id
+    batches = [batch(trees[i : i + options.rows], pad) for i in range(0, count, options.rows)]
+    if options.peak:
+        print(peak(trainer, batches[0], packed if options.peak == "ours" else None))
+        return
+
+    update(trainer, batches[0], packed)
+    update(trainer, batches[0], None)
+    ours, theirs, ideal, positions, trie = [], [], [], [], []
+    for i, inputs in enumerate(batches[1:]):
+        seconds = {}
+        for way in ("ours", "theirs") if i % 2 else ("theirs", "ours"):
+            seconds[way], loss = update(trainer, inputs, packed if way == "ours" else None)
+            seconds[f"loss of {way}"] = loss
+        assert abs(seconds["loss of ours"] - seconds["loss of theirs"]) < 1e-4, seconds
+        ours.append(seconds["ours"])
+        theirs.append(seconds["theirs"])
+        everything, distinct = token_counts(inputs)
+        ideal.append(everything / distinct)
+        positions.append(packed.computed)
+        trie.append(trie_seconds(inputs, packed, trainer.model) / seconds["ours"])
+    if packed.disabled:
+        raise SystemExit(f"the shared-prefix update is off: {packed.disabled}")
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    machine = f"{platform.machine()}, 1 thread, torch {torch.__version__}"
+    name = f"update, {options.model}, {options.rows} tree(s) of 12"
+    if options.gradient_checkpointing:
+        name += ", gradient checkpointing"
+    common = {"peer": f"TRL {trl.__version__}", "runs": len(ours), "machine": machine}
+
+    def report(what: str, ours: float, theirs: float, unit: str, ratio: float, target: float) -> None:
+        line = {"ours": ours, "theirs": theirs, "unit": unit, "ratio": ratio, "target": target}
+        line = {k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}
+        print(json.dumps({"name": f"{name}: {what}", **line, **common}), flush=True)
+
+    share = median(r / i for r, i in zip(ratios, ideal, strict=True))
+    report("time", median(ours), median(theirs), "s", median(ratios), TARGET * median(ideal))
+    report("speed-up over all/distinct tokens", median(ratios), median(ideal), "x", share, TARGET)
+    report("positions over padded tokens", median(positions), 1.0, "x", 1 / median(positions), 1.0)
+    report("time in the trie", median(trie), 0.02, "share of the update", 0.02 / median(trie), 1.0)
+    report("peak memory", peaks["ours"], peaks["theirs"], "MB", peaks["theirs"] / peaks["ours"], 1.0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""Log-probs of all trajectories of a micro-batch from forwards over its distinct tokens.
+
+TRL runs the model over every trajectory, so a prefix shared by n of them is computed and differentiated n times. Here
+the rows of a micro-batch become a trie (prompts included, whichever tree or question a row comes from), the trie one
+sequence, and the model's answers are copied back to the (B, T) layout TRL expects. TRL's loss stays as it is; what
+autograd sums over the copies is the gradient the n computations would have had.
+
+A position of that sequence has one next token (`trie.py`), so the model's own head, with the temperature, chunking and
+adapters TRL gave it, is used as it is.
+
+Shapes: B rows, L tokens of a padded row, T of a padded completion, N positions.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedConfig
+
+from ..verify.rewards import describe
+from .trie import ATTENTION, NO_LABEL, START, Layout, cost_of, lay_out, split, where_predicted
+
+Plain = Callable[..., tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]]
+
+
+def read_rows(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_length: int
+) -> tuple[list[np.ndarray], list[int]]:
+    """The (B, L) rows without padding, and where each one's completion starts."""
+    ids, mask = input_ids.cpu().numpy(), attention_mask.cpu().numpy().astype(bool)
+    return [row[m] for row, m in zip(ids, mask, strict=True)], mask[:, :-completion_length].sum(1).tolist()
+
+
+class PackedForward:
+    """TRL's `_get_per_token_logps_and_entropies` with shared prefixes computed once.
+
+    max_tokens: most positions of one forward. The first results are compared with TRL's; where they differ, or where
+    the model cannot be used this way, there is one warning and TRL's own forward is used from then on. A micro-batch
+    that shares too little to gain goes through TRL's forward as well.
+
+    disabled: why TRL's forward is used for good, or None. computed: the last call's positions over B x L.
+    """
+
+    def __init__(self, max_tokens: int, accelerator: Any) -> None:
+        self.max_tokens = max_tokens
+        self.accelerator = accelerator
+        self.disabled: str | None = None
+        self.computed = 1.0
+        self._checked: set[tuple[int, bool]] = set()
+        self._warned_of_window = False
+
+    def __call__(
+        self,
+        plain: Plain,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **extra: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """What `plain`, TRL's method, returns for the same arguments: (B, T) log-probs, entropies or None, aux loss."""
+
+        def fall_back() -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+            self.computed = 1.0
+            options = {"compute_entropy": compute_entropy, "compute_aux_loss": compute_aux_loss, **extra}
+            return plain(model, input_ids, attention_mask, logits_to_keep, batch_size, **options)
+
+        if self.disabled is None:
+            given = [name for name, value in extra.items() if value is not None]
+            if compute_aux_loss:  # of mixtures of experts: it counts tokens, and each as often as it is trained on
+                given.append("the auxiliary loss of a mixture of experts")
+            reason = f"it does not handle {', '.join(given)}" if given else self._unsupported(model)
+            if reason is not None:
+                self._disable(reason)
+        if self.disabled is not None:
+            return fall_back()
+        rows, starts = read_rows(input_ids, attention_mask, logits_to_keep)
+        if not self._within_window(model, rows) or not all(starts):
+            parts = None
+        else:
+            # A row without completion gets a label for nothing, so that its prompt is computed like any other.
+            none = np.array([NO_LABEL])
+            rows = [row if len(row) > start else np.append(row, none) for row, start in zip(rows, starts, strict=True)]
+            order = sorted(range(len(rows)), key=lambda i: rows[i].tolist())
+            parts = self._parts(model, [rows[i] for i in order], batch_size or len(rows), input_ids.shape[1])
+        if (parts := self._agreed(parts)) is None:
+            return fall_back()
+
+        def packed() -> tuple[torch.Tensor, torch.Tensor | None, None]:
+            layouts = [lay_out([rows[order[i]] for i in p], [starts[order[i]] for i in p]) for p in parts]
+            self.computed = sum(len(x.end) for x in layouts) / input_ids.numel()
+            where = where_predicted(layouts, order, starts, attention_mask[:, -logits_to_keep:].cpu().numpy())
+            index = torch.from_numpy(where).to(input_ids.device)
+            return (*self._forward(model, layouts, index, compute_entropy), None)
+
+        key = (id(model), torch.is_grad_enabled())
+        if key not in self._checked:
+            self._checked.add(key)
+            wanted = attention_mask[:, -logits_to_keep:].bool()
+            if (reason := self._differs(model, packed, fall_back, wanted)) is not None:
+                self._disable(reason)
+                return fall_back()
+        return packed()
+
+    def _forward(
+        self, model: Any, layouts: list[Layout], index: torch.Tensor, compute_entropy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, T) log-probs and entropies. index: (B, T) into the positions of all layouts and a 0 after them."""
+        logps, entropies = [], []
+        device = index.device
+        with self.accelerator.autocast():
+            autocast = torch.is_autocast_enabled(device.type)
+            dtype = torch.get_autocast_dtype(device.type) if autocast else self._unwrap(model).dtype
+            for layout in layouts:
+                output = model(
+                    input_ids=torch.from_numpy(layout.input_ids).to(device)[None],
+                    attention_mask=_ancestor_mask(layout.end, dtype, device),
+                    position_ids=torch.from_numpy(layout.position_ids).to(device)[None],
+                    shift_labels=torch.from_numpy(layout.labels).to(device)[None],
+                    fused_lm_head=True,
+                )
+                logps.append(output.log_probs[0])
+                if compute_entropy:
+                    entropies.append(output.entropy[0])
+        zero = logps[0].new_zeros(1)
+        return torch.cat([*logps, zero])[index], torch.cat([*entropies, zero])[index] if compute_entropy else None
+
+    def _parts(self, model: Any, rows: list[np.ndarray], batch_size: int, length: int) -> list[range] | None:
+        """How to split the rows, or None where TRL's forward over `batch_size` padded rows at a time costs no more."""
+        scale = ATTENTION * getattr(self._config(model), "hidden_size", 1024)
+        # Never more positions at once than TRL's own micro-batch has.
+        parts, cost = split(rows, min(self.max_tokens, batch_size * length), scale)
+        forwards = -(-len(rows) // batch_size)
+        return parts if cost < forwards * START + len(rows) * (cost_of(length, scale) - START) else None
+
+    def _agreed(self, parts: list[range] | None) -> list[range] | None:
+        """As many forwards in every process: some wrappers of a model communicate in each."""
+        if self.accelerator.num_processes == 1:
+            return parts
+        mine = torch.tensor([len(parts or ())], device=self.accelerator.device)
+        counts = self.accelerator.gather(mine).tolist()
+        if parts is None or not min(counts):
+            return None
+        while len(parts) < max(counts) and max(map(len, parts)) > 1:
+            at = max(range(len(parts)), key=lambda i: len(parts[i]))
+            middle = (parts[at].start + parts[at].stop) // 2
+            parts[at : at + 1] = [range(parts[at].start, middle), range(middle, parts[at].stop)]
+        return parts
+
+    # --- when it cannot be used --------------------------------------------------------------------------------
+
+    def _unwrap(self, model: Any) -> Any:
+        return self.accelerator.unwrap_model(model)
+
+    def _config(self, model: Any) -> PreTrainedConfig:
+        return self._unwrap(model).config.get_text_config()
+
+    def _unsupported(self, model: Any) -> str | None:
+        config = self._config(model)
+        if config._attn_implementation not in ("sdpa", "eager"):
+            return f"attention {config._attn_implementation!r} takes no mask of its kind (sdpa and eager do)"
+        adapters = getattr(self._unwrap(model), "peft_config", {})
+        if isinstance(adapters, dict) and any(a.is_prompt_learning for a in adapters.values()):
+            return "prompt-learning adapters put tokens of their own before each row"
+        other = set(getattr(config, "layer_types", None) or ()) - {
+            "full_attention",
+            "sliding_attention",
+            "chunked_attention",
+        }
+        return f"the model has layers of type {', '.join(sorted(other))}" if other else None
+
+    def _within_window(self, model: Any, rows: list[np.ndarray]) -> bool:
+        """False where a row is longer than some layer looks back, which the mask does not say."""
+        config = self._config(model)
+        layers = getattr(config, "layer_types", None)
+        windows = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+        sizes = [getattr(config, name, None) for kind, name in windows.items() if layers is None or kind in layers]
+        window = min((size for size in sizes if size), default=None)
+        longest = max(map(len, rows))
+        if window is None or longest <= window:
+            return True
+        if not self._warned_of_window:
+            self._warned_of_window = True
+            _warn(f"some answers ({longest} tokens) are longer than its attention window ({window}): those batches")
+        return False
+
+    def _differs(
+        self, model: Any, packed: Callable[[], Any], plain: Callable[[], Any], wanted: torch.Tensor
+    ) -> str | None:
+        """Why the packed results cannot be trusted, or None. Without dropout, which would hide it. wanted: (B, T)."""
+        training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                ours, theirs = packed(), plain()
+            reason = _difference(ours, theirs, wanted, self._low_precision(model))
+        except Exception as e:
+            reason = f"it failed ({describe(e)})"
+        finally:
+            model.train(training)
+        if self.accelerator.num_processes > 1:
+            bad = torch.tensor([int(reason is not None)], device=self.accelerator.device)
+            if self.accelerator.gather(bad).any() and reason is None:
+                reason = "another process could not use it"
+        return reason
+
+    def _low_precision(self, model: Any) -> bool:
+        rounded = self.accelerator.mixed_precision != "no" or torch.get_float32_matmul_precision() != "highest"
+        return rounded or self._unwrap(model).dtype.itemsize < 4
+
+    def _disable(self, reason: str) -> None:
+        self.disabled = reason
+        _warn(f"{reason}: all batches")
+
+
+def _ancestor_mask(end: np.ndarray, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """(1, 1, N, N) to add to attention scores; in the queries' type, or SDPA would keep a copy for every layer."""
+    position, after = torch.arange(len(end), device=device), torch.from_numpy(end).to(device)
+    hidden = (position[:, None] < position) | (position[:, None] >= after)
+    result = torch.zeros(hidden.shape, dtype=dtype, device=device)
+    return result.masked_fill_(hidden, torch.finfo(dtype).min)[None, None]
+
+
+def _warn(what: str) -> None:
+    warnings.warn(
+        f"the shared-prefix update is off, {what} are trained trajectory by trajectory, which takes longer and gives "
+        f"the same; packed_tokens=0 asks for that without this warning",
+        stacklevel=3,
+    )
+
+
+def _difference(ours: Any, theirs: Any, wanted: torch.Tensor, low_precision: bool) -> str | None:
+    for name, a, b in zip(("log-probs", "entropies"), ours, theirs, strict=False):
+        if a is None or not wanted.any():
+            continue
+        a, b = a[wanted], b[wanted]
+        gap = (a - b).abs()
+        # A 135M model: 4e-5 at most in float32, 0.01 on average and 0.5 at most in bfloat16. A wrong mask: tenths.
+        bad, of = (gap.mean() > 0.05, "mean") if low_precision else ((gap > 1e-3 * (1 + b.abs())).any(), "largest")
+        if bad or not gap.isfinite().all():
+            value = gap.mean() if low_precision else gap.max()
+            return f"its {name} differ from the trajectories' own (by {value:.2g}, the {of} difference)"
+    return None
