@@ -6,12 +6,14 @@ EXTRAS = {
     "accelerate": "train",
     "datasets": "train",
     "gguf": "gguf",
+    "httpx2": "server",
     "math_verify": "math",
     "peft": "peft",
     "safetensors": "torch",
     "torch": "torch",
     "transformers": "torch",
     "trl": "train",
+    "vllm": "vllm",
 }
 
 
