@@ -104,6 +104,9 @@ def _sample(
 
     made_by = {"ibtpo": __version__, "model": args.model, "verifier": verifier_name}
     engine, tokenizer = open_model(args)
+    kind = getattr(engine, "logprobs", "full")
+    if kind != "full":  # trees whose scores are biased say so
+        made_by["logprobs"] = kind
     prompts = make_prompts(args, problems, engine, tokenizer)
     records = {}
     for tree in store.open(resume=args.resume):
