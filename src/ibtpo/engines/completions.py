@@ -13,6 +13,19 @@ from ..errors import EngineError
 from . import Sampling
 
 
+def bias(kind: str, sampling: Sampling) -> str | None:
+    """What is wrong with log-probs of a kind for these options; None if they are those of the full softmax.
+
+    kind: "full" (the full softmax at the sampling temperature), "processed" (renormalised after top-p and top-k) or
+    "raw" (at temperature 1).
+    """
+    if kind == "processed" and (sampling.top_p < 1 or sampling.top_k):
+        return "renormalised after top-p and top-k"
+    if kind == "raw" and sampling.temperature != 1:
+        return "those at temperature 1"
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a server sampled. token_ids, logprobs: (T,). finish: "stop" or "length". cached_tokens: 0 if not told."""

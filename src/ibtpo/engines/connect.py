@@ -13,11 +13,6 @@ from .completions import SGLANG, VLLM, Answer, Format
 from .http import API_KEY_VARIABLE, headers, hint, message, read_json, told
 from .server import ServerEngine
 
-FULL_LOGPROBS_HINT = (
-    "start vLLM with `--logits-processors ibtpo.engines.full_softmax:FullSoftmax --logprobs-mode processed_logits` "
-    "(ibtpo installed next to it)"
-)
-
 
 def connect(
     urls: Sequence[str],
@@ -37,7 +32,7 @@ def connect(
     taken from the usual environment variables. options: more of `ServerEngine`'s.
 
     Raises `ConfigError` for URLs that cannot be right, `EngineError` when no server answers or they serve different
-    models. Warns when the log-probs are not those of the full softmax at the sampling temperature.
+    models.
     """
     urls = [_url(url) for url in urls]
     if not urls or len(set(urls)) < len(urls):
@@ -71,13 +66,6 @@ def connect(
         if replica.url in problems:
             replica.up, replica.problem = False, problems[replica.url]
             warnings.warn(f"{replica.url} does not answer ({replica.problem}); going on without it", stacklevel=2)
-    if kind != "full":
-        what = "renormalised after top-p and top-k" if kind == "processed" else "those at temperature 1"
-        warnings.warn(
-            f"the server's log-probs are {what}, not those of the full softmax at the sampling temperature: confidence "
-            f"in steps and advantages computed from these trees are biased; {FULL_LOGPROBS_HINT}",
-            stacklevel=2,
-        )
     return engine
 
 

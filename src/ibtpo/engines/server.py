@@ -10,6 +10,7 @@ seed travels with it.
 import asyncio
 import contextlib
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,13 @@ import httpx2
 
 from ..errors import EngineError
 from . import Completion, Sampling, check_request
-from .completions import VLLM, Format
+from .completions import VLLM, Format, bias
 from .http import headers, hint, message, read_json, retry_after, told
+
+FULL_LOGPROBS_HINT = (
+    "start vLLM with `--logits-processors ibtpo.engines.full_softmax:FullSoftmax --logprobs-mode processed_logits` "
+    "(ibtpo installed next to it)"
+)
 
 _HEALTH_SECONDS = 5.0  # a health check may take
 _LONGEST_PAUSE = 60.0  # seconds, whatever a server asks for
@@ -54,8 +60,8 @@ class _Busy(_Failed):
 class ServerEngine:
     """See `connect.connect`, which finds out what the servers are.
 
-    logprobs: what the servers report: "full" (the full softmax at the sampling temperature), "processed" (renormalised
-        after top-p and top-k) or "raw" (at temperature 1).
+    logprobs: the kind the servers report, see `completions.bias`. `generate` warns, once, where they are not those of
+        the full softmax at the sampling temperature.
     timeout: seconds for one rollout. retries: of a request, where no replica is left or a healthy one fails it;
         backoff: seconds before the first, doubled each time. clock: seconds.
 
@@ -94,6 +100,7 @@ class ServerEngine:
         self._headers = headers(api_key)
         self._clock = clock
         self._busy_since = 0.0
+        self._warned = False
         self._home: OrderedDict[int, Replica] = OrderedDict()  # hash of a tree's prompt -> who serves it
         self._lengths: set[int] = set()  # of prompts in `_home`
         self._client: httpx2.AsyncClient | None = None
@@ -111,6 +118,13 @@ class ServerEngine:
         prompt, room = check_request(
             prompt_ids, seed, max_new_tokens, vocab_size=self.vocab_size, max_length=self.max_length
         )
+        if not self._warned and (what := bias(self.logprobs, sampling)):
+            self._warned = True
+            warnings.warn(
+                f"the server's log-probs are {what}, not those of the full softmax at the sampling temperature: "
+                f"confidence in steps and advantages computed from these trees are biased; {FULL_LOGPROBS_HINT}",
+                stacklevel=2,
+            )
         root = self._root(prompt)
         body = self._server.request(self.model, prompt, sampling, seed, room, sorted(self.eos_token_ids))
         problem, pause = "", 0.0
