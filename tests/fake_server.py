@@ -60,7 +60,7 @@ class FakeServer:
                 self.reply(fake.get(self.path))
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
                 fake.headers.append(dict(self.headers))
                 self.reply(fake.post(self.path, body))
 

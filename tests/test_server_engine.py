@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -110,9 +111,14 @@ def test_the_kind_of_logprobs_is_found_out_and_told_unless_full(kind: str, owned
     with FakeServer(logprobs=kind, owned_by=owned_by) as fake, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         engine = engine_of(fake, logprobs=None)
-    assert engine.logprobs == kind
+        assert engine.logprobs == kind
+        asyncio.run(engine.generate([5, 6], Sampling(1.0, 1.0, 0), 0, 4))
+        # Without a filter and at temperature 1, all kinds are the same.
+        assert not [w for w in caught if "log-probs" in str(w.message)]
+        ask(engine)
+        ask(engine)
     told = [str(w.message) for w in caught if "log-probs" in str(w.message)]
-    assert bool(told) == (kind != "full")
+    assert len(told) == (kind != "full")  # once
     assert all("processed_logits" in t for t in told)
 
 
@@ -388,3 +394,79 @@ def test_tokens_follow_the_law_they_are_reported_with() -> None:
     p = np.exp(log_softmax(logits(6)))
     assert ((counts - 600 * p) ** 2 / (600 * p)).sum() < 27.9  # chi-square, 9 degrees of freedom: 0.1 %
     assert json.dumps(fake.requests[0])  # plain numbers throughout
+
+
+# --- the command line ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data(tmp_path: Any) -> Any:
+    file = tmp_path / "data.jsonl"
+    file.write_text(
+        "".join(json.dumps({"id": f"q{i}", "question": "abc"[: i + 1], "answer": "1"}) + "\n" for i in range(3))
+    )
+    return file
+
+
+def command(tiny_model: Any, data: Any, *words: str) -> list[str]:
+    return [*words, "--model", str(tiny_model), "--data", str(data), "--verifier", "math", "--quiet"]
+
+
+def test_trees_and_answers_are_sampled_from_servers_by_the_command_line(
+    tiny_model: Any, data: Any, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    from ibtpo.cli import main
+
+    with servers(2) as fakes:
+        urls = ",".join(f.url for f in fakes)
+        words = command(tiny_model, data, "sample", "--engine", urls, "--tree", "2,3,1,1", "--max-new-tokens", "8")
+        assert main([*words, "--output", str(tmp_path / "trees.jsonl")]) == 0
+        requests = sum(len(f.requests) for f in fakes)
+        assert requests == 3 * 4 + 2  # and two to find out about the log-probs
+        words = command(tiny_model, data, "eval", "--engine", urls, "--k", "2", "--max-new-tokens", "8", "--json")
+        capsys.readouterr()
+        assert main(words) == 0
+        assert json.loads(capsys.readouterr().out)["k"] == 2
+    trees = [json.loads(line) for line in (tmp_path / "trees.jsonl").read_text().splitlines()]
+    assert [len(t["leaves"]) for t in trees] == [4, 4, 4]
+    assert all("logprobs" not in t["meta"] for t in trees)
+
+
+def test_trees_with_biased_logprobs_say_so(tiny_model: Any, data: Any, tmp_path: Any) -> None:
+    from ibtpo.cli import main
+
+    with FakeServer(logprobs="processed") as fake:
+        words = command(tiny_model, data, "sample", "--engine", fake.url, "--tree", "2,1,1,1", "--max-new-tokens", "4")
+        with pytest.warns(UserWarning, match="renormalised"):
+            assert main([*words, "--output", str(tmp_path / "trees.jsonl")]) == 0
+    tree = json.loads((tmp_path / "trees.jsonl").read_text().splitlines()[0])
+    assert tree["meta"]["logprobs"] == "renormalised after top-p and top-k"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--engine", "vlm"], "unknown engine 'vlm'; did you mean 'vllm'?"),
+        (["--engine", "ftp://a"], "is no server's URL"),
+        (["--engine", "http://127.0.0.1:9"], "no server answers (http://127.0.0.1:9"),
+        (["--engine", "http://127.0.0.1:9", "--device", "cpu"], "device 'cpu' is for the transformers engine"),
+    ],
+)
+def test_engines_that_cannot_be_used_are_one_line_on_stderr(
+    tiny_model: Any, data: Any, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    from ibtpo.cli import main
+
+    assert main(command(tiny_model, data, "eval", *options)) == 2
+    error_lines = capsys.readouterr().err.strip().splitlines()
+    assert len(error_lines) == 1
+    assert message in error_lines[0]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_without_vllm_the_error_names_the_extra(tiny_model: Any, data: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from ibtpo.cli import main
+
+    assert main(command(tiny_model, data, "eval", "--engine", "vllm")) == 2
+    assert "pip install 'ibtpo[vllm]'" in capsys.readouterr().err

@@ -161,17 +161,19 @@ def test_the_command_line_samples_from_servers(replicas: list[Server], tmp_path:
     assert len(trees.read_text().splitlines()) == 2
 
 
-@pytest.mark.parametrize(("mode", "kind"), [("processed_logprobs", "processed"), ("raw_logprobs", "raw")])
-def test_servers_that_report_other_logprobs_are_told_apart(
-    mode: str, kind: str, tmp_path: Path, reference: Reference
-) -> None:
-    server = Server(tmp_path, ["--logprobs-mode", mode])
+def test_servers_that_report_other_logprobs_are_told_apart(tmp_path: Path, reference: Reference) -> None:
+    kinds = {"processed": "renormalised after top-p and top-k", "raw": "those at temperature 1"}
+    servers = {kind: Server(tmp_path, ["--logprobs-mode", f"{kind}_logprobs"]) for kind in kinds}
     try:
-        server.wait()
-        with pytest.warns(UserWarning, match="not those of the full softmax"):
-            assert engine_of([server], reference).logprobs == kind
+        for kind, server in servers.items():
+            server.wait()
+            engine = engine_of([server], reference)
+            assert engine.logprobs == kind
+            with pytest.warns(UserWarning, match=kinds[kind]):
+                ask(engine, [5, 6, 7], [0], 4)
     finally:
-        server.kill()
+        for server in servers.values():
+            server.kill()
 
 
 def test_a_killed_replica_loses_no_tree(replicas: list[Server], reference: Reference, prompts: list[Prompt]) -> None:
