@@ -21,6 +21,7 @@ LOGITS_PROCESSOR = "ibtpo.engines.full_softmax:FullSoftmax"
 LOGPROBS_MODE = "processed_logits"
 FULL_SOFTMAX = {"logits_processors": [LOGITS_PROCESSOR], "logprobs_mode": LOGPROBS_MODE}
 
+CPU_OPTIONS = {"block_size": 32}  # prefixes are shared in whole blocks, and vLLM's default there is 128
 MIN_TEMPERATURE = 0.01  # vLLM raises lower ones to it
 
 
@@ -50,7 +51,7 @@ def open_llm(
         **FULL_SOFTMAX,
     }
     if current_platform.is_cpu():
-        settings["block_size"] = 32  # prefixes are shared in whole blocks, and its default there is 128
+        settings |= CPU_OPTIONS
         kv_memory_gb = 2.0 if kv_memory_gb is None else kv_memory_gb
     if kv_memory_gb is not None:
         if not kv_memory_gb > 0:

@@ -20,7 +20,7 @@ from trl.models import unwrap_model_for_generation
 
 from ..engines.completions import bias
 from ..engines.transformers import TransformersEngine
-from ..engines.vllm import FULL_SOFTMAX, VLLMEngine
+from ..engines.vllm import CPU_OPTIONS, FULL_SOFTMAX, VLLMEngine
 from ..errors import ConfigError, EngineError
 
 
@@ -37,7 +37,8 @@ class TreeGeneration(VLLMGeneration):
         dtype = precision or str(self.model.dtype).removeprefix("torch.")
 
         def build(**options: Any) -> Any:
-            return llm_class(**{"dtype": dtype, **options, "enable_prefix_caching": True, **FULL_SOFTMAX})
+            ours = {"dtype": dtype, **CPU_OPTIONS} if _packs_weights() else {"dtype": dtype}
+            return llm_class(**{**ours, **options, "enable_prefix_caching": True, **FULL_SOFTMAX})
 
         llm_class: Any = getattr(trl_vllm, "LLM", None)  # None without vLLM, of which TRL complains by itself
         with _in_place(trl_vllm, "LLM", build):
@@ -174,6 +175,7 @@ def _server_engine(trainer: Any) -> Any:
 
 
 def _packs_weights() -> bool:
+    """Whether vLLM runs on a CPU."""
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_cpu())
