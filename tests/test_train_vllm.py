@@ -83,7 +83,7 @@ def reward(prompts: Any, completions: Any, **columns: Any) -> list[float]:
     return [float(c.count("a") > c.count("b")) for c in completions]
 
 
-def trainer_of(model: Any, folder: Any, cls: Any = Recording, **options: Any) -> Any:
+def trainer_of(model: Any, folder: Any, peft_config: Any = None, **options: Any) -> Any:
     defaults: dict[str, Any] = {
         "use_vllm": True, "per_device_train_batch_size": 16, "num_generations": 8, "max_completion_length": 12,
         "max_steps": 3, "learning_rate": 3e-2, "lr_scheduler_type": "constant", "temperature": 0.9, "top_p": 0.9,
@@ -91,7 +91,7 @@ def trainer_of(model: Any, folder: Any, cls: Any = Recording, **options: Any) ->
         "save_trees_every": 0, "gradient_checkpointing": False, "beta": 0.0,
     }  # fmt: skip
     args = IBTPOConfig(output_dir=str(folder), **{**defaults, **options})
-    return cls(str(model), reward, args, PROMPTS, eval_dataset=PROMPTS)
+    return Recording(str(model), reward, args, PROMPTS, eval_dataset=PROMPTS, peft_config=peft_config)
 
 
 def check_on_policy(trainer: Any) -> None:
@@ -304,6 +304,17 @@ def test_colocated_vllm_samples_trees_with_the_synced_weights(tiny_model: Any, t
     options = FakeLLM.last.options
     assert {**options, **FULL_SOFTMAX, "enable_prefix_caching": True, "dtype": "float32"} == options
     assert FakeLLM.last.events == ["load", "reset", "reset"] * 3
+
+
+def test_an_adapter_is_merged_into_the_weights_vllm_gets(tiny_model: Any, tmp_path: Any, colocated: None) -> None:
+    peft = pytest.importorskip("peft")
+    adapter = peft.LoraConfig(r=4, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = trainer_of(tiny_model, tmp_path, adapter, vllm_mode="colocate")
+    before = {n: p.clone() for n, p in FakeLLM.last.caching.model.named_parameters()}
+    trainer.train()
+    check_on_policy(trainer)
+    after = dict(FakeLLM.last.caching.model.named_parameters())
+    assert any(float((before[n] - after[n]).abs().max().detach()) > 1e-3 for n in before)
 
 
 def test_sleep_mode_wakes_what_it_needs_and_sleeps_again(tiny_model: Any, tmp_path: Any, colocated: None) -> None:
