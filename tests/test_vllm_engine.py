@@ -83,7 +83,7 @@ def test_requests_join_the_running_batch_and_return_as_they_end() -> None:
     async def run() -> list[Any]:
         return await asyncio.gather(one(12, 0), one(9, 0), one(3, 4))
 
-    long, middle, short = asyncio.run(run())
+    long, _, short = asyncio.run(run())
     assert order == [3, 9, 12]
     assert llm.widest == 3
     assert short.token_ids == [3, 3, 1]
