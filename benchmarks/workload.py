@@ -6,7 +6,7 @@ from typing import Any
 import ibtpo
 from ibtpo.search import Prompt
 
-GSM8K = Path(__file__).parents[2] / "shared" / "data" / "train" / "gsm8k_train_2000.jsonl"
+GSM8K = Path(__file__).parents[2] / "shared" / "data" / "gsm8k_train_2000.jsonl"
 ASK = "Solve the problem step by step, with a blank line between steps. End with the answer as \\boxed{number}."
 
 

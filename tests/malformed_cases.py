@@ -498,7 +498,7 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"regularizer": "clip"}, r"unknown regularizer 'clip'"),
     ({"loss_type": "grop"}, r"unknown loss_type 'grop'; did you mean 'grpo'"),
     ({"loss_type": "vespo"}, r"does not support loss_type='vespo'"),
-    ({"use_vllm": True}, r"does not support use_vllm"),
+    ({"use_vllm": True, "vllm_tensor_parallel_size": 2}, r"does not support vllm_tensor_parallel_size > 1"),
     ({"scale_rewards": "none"}, r"does not support scale_rewards other than 'group'"),
     ({"repetition_penalty": 1.2}, r"does not support repetition_penalty"),
     ({"temperature": float("inf")}, r"temperature must be > 0 and finite, got inf"),

@@ -6,6 +6,7 @@ EXTRAS = {
     "accelerate": "train",
     "datasets": "train",
     "gguf": "gguf",
+    "httpx2": "server",
     "jinja2": "train",
     "math_verify": "math",
     "matplotlib": "train",
@@ -14,6 +15,7 @@ EXTRAS = {
     "torch": "torch",
     "transformers": "torch",
     "trl": "train",
+    "vllm": "vllm",
 }
 
 

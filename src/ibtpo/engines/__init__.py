@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..errors import ConfigError
+from ..errors import ConfigError, EngineError
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +65,33 @@ class Engine(Protocol):
         Raises `EngineError` when it cannot be generated.
         """
         ...
+
+
+def check_request(
+    prompt_ids: Sequence[int], seed: int, max_new_tokens: int, *, vocab_size: int, max_length: int | None
+) -> tuple[list[int], int]:
+    """The prompt as a list of integers, and how many tokens may follow it within the model's context.
+
+    max_length: of prompt and answer together. Raises `EngineError` for a request that cannot be served.
+    """
+    prompt = [int(token) for token in prompt_ids]
+    if not prompt:
+        raise EngineError("the prompt is empty (0 tokens); start it with at least a beginning-of-sequence token")
+    if max_new_tokens < 1:
+        raise EngineError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    if seed < 0:
+        raise EngineError(f"seed must be >= 0, got {seed}")
+    low, high = min(prompt), max(prompt)
+    if low < 0 or high >= vocab_size:
+        raise EngineError(
+            f"token id {low if low < 0 else high} is outside the model's vocabulary of {vocab_size}; "
+            "tokenize the prompt with this model's tokenizer"
+        )
+    if max_length is None:
+        return prompt, max_new_tokens
+    if len(prompt) >= max_length:
+        raise EngineError(
+            f"the prompt has {len(prompt)} tokens and the model's context holds {max_length}, the answer "
+            "included; shorten the prompt or use a model with a longer context"
+        )
+    return prompt, min(max_new_tokens, max_length - len(prompt))

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError, EngineError
-from . import Completion, Sampling
+from . import Completion, Sampling, check_request
 from .runners import PlainRunner, Rollout, SlotRunner, Unsupported
 from .sampling import draw, uniform_stream
 
@@ -89,7 +89,7 @@ class TransformersEngine:
         Raises `EngineError` for a prompt that is empty, does not fit or holds an unknown id, and for anything that
         goes wrong in the model; in that case all rollouts in flight fail, and the engine can be used again.
         """
-        rollout = self._request([int(token) for token in prompt_ids], sampling, seed, max_new_tokens)
+        rollout = self._request(prompt_ids, sampling, seed, max_new_tokens)
         self._start_driver()
         self._queue.append(rollout)
         return await rollout.future
@@ -104,26 +104,10 @@ class TransformersEngine:
             raise EngineError(f"cannot reset the cache with {waiting} rollouts in flight; await or cancel them first")
         self._forget()
 
-    def _request(self, prompt: list[int], sampling: Sampling, seed: int, max_new_tokens: int) -> Rollout:
-        if not prompt:
-            raise EngineError("the prompt is empty (0 tokens); start it with at least a beginning-of-sequence token")
-        if max_new_tokens < 1:
-            raise EngineError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        if seed < 0:
-            raise EngineError(f"seed must be >= 0, got {seed}")
-        low, high = min(prompt), max(prompt)
-        if low < 0 or high >= self.vocab_size:
-            raise EngineError(
-                f"token id {low if low < 0 else high} is outside the model's vocabulary of {self.vocab_size}; "
-                "tokenize the prompt with this model's tokenizer"
-            )
-        if self.max_length is not None:
-            if len(prompt) >= self.max_length:
-                raise EngineError(
-                    f"the prompt has {len(prompt)} tokens and the model's context holds {self.max_length}, the answer "
-                    "included; shorten the prompt or use a model with a longer context"
-                )
-            max_new_tokens = min(max_new_tokens, self.max_length - len(prompt))
+    def _request(self, prompt_ids: Sequence[int], sampling: Sampling, seed: int, max_new_tokens: int) -> Rollout:
+        prompt, max_new_tokens = check_request(
+            prompt_ids, seed, max_new_tokens, vocab_size=self.vocab_size, max_length=self.max_length
+        )
         return Rollout(
             token_ids=prompt,
             prompt_length=len(prompt),

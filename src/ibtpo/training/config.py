@@ -165,7 +165,10 @@ class IBTPOConfig(GRPOConfig):
             "use_liger_kernel": self.use_liger_kernel,
             "off_policy_mask_threshold": self.off_policy_mask_threshold is not None,
             "loss_type='vespo'": self.loss_type == "vespo",
-            "use_vllm": self.use_vllm,
+            "vllm_tensor_parallel_size > 1 with vllm_mode 'colocate' (each process grows trees of its own)": (
+                self.use_vllm and self.vllm_mode == "colocate" and self.vllm_tensor_parallel_size > 1
+            ),
+            "vllm_structured_outputs_regex": self.vllm_structured_outputs_regex is not None,
             "use_transformers_continuous_batching": self.use_transformers_continuous_batching,
             "scale_rewards other than 'group'": self.scale_rewards != "group",
             "multi_objective_aggregation='normalize_then_sum'": self.multi_objective_aggregation

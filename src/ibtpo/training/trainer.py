@@ -10,7 +10,7 @@ Shapes: B rows of this process (trees one after the other, G rows each), T token
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,14 +21,12 @@ from accelerate.utils import gather, gather_object
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.data_utils import is_conversational
-from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import split_tensor_dict
 
 from .. import __version__
 from ..branching import stable_hash
 from ..credit import batch_scale, path_advantages, token_advantages, treepo_values
 from ..diagnostics import summarise, tree_record
-from ..engines.transformers import TransformersEngine
 from ..errors import CheckpointError, ConfigError, VerifierError
 from ..runs import STATE_FILE
 from ..score import step_confidence
@@ -40,6 +38,7 @@ from ..verify.rewards import RewardFunctions, describe
 from .config import IBTPOConfig
 from .packed import PackedForward, read_rows
 from .regularizers import ibro_term
+from .rollouts import rollout_engine, tree_generation
 from .timing import StepTimer
 from .trackers import show_tree
 from .trie import keep_together
@@ -89,7 +88,8 @@ class IBTPOTrainer(GRPOTrainer):
             raise ConfigError(f"args must be an IBTPOConfig, got {type(args).__name__}")
         self.verifier, reward_functions = _make_verifier(reward_funcs, args)
         self.timer = StepTimer()
-        super().__init__(model, reward_functions, args, train_dataset, **kwargs)
+        with tree_generation():
+            super().__init__(model, reward_functions, args, train_dataset, **kwargs)
         if self._tokenizer.pad_token_id is None:
             raise ConfigError("the tokenizer has neither a padding nor an end-of-sequence token; set its pad_token")
         # TRL puts the tokenizer's there even if it has none; without one, answers run to the length limit.
@@ -105,7 +105,7 @@ class IBTPOTrainer(GRPOTrainer):
         self.add_callback(self.timer.callback(self))
         self.trees: list[ReasoningTree] = []
         self.generated_tokens = 0  # over the whole run and all processes
-        self._engine: TransformersEngine | None = None
+        self._engine: Any = None  # see `rollouts`
         self._generate_every = args.steps_per_generation * args.num_iterations
         self._trees_until = 0  # the last step whose trees were, or could have been, written
         self._rows: list[dict[str, Any]] = []
@@ -143,24 +143,11 @@ class IBTPOTrainer(GRPOTrainer):
             }
         within_step = self._step % self.args.gradient_accumulation_steps
         seed = stable_hash(self.args.seed, self.state.global_step, within_step)
-        with unwrap_model_for_generation(
-            self.model_wrapped,
-            self.accelerator,
-            gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-        ) as model:
-            if self._engine is None or self._engine.model is not model:
-                self._engine = TransformersEngine(
-                    model,
-                    eos_token_ids=self.eos_token_ids,
-                    max_batch_size=self.args.max_in_flight,
-                    kv_memory_gb=self.args.kv_memory_gb,
-                )
-            self._engine.reset_cache()  # the weights changed since the last batch
-            search = TreeSearch(self._engine, self.verifier, self._decode, self.args.search_options(seed))
-            before = self._engine.busy_seconds
+        with rollout_engine(self) as engine:
+            search = TreeSearch(engine, self.verifier, self._decode, self.args.search_options(seed))
+            before = engine.busy_seconds
             self.trees = run_async(self._grow(search, prompts))
-        self.timer.seconds["sampling"] += self._engine.busy_seconds - before
+        self.timer.seconds["sampling"] += engine.busy_seconds - before
         for name, seconds in search.seconds.items():
             self.timer.seconds[name] += seconds
         self._rewards = [v.per_function for tree in self.trees for v in search.verdicts[tree.id]]
@@ -176,7 +163,8 @@ class IBTPOTrainer(GRPOTrainer):
 
     async def _grow(self, search: TreeSearch, prompts: list[Prompt]) -> list[ReasoningTree]:
         # Entered here, not by the caller: gradient mode and autocast belong to the thread that runs the loop.
-        with torch.no_grad(), self.accelerator.autocast():
+        # vLLM has a precision of its own.
+        with torch.no_grad(), nullcontext() if self.use_vllm else self.accelerator.autocast():
             return await search.grow_all(prompts)
 
     def _prompts(self, prompt_ids: list[list[int]], group: int) -> list[Prompt]:

@@ -1,0 +1,124 @@
+"""Finding out what servers are before they are used: their model, its context, the log-probs they report."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import httpx2
+
+from ..errors import ConfigError, EngineError
+from . import Sampling
+from .completions import SGLANG, VLLM, Answer, Format
+from .http import API_KEY_VARIABLE, headers, hint, message, read_json, told
+from .server import ServerEngine
+
+
+def connect(
+    urls: Sequence[str],
+    *,
+    vocab_size: int,
+    eos_token_ids: Sequence[int],
+    max_length: int | None = None,
+    api_key: str | None = None,
+    timeout: float = 600.0,
+    **options: Any,
+) -> ServerEngine:
+    """The engine of the servers at `urls` (http://host:port; several are replicas of one model).
+
+    Asks each for its model, and the first for the kind of log-probs it reports (three tokens at most). A replica that
+    does not answer is left out until it does. vocab_size, eos_token_ids, max_length: of the model, which the caller
+    has a tokenizer of; a shorter context of a server counts. api_key: by default $IBTPO_SERVER_API_KEY. Proxies are
+    taken from the usual environment variables. options: more of `ServerEngine`'s.
+
+    Raises `ConfigError` for URLs that cannot be right, `EngineError` when no server answers or they serve different
+    models.
+    """
+    urls = [_url(url) for url in urls]
+    if not urls or len(set(urls)) < len(urls):
+        raise ConfigError(f"give one or more different server URLs, got {', '.join(urls) or 'none'}")
+    if not timeout > 0:
+        raise ConfigError(f"timeout must be > 0 seconds, got {timeout}")
+    api_key = api_key or os.environ.get(API_KEY_VARIABLE)
+    with httpx2.Client(timeout=min(timeout, 60.0), headers=headers(api_key)) as client:
+        cards, problems = {}, {}
+        for url in urls:
+            try:
+                cards[url] = _model_card(client, url)
+            except httpx2.TransportError as e:
+                problems[url] = told(e)
+        if not cards:
+            all_problems = "; ".join(f"{url}: {problem}" for url, problem in problems.items())
+            raise EngineError(f"no server answers ({all_problems}); start one, e.g. `vllm serve MODEL --port 8000`")
+        names = {card["id"] for card in cards.values()}
+        if len(names) > 1:
+            each = ", ".join(f"{url} {card['id']!r}" for url, card in cards.items())
+            raise EngineError(f"replicas must serve one model, but they serve: {each}")
+        card = next(iter(cards.values()))
+        server = SGLANG if card.get("owned_by") == "sglang" else VLLM
+        lengths = [n for n in (max_length, *(c.get("max_model_len") for c in cards.values())) if n]
+        kind = options.pop("logprobs", None) or _find_kind(client, next(iter(cards)), server, card["id"], vocab_size)
+    engine = ServerEngine(
+        urls, model=card["id"], vocab_size=vocab_size, eos_token_ids=eos_token_ids, server=server, logprobs=kind,
+        max_length=min(lengths, default=None), api_key=api_key, timeout=timeout, **options,
+    )  # fmt: skip
+    for replica in engine.replicas:
+        if replica.url in problems:
+            replica.up, replica.problem = False, problems[replica.url]
+            warnings.warn(f"{replica.url} does not answer ({replica.problem}); going on without it", stacklevel=2)
+    return engine
+
+
+def _model_card(client: httpx2.Client, url: str) -> dict[str, Any]:
+    response = client.get(url + "/v1/models")
+    if response.status_code != 200:
+        raise EngineError(
+            f"{url}/v1/models: HTTP {response.status_code}: {message(response)}{hint(response.status_code)}"
+        )
+    body = read_json(response)
+    try:
+        return {"id": str(body["data"][0]["id"]), **body["data"][0]}
+    except (KeyError, IndexError, TypeError) as e:
+        raise EngineError(f"{url}/v1/models names no model; is it a vLLM or SGLang server?") from e
+
+
+def _find_kind(client: httpx2.Client, url: str, server: Format, model: str, vocab_size: int) -> str:
+    """Which log-probs a server reports, from the most likely token alone (top-p next to 0) at two temperatures.
+
+    Its log-prob is 0 where the filter is counted in, the same at both temperatures where the temperature is left out,
+    and higher at the lower temperature in the full softmax. A prompt whose next token is certain tells nothing: up to
+    three are asked.
+    """
+
+    def logprob(token: int, temperature: float) -> float:
+        request = server.request(model, [token], Sampling(temperature, 1e-6, 0), 0, 1, [])
+        response = client.post(url + server.path, json=request)
+        if response.status_code != 200:
+            status = response.status_code
+            raise EngineError(f"{url} refuses a request: HTTP {status}: {message(response)}{hint(status)}")
+        try:
+            answer: Answer = server.answer(read_json(response))
+        except EngineError as e:
+            raise EngineError(f"{url}: {e}") from e
+        return answer.logprobs[0]
+
+    for token in (vocab_size // 2, vocab_size // 3, vocab_size // 5):
+        try:
+            hot = logprob(token, 1.0)
+            if hot < -0.05:
+                return "raw" if abs(logprob(token, 0.5) - hot) < 0.02 * abs(hot) else "full"
+        except httpx2.TransportError as e:
+            raise EngineError(f"{url} answered and then did not: {told(e)}") from e
+    return "processed"
+
+
+def _url(text: str) -> str:
+    url = text.strip()
+    url = url if "://" in url else f"http://{url}"
+    try:
+        parsed = httpx2.URL(url)
+    except (httpx2.InvalidURL, ValueError) as e:
+        raise ConfigError(f"{text!r} is no URL: {e}; e.g. http://localhost:8000") from e
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ConfigError(f"{text!r} is no server's URL; e.g. http://localhost:8000")
+    return url.rstrip("/").removesuffix("/v1")

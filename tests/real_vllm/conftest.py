@@ -1,0 +1,79 @@
+"""Real vLLM, on any machine vLLM runs on: `make test-vllm`. One file a process: vLLM leaves its marks on the process.
+
+Not collected by plain pytest. Not named after the package either: a folder of that name on the path passes for it.
+"""
+
+import os
+
+os.environ.update(
+    {
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TORCH_COMPILE_DISABLE": "1",  # compiling costs more than these tests run
+    }
+)
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="real vLLM tests: run them with `make test-vllm`")
+
+import torch
+
+from ibtpo.engines import Completion, Engine, Sampling
+from ibtpo.models import eos_token_ids, load_model
+from ibtpo.verify import Verdict
+
+SAMPLING = Sampling(0.7, 0.95, 20)
+
+
+class Reference:
+    """A transformers model to compare with."""
+
+    def __init__(self, name: str) -> None:
+        self.model, self.tokenizer = load_model(name)
+        self.ends = eos_token_ids(self.model, self.tokenizer)
+
+    def logprobs(self, prompt: Sequence[int], sampled: Sequence[int], temperature: float) -> torch.Tensor:
+        """(T,) of the full softmax, by one forward of the whole row."""
+        with torch.no_grad():
+            logits = self.model(torch.tensor([[*prompt, *sampled]])).logits[0, len(prompt) - 1 : -1]
+        return (logits / temperature).log_softmax(-1).gather(1, torch.tensor(sampled)[:, None])[:, 0]
+
+    def gap(self, prompt: Sequence[int], completion: Completion, temperature: float = SAMPLING.temperature) -> float:
+        """The largest difference from a completion's log-probs."""
+        expected = self.logprobs(prompt, completion.token_ids, temperature)
+        return float((expected - torch.tensor(completion.logprobs)).abs().max())
+
+
+class LengthReward:
+    """A verdict that depends on the answer: trees of several rewards."""
+
+    names = ("length",)
+
+    def score(self, rows: list[dict[str, Any]]) -> list[Verdict]:
+        return [Verdict(float(len(r["completion_ids"]) % 2), (float(len(r["completion_ids"]) % 2),)) for r in rows]
+
+    async def ascore(self, rows: list[dict[str, Any]]) -> list[Verdict]:
+        return self.score(rows)
+
+    def close(self) -> None:
+        pass
+
+
+def ask(engine: Engine, prompt: Sequence[int], seeds: Sequence[int], room: int = 40) -> list[Completion]:
+    """One completion a seed, all at once."""
+
+    async def all_of_them() -> list[Completion]:
+        return list(await asyncio.gather(*[engine.generate(prompt, SAMPLING, s, room) for s in seeds]))
+
+    return asyncio.run(all_of_them())
