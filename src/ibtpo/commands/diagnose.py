@@ -205,9 +205,8 @@ class _Curve:
             read(None)
         if len(records) < len(ids):
             try:
-                engine, tokenizer = open_model(
-                    argparse.Namespace(**{**vars(args), "model": name, "engine": "transformers"})
-                )
+                options_of_it = {**vars(args), "model": name, "engine": "transformers"}
+                engine, tokenizer = open_model(argparse.Namespace(**options_of_it))
             except ConfigError as e:
                 raise _BrokenError(str(e)) from e
             prompts = make_prompts(args, self.problems, engine, tokenizer)
