@@ -4,10 +4,24 @@ from pathlib import Path
 from typing import Any
 
 import ibtpo
-from ibtpo.search import Prompt
+from ibtpo.engines import Sampling
+from ibtpo.models import eos_token_ids as ends
+from ibtpo.search import Budget, Prompt, SearchOptions
+
+__all__ = ["ASK", "GSM8K", "TREES", "decoder", "ends", "nano", "smollm2", "tree_options"]
 
 GSM8K = Path(__file__).parents[2] / "shared" / "data" / "gsm8k_train_2000.jsonl"
 ASK = "Solve the problem step by step, with a blank line between steps. End with the answer as \\boxed{number}."
+
+TREES = 16  # questions of the tree benchmark with SmolLM2
+
+
+def tree_options(*, small: bool) -> SearchOptions:
+    """(4,9,1,1) trees with the embedded task's sampling, or the paper's and at most 96 tokens for SmolLM2."""
+    return SearchOptions(
+        budget=Budget(4, 9, 1, 1), sampling=Sampling(1.0, 1.0, 0) if small else Sampling(),
+        max_new_tokens=144 if small else 96, max_in_flight=64, deterministic=True,
+    )  # fmt: skip
 
 
 def nano(problems: int) -> tuple[Any, Any, list[Prompt]]:
@@ -16,19 +30,22 @@ def nano(problems: int) -> tuple[Any, Any, list[Prompt]]:
     return model, tokenizer, _prompts(ibtpo.load_problems("countdown:train", limit=problems), tokenizer)
 
 
-def smollm2(problems: int) -> tuple[Any, Any, list[Prompt]]:
-    """SmolLM2-135M-Instruct, tokenizer and GSM8K prompts. Raises `FileNotFoundError` without the data."""
+def smollm2(problems: int, *, chat: bool = True) -> tuple[Any, Any, list[Prompt]]:
+    """SmolLM2-135M-Instruct, tokenizer and GSM8K prompts, bare questions without `chat`.
+
+    Raises `FileNotFoundError` without the data.
+    """
     if not GSM8K.exists():
         raise FileNotFoundError(f"{GSM8K} is needed for this benchmark")
     model, tokenizer = ibtpo.load_model("smollm2-135m")
-    found = ibtpo.load_problems(str(GSM8K), limit=problems, instruction=ASK)
-    return model, tokenizer, _prompts(found, tokenizer)
+    found = ibtpo.load_problems(str(GSM8K), limit=problems, instruction=ASK if chat else None)
+    return model, tokenizer, _prompts(found, tokenizer, chat)
 
 
-def _prompts(problems: list[Any], tokenizer: Any) -> list[Prompt]:
+def _prompts(problems: list[Any], tokenizer: Any, chat: bool | None = None) -> list[Prompt]:
     prompts = []
     for p in problems:
-        text, ids = ibtpo.encode_prompt(p, tokenizer)
+        text, ids = ibtpo.encode_prompt(p, tokenizer, chat_template=chat)
         prompts.append(Prompt(p.id, tuple(ids), text, {**p.columns, "answer": p.answer}))
     return prompts
 
