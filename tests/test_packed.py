@@ -13,15 +13,15 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from datasets import Dataset  # noqa: E402
+from engine_models import FAMILIES as ROTARY  # noqa: E402
+from engine_models import SHAPE, VOCAB  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM,
     Gemma2Config,
-    GemmaConfig,
     GPT2Config,
     JambaConfig,
     LlamaConfig,
     MistralConfig,
-    Qwen2Config,
     Qwen3Config,
 )
 from trl import GRPOTrainer  # noqa: E402
@@ -33,27 +33,9 @@ from ibtpo.training.packed import PackedForward  # noqa: E402
 from ibtpo.training.trainer import IBTPOTrainer  # noqa: E402
 from ibtpo.training.trie import keep_together, lay_out, shared_positions, split  # noqa: E402
 
-VOCAB = 40
-SHAPE: dict[str, Any] = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-    "initializer_range": 0.3,  # sharp enough that a wrong mask or position shows
-}
 FAMILIES = {
-    "llama": LlamaConfig(**SHAPE),
+    **{name: config for name, config in ROTARY.items() if name != "gpt2"},  # it counts positions from the padding
     "llama eager": LlamaConfig(**SHAPE, attn_implementation="eager"),
-    "qwen2": Qwen2Config(**SHAPE),
-    "qwen3": Qwen3Config(**SHAPE, head_dim=16),
-    "mistral": MistralConfig(**SHAPE, sliding_window=None),
-    "gemma": GemmaConfig(**{**SHAPE, "num_key_value_heads": 1}, head_dim=16),
     "gemma2 in its window": Gemma2Config(**SHAPE, head_dim=16, sliding_window=64, attn_implementation="eager"),
 }
 # What is used of accelerate; a real one shares its state with every other of the process.
