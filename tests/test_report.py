@@ -291,7 +291,6 @@ BROKEN = [
     ("eval.json", '{"before": {"avg": "high", "k": 1, "n": 2}}', r"eval\.json: before\.avg and before\.avg_ci"),
     ("eval.json", '{"before": {"avg": 0.5, "k": 1, "n": 2}}', r"eval\.json: before\.avg and before\.avg_ci"),
     ("config.yaml", "a: 1\na: 2\n", r"config\.yaml, line 2"),
-    ("trees/step_000001.jsonl", '{"id": "x"}\n', r"step_000001\.jsonl:1: tree has no"),
 ]  # fmt: skip
 
 
@@ -302,6 +301,22 @@ def test_a_broken_file_is_named_with_its_line(undrawn, tmp_path, name, content, 
     with pytest.raises((DataError, CheckpointError), match=message):
         write_report(folder)
     assert not (folder / "report.html").exists()
+
+
+def test_a_tree_that_cannot_be_read_is_left_out_and_said(undrawn, tmp_path):
+    folder = make_run(tmp_path / "run")
+    (folder / "trees" / "step_000003.jsonl").write_text('{"id": "x"}\n')
+    cut = folder / "trees" / "step_000001.jsonl.gz"
+    cut.write_bytes(cut.read_bytes()[:-30])
+    page = write_report(folder).read_text("utf-8")
+    assert "step_000003.jsonl:1: tree has no" in page
+    assert "step_000001.jsonl.gz:1: cannot be read" in page
+    assert "of the 2 stored trees read" in page
+    for file in (folder / "trees").glob("*.gz"):
+        file.unlink()
+    page = write_report(folder).read_text("utf-8")
+    assert "step_000003.jsonl:1: tree has no" in page
+    assert "stored trees read" not in page
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
