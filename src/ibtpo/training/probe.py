@@ -134,7 +134,7 @@ class IBScoreCallback(TrainerCallback):
         metrics: dict[str, float] = {}
         try:
             metrics = self.probe()
-        except (EngineError, VerifierError) as e:
+        except (EngineError, VerifierError, OSError) as e:  # OSError: `trees_dir` cannot be written to
             warnings.warn(f"the probe at step {state.global_step} failed, training goes on: {e}", stacklevel=2)
         now = self._clock()
         seconds = now - began
