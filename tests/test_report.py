@@ -136,7 +136,7 @@ def test_the_content_policy_lets_only_the_pages_own_style_in(written):
     policy = next(a["content"] for t, a in page.attributes if a.get("http-equiv") == "Content-Security-Policy")
     style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:;")
+    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none';")
     assert not set(page.tags) & {"script", "img", "link", "iframe", "object", "embed", "form", "image", "base"}
     assert page.tags.count("style") == 1
     assert not [a for _, a in page.attributes if any(k.startswith("on") or k == "style" for k in a)]

@@ -351,6 +351,9 @@ def test_links_open_the_tree_the_step_and_the_filter_and_wrong_ones_say_so(open_
     page.evaluate("location.hash = '#tree=merged&node=999'")
     page.wait_for_selector(".card")
     assert selected(page) == 0
+    page = open_page(f"{pages['trees']}#filter=constructor", "#list")  # no filter, but a property all objects have
+    page.wait_for_selector(".rows a")
+    assert len(ids(page)) == 7
 
 
 def test_the_second_tree_of_a_name_does_not_take_the_key_of_another(open_page, tmp_path) -> None:

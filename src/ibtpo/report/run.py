@@ -377,7 +377,7 @@ def _render(template: str, sheet: Sheet, **values: Any) -> str:
     assert environment.loader is not None
     style = environment.loader.get_source(environment, "run.css")[0] + sheet.css()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return environment.get_template(template).render(
         **values, style=Markup(style), policy=policy, generator=f"{GENERATOR} {__version__}"
     )
