@@ -319,6 +319,15 @@ def test_a_tree_that_cannot_be_read_is_left_out_and_said(undrawn, tmp_path):
     assert "stored trees read" not in page
 
 
+def test_of_trees_without_branches_nothing_is_said_of_rescue(undrawn, tmp_path):
+    folder = make_run(tmp_path / "flat", trees={1: [tree("a", [0, 1])]})
+    page = write_report(folder).read_text("utf-8")
+    assert "have no branches" in page
+    assert "Branching rescued" not in page
+    folder = make_run(tmp_path / "branched", trees={1: [tree("a", [0, 1, 0])]})
+    assert "Branching rescued none of the 1 stored trees" in write_report(folder).read_text("utf-8")
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="is no folder"):
         write_report(tmp_path / "nowhere")
