@@ -271,6 +271,24 @@ def test_score_reads_gzip_and_stdin_alike(call, tmp_path: Path, monkeypatch) -> 
     assert call("score", "-", "--json") == expected
 
 
+def test_score_shows_escapes_in_ids_and_steps_as_signs(call, tmp_path: Path) -> None:
+    tree = next(iter(read_trees(GOLDEN / "inner_leaf.jsonl")))
+    tree.id = "a\x1b]0;title\x07\u202e"
+    tree.nodes[1].step.text = "\x9b31m\u202e"
+    write_trees(tmp_path / "t.jsonl", [tree])
+    code, out, _ = call("score", tmp_path / "t.jsonl")
+    assert code == 0
+    assert out.startswith("a[U+001B]]0;title[U+0007][U+202E]: 5 trajectories")
+    assert out.splitlines()[3].endswith("[U+009B]31m[U+202E]")
+
+
+def test_errors_show_what_a_file_holds_without_sending_it_to_the_terminal(call, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text(json.dumps({"\x1b]0;title\x07\u202e": 1, "naïve": 2}) + "\n")
+    code, _, err = call("view", tmp_path / "t.jsonl")
+    assert code == 2
+    assert r"found \x1b]0;title\x07\u202e, naïve" in err
+
+
 def test_score_prints_a_table_with_steps_under_the_ones_they_follow(call) -> None:
     code, out, _ = call("score", GOLDEN / "inner_leaf.jsonl")
     lines = out.splitlines()

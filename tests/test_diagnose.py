@@ -152,6 +152,22 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_loaded(call, pla
         assert text in err
 
 
+def test_overwrite_deletes_nothing_that_is_not_a_diagnosis_and_nothing_before_the_options_are_right(call, tmp_path):
+    run, old = tmp_path / "run", tmp_path / "old"
+    for folder, name in ((run, "step_000001.jsonl.gz"), (old, "nano.jsonl")):
+        (folder / "trees").mkdir(parents=True)
+        (folder / "trees" / name).write_text("")
+    (run / "config.yaml").write_text("")
+    code, _, err = call("diagnose", "--model", "out", *DATA, "--output", run, "--overwrite")
+    assert code == 2
+    assert "run is no diagnosis, it holds config.yaml" in err
+    assert (run / "trees" / "step_000001.jsonl.gz").exists()
+    code, _, err = call("diagnose", "--model", "out", "--data", "dta.jsonl", "--output", old, "--overwrite")
+    assert code == 2
+    assert "dta.jsonl does not exist" in err
+    assert (old / "trees" / "nano.jsonl").exists()
+
+
 def test_checkpoints_of_a_folder_come_in_order_of_step_and_get_short_names(place, monkeypatch):
     monkeypatch.chdir(place)
     assert find_checkpoints(["nano", "out"]) == ["nano", "out/checkpoint-5", "out/checkpoint-20"]

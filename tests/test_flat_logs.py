@@ -134,6 +134,8 @@ def test_the_command_says_what_it_cannot_compute_and_what_to_run_instead(run, ca
     assert any("IB-Score" in name for name in last["not_computed"])
     assert main(["diagnose", "--completions", str(run), "--model", "nano"]) == 2
     assert "give one of them" in capsys.readouterr().err
+    assert main(["diagnose", "--completions", str(run), "--output", "x"]) == 2
+    assert "writes no files" in capsys.readouterr().err
 
 
 def test_a_log_trl_wrote_gives_the_rates_it_logged(tiny_model, tmp_path):

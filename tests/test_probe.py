@@ -254,6 +254,25 @@ def test_a_probe_that_fails_is_a_warning_and_training_goes_on(tiny_model, tmp_pa
     assert not probed(trainer)
 
 
+def test_trees_that_cannot_be_stored_do_not_stop_training(tiny_model, tmp_path):
+    (tmp_path / "file").write_text("")
+    trainer = make_trainer(tiny_model, tmp_path / "run", max_steps=1)
+    trainer.add_callback(IBScoreCallback(trainer, every=5, search=SEARCH, trees_dir=tmp_path / "file" / "trees"))
+    with pytest.warns(UserWarning, match="the probe at step 0 failed, training goes on: .*file"):
+        trainer.train()
+    assert trainer.state.global_step == 1
+
+
+@pytest.mark.filterwarnings("error:the probe at")
+def test_a_second_train_is_probed_too_when_rewards_are_given_by_name(tiny_model, tmp_path):
+    trainer = make_trainer(tiny_model, tmp_path, max_steps=1)
+    rows = [{"prompt": "ad", "answer": "1"}]
+    trainer.add_callback(IBScoreCallback(trainer, rows, "math", every=1, search=SEARCH, max_time_share=1.0))
+    for _ in range(2):
+        trainer.train()
+        assert set(probed(trainer)) == {0, 1}
+
+
 def test_a_probe_whose_rewards_all_fail_says_why(tiny_model, tmp_path):
     def reward(completions, **kwargs):
         raise KeyError("target")

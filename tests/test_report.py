@@ -136,7 +136,7 @@ def test_the_content_policy_lets_only_the_pages_own_style_in(written):
     policy = next(a["content"] for t, a in page.attributes if a.get("http-equiv") == "Content-Security-Policy")
     style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:;")
+    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none';")
     assert not set(page.tags) & {"script", "img", "link", "iframe", "object", "embed", "form", "image", "base"}
     assert page.tags.count("style") == 1
     assert not [a for _, a in page.attributes if any(k.startswith("on") or k == "style" for k in a)]
@@ -291,7 +291,6 @@ BROKEN = [
     ("eval.json", '{"before": {"avg": "high", "k": 1, "n": 2}}', r"eval\.json: before\.avg and before\.avg_ci"),
     ("eval.json", '{"before": {"avg": 0.5, "k": 1, "n": 2}}', r"eval\.json: before\.avg and before\.avg_ci"),
     ("config.yaml", "a: 1\na: 2\n", r"config\.yaml, line 2"),
-    ("trees/step_000001.jsonl", '{"id": "x"}\n', r"step_000001\.jsonl:1: tree has no"),
 ]  # fmt: skip
 
 
@@ -302,6 +301,31 @@ def test_a_broken_file_is_named_with_its_line(undrawn, tmp_path, name, content, 
     with pytest.raises((DataError, CheckpointError), match=message):
         write_report(folder)
     assert not (folder / "report.html").exists()
+
+
+def test_a_tree_that_cannot_be_read_is_left_out_and_said(undrawn, tmp_path):
+    folder = make_run(tmp_path / "run")
+    (folder / "trees" / "step_000003.jsonl").write_text('{"id": "x"}\n')
+    cut = folder / "trees" / "step_000001.jsonl.gz"
+    cut.write_bytes(cut.read_bytes()[:-30])
+    page = write_report(folder).read_text("utf-8")
+    assert "step_000003.jsonl:1: tree has no" in page
+    assert "step_000001.jsonl.gz:1: cannot be read" in page
+    assert "of the 2 stored trees read" in page
+    for file in (folder / "trees").glob("*.gz"):
+        file.unlink()
+    page = write_report(folder).read_text("utf-8")
+    assert "step_000003.jsonl:1: tree has no" in page
+    assert "stored trees read" not in page
+
+
+def test_of_trees_without_branches_nothing_is_said_of_rescue(undrawn, tmp_path):
+    folder = make_run(tmp_path / "flat", trees={1: [tree("a", [0, 1])]})
+    page = write_report(folder).read_text("utf-8")
+    assert "have no branches" in page
+    assert "Branching rescued" not in page
+    folder = make_run(tmp_path / "branched", trees={1: [tree("a", [0, 1, 0])]})
+    assert "Branching rescued none of the 1 stored trees" in write_report(folder).read_text("utf-8")
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

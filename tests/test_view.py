@@ -331,6 +331,8 @@ def test_the_command_says_what_it_wrote_and_refuses_what_does_not_fit(tmp_path: 
         (["--beta", "0"], "beta must be > 0"),
         (["--confidence", "geomaen"], "did you mean 'geomean'?"),
         (["--terminal", "-o", "x.html"], "give one of them"),
+        (["--terminal", "--title", "x"], "--title and --tokenizer are for a page"),
+        (["--tokenizer", str(tmp_path / "t.jsonl"), "-o", str(tmp_path / "q.html")], "t.jsonl cannot be read; is it a"),
         (["--tree", "merged"], "--tree goes with --terminal"),
         (["--terminal", "--tree", "mergde"], "unknown tree 'mergde'; did you mean 'merged'?"),
     ):
@@ -362,6 +364,25 @@ def test_the_terminal_shows_draws_values_scores_and_verdicts() -> None:
     assert "│   ├──   4 p̂ 1.00 ✓ right 11" in lines
     assert "└──   3 p̂ – ⚠ verifier error 30" in lines
     assert any("1 p̂ 0.50 IB +1.200 ✗ wrong, cut short 10" in line for line in lines)
+
+
+def test_in_the_terminal_a_tree_that_nobody_graded_is_not_called_uniform(tmp_path: Path) -> None:
+    tree = ReasoningTree("t", [1], "?")
+    tree.add(0, [BUILDERS["all_wrong"]().nodes[1].step], None, "verifier_error")
+    write_trees(tmp_path / "t.jsonl", [tree])
+    title = printed(tmp_path / "t.jsonl").splitlines()[0]
+    assert title == "t  1 answer, average reward –, IB-Score –, Cov(η1, η2) –"
+
+
+def test_stored_options_that_cannot_be_used_are_named_with_file_and_tree(tmp_path: Path) -> None:
+    wrong = ReasoningTree("odd", [1], "?", None, {"search": {"score": {"beta": -1}}})
+    write_trees(tmp_path / "t.jsonl", [wrong])
+    with pytest.raises(DataError, match=r"t\.jsonl: tree 'odd': the options in its meta .* beta must be > 0"):
+        write_viewer(tmp_path / "t.jsonl")
+    write_run(tmp_path / "run", [wrong, *example_trees()])
+    result = write_viewer(tmp_path / "run")
+    assert result.trees == len(example_trees())
+    assert "tree 'odd'" in result.notes[0]
 
 
 def test_in_the_terminal_escapes_are_signs_and_narrow_ones_do_not_break_lines(tmp_path: Path) -> None:

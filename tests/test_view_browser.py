@@ -351,6 +351,18 @@ def test_links_open_the_tree_the_step_and_the_filter_and_wrong_ones_say_so(open_
     page.evaluate("location.hash = '#tree=merged&node=999'")
     page.wait_for_selector(".card")
     assert selected(page) == 0
+    page = open_page(f"{pages['trees']}#filter=constructor", "#list")  # no filter, but a property all objects have
+    page.wait_for_selector(".rows a")
+    assert len(ids(page)) == 7
+
+
+def test_the_second_tree_of_a_name_does_not_take_the_key_of_another(open_page, tmp_path) -> None:
+    trees = [BUILDERS["three_leaf"]() for _ in range(4)]
+    for tree, id in zip(trees, ("dup", "dup", "dup~2", "dup"), strict=True):
+        tree.id = id
+    write_trees(tmp_path / "dup.jsonl", trees)
+    page = open_page(write_viewer(tmp_path / "dup.jsonl").output.as_uri())
+    assert page.evaluate("app.rows.map(r => r.key)") == ["dup", "dup~2~2", "dup~2", "dup~2~2~2"]
 
 
 def test_help_opens_and_closes_and_the_theme_follows_the_system_and_the_button(open_page, pages) -> None:

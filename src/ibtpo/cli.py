@@ -225,6 +225,8 @@ def yaml_value(text: str) -> Any:
 
 def _fail(error: IBTPOError) -> int:
     text = " ".join(str(error).split("\n"))
+    # What is quoted from a file may hold escapes that would command the terminal.
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     print(f"error: {text}", file=sys.stderr)
     return 2
 

@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     if args.completions is not None:
         if args.model or args.data:
             raise ConfigError("--completions reads a log and --model measures checkpoints: give one of them")
+        if args.output is not None or args.resume or args.overwrite:
+            raise ConfigError("--completions prints what a log says and writes no files; with --json you can keep it")
         return _flat(args)
     if not args.model or not args.data:
         raise ConfigError("give --model and --data to measure checkpoints, or --completions to read a log")
@@ -81,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
     elif args.resume:
         raise ConfigError("--resume needs --output: without it no tree is kept")
     problems, verifier_name = read_problems(args)
+    if args.output is not None:
+        _make_folder(args.output, args.overwrite)  # only now: a misspelt option must not cost an older measurement
     with open_verifier(args, verifier_name) as verifier:
         return _Curve(args, options, problems, verifier, verifier_name).run(names)
 
@@ -114,10 +118,16 @@ def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
         raise ConfigError(f"{folder} is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (resume or overwrite):
         raise ConfigError(f"{folder} exists already; give --resume to go on with it or --overwrite to start again")
+    others = sorted({p.name for p in folder.iterdir()} - {"summary.json", "trees"}) if folder.is_dir() else []
+    if overwrite and others:
+        raise ConfigError(f"{folder} is no diagnosis, it holds {others[0]}: --overwrite will not delete from it")
+
+
+def _make_folder(folder: Path, overwrite: bool) -> None:
     try:
         (folder / "trees").mkdir(parents=True, exist_ok=True)
         if overwrite:
-            for file in (folder / "trees").glob("*.jsonl*"):
+            for file in [p for end in ("jsonl", "jsonl.partial*") for p in (folder / "trees").glob(f"*.{end}")]:
                 file.unlink()
     except OSError as e:
         raise ConfigError(f"{folder} cannot be made: {e.strerror}; choose another --output") from e

@@ -57,6 +57,7 @@ def _from_stdin() -> Iterator["ReasoningTree"]:
 def readable(tree: "ReasoningTree", record: dict[str, Any]) -> str:
     """A tree as a table, a step under the one it follows."""
     from ..diagnostics import COLUMNS
+    from ..report.viewer_data import visible
     from ..tree import ROOT
 
     rows, texts, stack = [], [], [(ROOT, 0)]
@@ -65,8 +66,8 @@ def readable(tree: "ReasoningTree", record: dict[str, Any]) -> str:
         stack += [(child, depth + 1) for child in reversed(tree.nodes[node].children)]
         scores = record["nodes"][node]
         rows.append(["  " * depth + str(node), tree.nodes[node].draws, *(scores[c] for c in COLUMNS)])
-        texts.append(json.dumps(tree.nodes[node].step.text[:40], ensure_ascii=False)[1:-1])
+        texts.append(visible(json.dumps(tree.nodes[node].step.text[:40], ensure_ascii=False)[1:-1]))
     header, *lines = table(rows, ["node", "draws", *COLUMNS]).split("\n")
     lines = [f"{line}  {text}" for line, text in zip(lines, texts, strict=True)]
     summary = ", ".join(f"{name} {cell(record[name])}" for name in ("avg_reward", "effective", "ib_score", "cov_eta"))
-    return f"{record['id']}: {len(tree.leaves)} trajectories, {summary}\n" + "\n".join([header, *lines])
+    return f"{visible(record['id'], '')}: {len(tree.leaves)} trajectories, {summary}\n" + "\n".join([header, *lines])

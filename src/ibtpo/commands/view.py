@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     if args.terminal:
         if args.output is not None:
             raise ConfigError("--terminal prints a tree and --output writes a page: give one of them")
+        if args.title is not None or args.tokenizer is not None:
+            raise ConfigError("--title and --tokenizer are for a page; leave them out with --terminal")
         from ..report.terminal import print_tree
 
         print_tree(args.trees, args.tree, options)

@@ -1,7 +1,7 @@
 """What the report reads: a run folder, whole or half-written.
 
-A file that is not there yet is a note in the report. A file that is broken is an error naming file and line; only the
-last line of `metrics.jsonl` may be half a line, since a killed run leaves one.
+A file that is not there yet is a note in the report, and so is a tree that cannot be read. Any other broken file is an
+error naming file and line; only the last line of `metrics.jsonl` may be half a line, since a killed run leaves one.
 """
 
 import json
@@ -83,14 +83,17 @@ def tree_files(folder: Path) -> tuple[tuple[int, Path], ...]:
     return tuple(sorted((int(m[1]), p) for m, p in found if m))
 
 
-def stored_trees(run: Run) -> Iterator[tuple[int, ReasoningTree]]:
-    """(step, tree) of at most `MOST_TREE_FILES` files, the first and the last among them."""
+def stored_trees(run: Run, notes: list[str]) -> Iterator[tuple[int, ReasoningTree]]:
+    """(step, tree) of at most `MOST_TREE_FILES` files, the first and the last among them.
+
+    What cannot be read is left out and told in `notes`: one broken line must not cost a run its report.
+    """
     files = run.tree_files
     if len(files) > MOST_TREE_FILES:
         chosen = np.linspace(0, len(files) - 1, MOST_TREE_FILES).round().astype(int)
         files = tuple(files[i] for i in chosen)
     for step, path in files:
-        for tree in read_trees(path):
+        for tree in read_trees(path, lambda error: notes.append(str(error))):
             yield step, tree
 
 

@@ -60,12 +60,14 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
     _check_target(target, data)
     sheet = Sheet()
     files: dict[str, str] = {}
-    trees = gallery(stored_trees(run), viewer.name)
+    broken: list[str] = []
+    trees = gallery(stored_trees(run, broken), viewer.name)
     trees.files = len(run.tree_files)
     figures = [_figure([run], plot, view, sheet, files, data.name) for plot, view in _single_views(run)]
     files["held-out.csv"] = _held_out_csv([run], [run.name])
-    if run.tree_files:
-        write_viewer(run.path, viewer)
+    if trees.trees:
+        broken = list(write_viewer(run.path, viewer).notes)  # the viewer reads every file
+    run.notes.extend(f"Left out: {note}" for note in broken)
     findings = verdict(run)
     page = _render(
         "run.html.j2", sheet, title=f"Run report: {run.name}", run=run, facts=_facts(run), figures=figures,
@@ -375,7 +377,7 @@ def _render(template: str, sheet: Sheet, **values: Any) -> str:
     assert environment.loader is not None
     style = environment.loader.get_source(environment, "run.css")[0] + sheet.css()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return environment.get_template(template).render(
         **values, style=Markup(style), policy=policy, generator=f"{GENERATOR} {__version__}"
     )

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from ..diagnostics import rescued, tree_scores
+from ..diagnostics import correctness, rescued, tree_scores
 from ..errors import DataError, unknown
 from ..tree import ROOT, ReasoningTree
 from .viewer_data import open_source, options_of, visible
-from .viewer_static import marks_of, number
+from .viewer_static import answers, marks_of, number
 
 MOST_TEXT = 400  # characters of a step, before the terminal's width cuts it
 NAMED = 10  # other trees that are named below the one shown
@@ -59,9 +59,10 @@ def print_tree(
 def _draw(tree: ReasoningTree, title: str, options: Mapping[str, Any] | None) -> Tree:
     record = tree_scores(tree, options_of(tree, options))
     marks = marks_of(tree)
-    told = [f"{len(tree.leaves)} answers", f"average reward {_share(record['avg_reward'])}"]
+    told = [answers(tree), f"average reward {_share(record['avg_reward'])}"]
     told += [f"IB-Score {number(record['ib_score'])}", f"Cov(η1, η2) {number(record['cov_eta'])}"]
-    told += ["rescued" if rescued(tree) else "effective"] if record["effective"] else ["uniform"]
+    if correctness(tree):  # of a tree that nobody graded neither is true
+        told += ["rescued" if rescued(tree) else "effective"] if record["effective"] else ["uniform"]
     top = Text(visible(title, ""), "bold")
     top.append("  " + ", ".join(told), "not bold dim")
     drawn = Tree(Text.assemble(top, "\n", _step(tree, ROOT, record["nodes"][ROOT], marks)), guide_style="dim")

@@ -42,9 +42,11 @@ class Example:
 
 @dataclass
 class Gallery:
-    """What the stored trees held. counts: of the trees read: all, rescued, mixed (answers differ in correctness)."""
+    """What the stored trees held. counts: of the trees read: all, branched at all, rescued, mixed (answers differ in
+    correctness)."""
 
     trees: int = 0
+    branched: int = 0
     rescued: int = 0
     mixed: int = 0
     files: int = 0
@@ -62,6 +64,7 @@ def gallery(trees: Iterable[tuple[int, ReasoningTree]], viewer: str) -> Gallery:
         right = [c >= FULL_MARKS for c in correctness(tree)]
         saved = bool(tree.rollouts) and rescued(tree)
         found.trees += 1
+        found.branched += any(rollout.round for rollout in tree.rollouts)
         found.rescued += saved
         found.mixed += effective(correctness(tree))
         share = sum(right) / len(right) if right else math.nan

@@ -86,8 +86,9 @@ def write_viewer(
     found = open_source(source)
     output = default_output(source) if output is None else Path(output)
     check_output(output)
-    if tokenizer is not None:
-        find_tokenizer(tokenizer, None, None)  # a wrong one is told before anything is read
+    # A wrong tokenizer is told before anything is read.
+    if tokenizer is not None and (given := find_tokenizer(tokenizer, None, None)) and token_texts(given, ()) is None:
+        raise ConfigError(f"--tokenizer: {given} cannot be read; is it a tokenizer.json, and `tokenizers` installed?")
     entries: list[dict[str, Any]] = []
     largest = {name: array("d") for name in COLOURS}  # all values of the file
     static = NestedLists()

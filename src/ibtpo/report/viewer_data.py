@@ -41,6 +41,14 @@ class Source:
         note = (lambda error: self.notes.append(str(error))) if self.is_run else None
         for step, file in self.files:
             for tree in read_trees(file, note):
+                try:
+                    options_of(tree)
+                except DataError as e:
+                    error = DataError(f"{file}: {e}")
+                    if note is None:
+                        raise error from e
+                    note(error)
+                    continue
                 yield step, tree
 
 

@@ -38,6 +38,11 @@ def number(value: float | None) -> str:
     return text[1:] if text[1:] == "0.000" else text.replace("-", "−")
 
 
+def answers(tree: ReasoningTree) -> str:
+    """How many, in words: 12 answers, 1 answer."""
+    return f"{len(tree.leaves)} answer{'s' * (len(tree.leaves) != 1)}"
+
+
 class NestedLists:
     """Collects trees until they fill `MOST_BYTES`."""
 
@@ -73,7 +78,7 @@ def _tree(tree: ReasoningTree, step: int | None, record: Mapping[str, Any], open
     reward = "–" if record["avg_reward"] is None else f"{record['avg_reward']:.2f}"
     return (
         f'<details id="{html.escape(tree_key(tree.id, step))}"{opened}><summary>{html.escape(visible(tree.id))} '
-        f"<small>{where}{len(tree.leaves)} answers, average reward {reward}, IB-Score {number(record['ib_score'])}"
+        f"<small>{where}{answers(tree)}, average reward {reward}, IB-Score {number(record['ib_score'])}"
         f"</small></summary>\n<pre>{_text(tree.prompt)}</pre>\n{_steps(tree, record)}</details>\n"
     )
 

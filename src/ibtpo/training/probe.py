@@ -96,11 +96,12 @@ class IBScoreCallback(TrainerCallback):
         self._began = 0.0
         self._longest = 0.0
         self._engine: TransformersEngine | None = None
+        self._reward_funcs = reward_funcs
         self._verifier: Verifier | None = None
         if trainer.accelerator.is_main_process:
             with _undisturbed(trainer.accelerator.device):
                 self.prompts = _read_prompts(trainer, prompts, num_prompts)
-                self._verifier = _make_verifier(trainer, reward_funcs)
+                self._verifier = _make_verifier(trainer, reward_funcs)  # now, so that a wrong name is told early
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Starts the clock; probes unless a resumed run has this step's probe already."""
@@ -125,6 +126,7 @@ class IBScoreCallback(TrainerCallback):
         """Ends the verifier's processes."""
         if self._verifier is not None:
             self._verifier.close()
+            self._verifier = None  # the next probe, of a second train() for instance, makes a new one
 
     def _probe_if_cheap(self, state: TrainerState, control: TrainerControl) -> None:
         began = self._clock()
@@ -134,7 +136,7 @@ class IBScoreCallback(TrainerCallback):
         metrics: dict[str, float] = {}
         try:
             metrics = self.probe()
-        except (EngineError, VerifierError) as e:
+        except (EngineError, VerifierError, OSError) as e:  # OSError: `trees_dir` cannot be written to
             warnings.warn(f"the probe at step {state.global_step} failed, training goes on: {e}", stacklevel=2)
         now = self._clock()
         seconds = now - began
@@ -154,7 +156,10 @@ class IBScoreCallback(TrainerCallback):
         """Grows one tree a prompt with the model as it is; returns their mean numbers. The trees are in `trees`."""
         trainer = self.trainer
         model = trainer.accelerator.unwrap_model(trainer.model)
-        assert self._verifier is not None, "only the main process probes"
+        assert self.prompts, "only the main process probes"
+        if self._verifier is None:
+            with _undisturbed(trainer.accelerator.device):
+                self._verifier = _make_verifier(trainer, self._reward_funcs)
         if self._engine is None or self._engine.model is not model:
             eos = [token for token in trainer.eos_token_ids if token is not None]
             self._engine = TransformersEngine(

@@ -53,7 +53,7 @@ const app = {
     }
     if (asked.tree === undefined) {
       this.showList();
-      const filter = FILTERS[asked.filter] ? asked.filter : "all";
+      const filter = Object.hasOwn(FILTERS, asked.filter) ? asked.filter : "all";
       if (filter !== list.filter) { list.filter = filter; list.apply(); }
       return;
     }

@@ -53,12 +53,13 @@ async function readTree(at, shaped = true) {
 async function readIndex() {
   const columns = await unpack(byId("index"));
   const names = Object.keys(columns);
-  const taken = new Set();
-  return columns.id.map((id, at) => {
-    const row = { at };
+  const keys = columns.id.map((id, at) => (facts.run ? `${columns.step[at]}:${id}` : id));
+  const [own, taken] = [new Set(keys), new Set()];
+  return keys.map((key, at) => {
+    const row = { at, key };
     for (const name of names) row[name] = columns[name][at];
-    row.key = facts.run ? `${row.step}:${id}` : id;
-    while (taken.has(row.key)) row.key += "~2"; // an id may occur twice in a file from elsewhere
+    // An id may occur twice in a file from elsewhere; no tree's own key is given to another one's second.
+    if (taken.has(key)) do row.key += "~2"; while (own.has(row.key) || taken.has(row.key));
     taken.add(row.key);
     row.low = `${row.key}\n${row.prompt}`.toLowerCase();
     return row;
