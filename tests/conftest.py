@@ -6,10 +6,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads only get i
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ibtpo import cli
+
+pytest_plugins = ["malformed_place"]  # fixtures of the tests of malformed input
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
 
@@ -46,3 +50,15 @@ def make_tiny_model(folder: Path, *, eos: bool = True) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The command line in this process: (exit code, stdout, stderr)."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        code = cli.main([str(w) for w in words])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
