@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ FAMILIES = {
 
 def build(config: Any, **kwargs: Any) -> Any:
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config, **kwargs).eval()
+    return AutoModelForCausalLM.from_config(deepcopy(config), **kwargs).eval()  # a model changes its configuration
 
 
 def llama() -> Any:

@@ -3,6 +3,7 @@
 import itertools
 import warnings
 from contextlib import nullcontext
+from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,7 +55,7 @@ def _one_thread() -> Any:
 
 def build(config: Any, temperature: float = 1.0, seed: int = 0) -> Any:
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(deepcopy(config))
     add_fused_lm_head(model, temperature=temperature, outputs=("log_probs", "entropy"))
     return model
 
