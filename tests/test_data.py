@@ -189,6 +189,8 @@ def test_the_embedded_task_is_a_source() -> None:
     assert load_problems("countdown", limit=50, seed=1) != train
     assert set(train[0].columns) >= {"numbers", "target", "answer"}
     assert train[0].prompt == train[0].columns["question"]
+    assert len(load_problems("countdown:test")) == 305  # all there are
+    assert len(load_problems("countdown")) == 1000
 
 
 # --- encoding -------------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def load_problems(
     source: a `.jsonl`, `.jsonl.gz`, `.json` (one list) or `.parquet` path; "countdown" or "countdown:test"; else a
         dataset id ("openai/gsm8k" or, with a configuration, "openai/gsm8k:main").
     split: of the embedded task and of datasets; files have none.
-    limit: read this many at most; the rest is not checked. The embedded task needs it (default 1000).
+    limit: read this many at most; the rest is not checked. Of the embedded task at most 1000 without it.
     question_column, answer_column: by default the first of `question`, `prompt`, `problem` and of `answer`, `solution`.
     require_answer: False lets rows have none.
     instruction: appended to each question after an empty line, e.g. r"Put your final answer in \boxed{}."
@@ -301,10 +301,11 @@ def check_prompt_length(identity: str, tokens: int, context: int) -> None:
 def _open(source: str, split: str, limit: int | None, seed: int) -> tuple[str, Iterator[tuple[str, Any]]]:
     """(what to call it, (where, row) one by one)."""
     if source == "countdown" or source.startswith("countdown:"):
-        from .countdown import make_problems
+        from .countdown import keys, make_problems
 
         chosen = source.partition(":")[2] or split
-        problems = make_problems(chosen, 1000 if limit is None else limit, seed)  # type: ignore[arg-type]
+        number = min(1000, len(keys(chosen))) if limit is None else limit  # type: ignore[arg-type]
+        problems = make_problems(chosen, number, seed)  # type: ignore[arg-type]
         return source, ((f"problem {number}", row) for number, row in enumerate(problems, 1))
     if not source.strip():
         raise DataError(f"no data named: got {source!r}; name a file, countdown or a dataset")
