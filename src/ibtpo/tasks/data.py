@@ -304,7 +304,7 @@ def _open(source: str, split: str, limit: int | None, seed: int) -> tuple[str, I
         from .countdown import keys, make_problems
 
         chosen = source.partition(":")[2] or split
-        number = min(1000, len(keys(chosen))) if limit is None else limit  # type: ignore[arg-type]
+        number = min(1000, len(keys(chosen))) if limit is None else limit
         problems = make_problems(chosen, number, seed)  # type: ignore[arg-type]
         return source, ((f"problem {number}", row) for number, row in enumerate(problems, 1))
     if not source.strip():
