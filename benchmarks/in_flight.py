@@ -22,7 +22,7 @@ PROMPTS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 def main(runs: int = 5) -> None:
-    """Writes a row for each number of prompts, for lookahead 0 and 3."""
+    """Writes a row for each number of prompts, for lookahead 0, and 3 where prompts are few."""
     torch.set_num_threads(1)  # a model this small is slower with more
     model, tokenizer, prompts = workload.nano(max(PROMPTS))
     eos = eos_token_ids(model, tokenizer)
@@ -41,7 +41,7 @@ def main(runs: int = 5) -> None:
             return time.perf_counter() - begin, engine.generated_tokens
 
         for count in PROMPTS:
-            for lookahead in (0, 3):
+            for lookahead in (0, 3) if count <= 8 else (0,):  # with many prompts the engine never idles
                 tokens = []
 
                 def ours(count: int = count, lookahead: int = lookahead, tokens: list[int] = tokens) -> float:
@@ -55,7 +55,7 @@ def main(runs: int = 5) -> None:
 
                 name = f"a question, tree of 12, {count} prompts" + (f", lookahead {lookahead}" if lookahead else "")
                 figures = paired(ours, theirs, runs)
-                target = ">= 1" if count == 64 and not lookahead else "curve"
+                target = 1.0 if count == 64 and not lookahead else None
                 rows.append(
                     row(name, "8 independent answers, scaled to equal tokens", *figures, "ms", target,
                         more_is_better=False)

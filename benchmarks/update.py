@@ -6,17 +6,12 @@
 A micro-batch is `--rows` trees of G = 12 trajectories with prompts of at least 100 tokens. Both ways are timed one
 after the other on the same trees, in turns, after a warm-up; medians are reported. Time is processor time of one
 thread, so that what else the machine does disturbs it less. Peak memory is that of one update in a fresh process over
-what the process held before it. The embedded model has no trees with long
-prompts stored: it grows them first.
-
-Prints one JSON object a line; a ratio above 1 means the shared-prefix update is better.
+what the process held before it. The embedded model has no trees with long prompts stored: it grows them first.
 """
 
 import argparse
 import asyncio
-import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -35,6 +30,7 @@ import torch
 import transformers
 import trl
 from datasets import Dataset
+from harness import Row, machine, row, write
 
 import ibtpo
 from ibtpo.credit import path_advantages, token_advantages
@@ -214,23 +210,23 @@ def main() -> None:
     if packed.disabled:
         raise SystemExit(f"the shared-prefix update is off: {packed.disabled}")
     ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-    machine = f"{platform.machine()}, 1 thread, torch {torch.__version__}"
+    share = median(r / i for r, i in zip(ratios, ideal, strict=True))
     name = f"update, {options.model}, {options.rows} tree(s) of 12"
     if options.gradient_checkpointing:
         name += ", gradient checkpointing"
-    common = {"peer": f"TRL {trl.__version__}", "runs": len(ours), "machine": machine}
-
-    def report(what: str, ours: float, theirs: float, unit: str, ratio: float, target: float) -> None:
-        line = {"ours": ours, "theirs": theirs, "unit": unit, "ratio": ratio, "target": target}
-        line = {k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}
-        print(json.dumps({"name": f"{name}: {what}", **line, **common}), flush=True)
-
-    share = median(r / i for r, i in zip(ratios, ideal, strict=True))
-    report("time", median(ours), median(theirs), "s", median(ratios), TARGET * median(ideal))
-    report("speed-up over all/distinct tokens", median(ratios), median(ideal), "x", share, TARGET)
-    report("positions over padded tokens", median(positions), 1.0, "x", 1 / median(positions), 1.0)
-    report("time in the trie", median(trie), 0.02, "share of the update", 0.02 / median(trie), 1.0)
-    report("peak memory", peaks["ours"], peaks["theirs"], "MB", peaks["theirs"] / peaks["ours"], 1.0)
+    peer = f"TRL {trl.__version__}, every trajectory"
+    note = (
+        f"{100 * share:.0f} % of all tokens / unique tokens ({median(ideal):.2f}); {median(positions):.2f} of the "
+        f"padded positions computed; {100 * median(trie):.1f} % of the time for the trie; processor time of one thread"
+    )
+    sizes = (float(peaks["ours"]), float(peaks["theirs"]))
+    rows = [
+        row(name, peer, ours, theirs, "s", TARGET * median(ideal), more_is_better=False, note=note),
+        Row(f"{name}: peak memory", peer, *sizes, "MB", sizes[1] / sizes[0], 1.0, 1, machine()),
+    ]
+    write(rows)
+    for r in rows:
+        print(r)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ from transformers.cache_utils import DynamicLayer
 from . import Completion, Sampling
 from .kv import PrefixStore, Segment, SlotCache, chain_hashes, fork, round_up
 
-_PREFILL_TOKENS = 4096  # in one forward, padding included: bounds the memory of activations and masks
+# In one forward, padding included: bounds the memory of activations and masks.
+_PREFILL_TOKENS = 4096
+_PREFILL_TOKENS_CPU = 512  # their activations stay in its caches, and groups of like length waste less
 _PROBE_TOKENS = 12
 
 
@@ -56,6 +58,7 @@ class SlotRunner:
         # Logits of prompt tokens are never used; some models can leave them out.
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(forward).parameters else {}
         self._device = model.get_input_embeddings().weight.device
+        self._prefill_tokens = _PREFILL_TOKENS_CPU if self._device.type == "cpu" else _PREFILL_TOKENS
         self.cache = self._probe(vocab_size)
 
     def clear(self) -> None:
@@ -131,10 +134,10 @@ class SlotRunner:
         missing = [len(rollout.token_ids) - 1 - rollout.cached for rollout in self.rows[first:end]]
         cuts = [0]
         for i, size in enumerate(missing):
-            if (i + 1 - cuts[-1]) * size > _PREFILL_TOKENS and i > cuts[-1]:
+            if (i + 1 - cuts[-1]) * size > self._prefill_tokens and i > cuts[-1]:
                 cuts.append(i)
         for low, high in pairwise([*cuts, len(missing)] if missing else ()):
-            stride = max(1, _PREFILL_TOKENS // (high - low))
+            stride = max(1, self._prefill_tokens // (high - low))
             for offset in range(0, max(missing[low:high]), stride):
                 self._prefill_part(first + low, first + high, offset, stride)
             for row in range(first + low, first + high):

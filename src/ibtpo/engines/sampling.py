@@ -7,6 +7,8 @@ import torch
 
 from . import Sampling
 
+_CHUNK = 2**18  # logits
+
 
 def uniform_stream(seed: int, length: int) -> list[float]:
     """`length` uniforms in [0, 1): one a token. A longer stream of the same seed starts with the same numbers.
@@ -25,18 +27,21 @@ def draw(logits: torch.Tensor, sampling: Sequence[Sampling], uniforms: Sequence[
     """
     uniform = torch.tensor(uniforms, dtype=torch.float32, device=logits.device)
     if all(options is sampling[0] for options in sampling):
-        return _draw(logits, sampling[0], uniform)
+        # A few rows at a time stay in a CPU's caches: half the time of all at once.
+        chunk = len(uniforms) if logits.is_cuda else max(1, _CHUNK // logits.shape[-1])
+        parts = zip(logits.split(chunk), uniform.split(chunk), strict=True)
+        return torch.cat([_draw(*part, sampling[0]) for part in parts], 1)
     groups: dict[Sampling, list[int]] = {}
     for row, options in enumerate(sampling):
         groups.setdefault(options, []).append(row)
     drawn = torch.empty(3, len(uniforms), device=logits.device)
     for options, members in groups.items():
         rows = torch.tensor(members, device=logits.device)
-        drawn[:, rows] = _draw(logits[rows], options, uniform[rows])
+        drawn[:, rows] = _draw(logits[rows], uniform[rows], options)
     return drawn
 
 
-def _draw(logits: torch.Tensor, options: Sampling, uniform: torch.Tensor) -> torch.Tensor:
+def _draw(logits: torch.Tensor, uniform: torch.Tensor, options: Sampling) -> torch.Tensor:
     logprobs = (logits.float() / options.temperature).log_softmax(-1)
     probs = logprobs.exp()
     # p·log p with p = 0 is 0, not NaN; several times faster than torch.special.entr on a CPU.

@@ -24,6 +24,7 @@ import torch
 
 from ..errors import ConfigError, EngineError
 from . import Completion, Sampling, check_request
+from .packed_linear import PackedLinears
 from .runners import PlainRunner, Rollout, SlotRunner, Unsupported
 from .sampling import draw, uniform_stream
 
@@ -37,7 +38,7 @@ class TransformersEngine:
     eos_token_ids: sampling one of them ends a rollout; may be empty.
     max_batch_size: rollouts that run at once.
     kv_memory_gb: 10**9 bytes for the keys and values of finished prompts and rollouts, least recently used out first;
-        those of the running batch come on top.
+        those of the running batch come on top, and on a CPU a second, packed copy of float32 weights (at most 4 GB).
     clock: seconds, for `busy_seconds`.
 
     Models whose past is more than one key and value a token (sliding windows, recurrent layers, …) are run one
@@ -71,6 +72,7 @@ class TransformersEngine:
         self._driver: asyncio.Task[None] | None = None
         self._weights: list[float] = []
         self._modules: list[torch.nn.Module] = []
+        self._linears = PackedLinears([])
         if max_batch_size < 1:
             raise ConfigError(f"max_batch_size must be at least 1, got {max_batch_size}")
         if not kv_memory_gb >= 0:
@@ -129,7 +131,9 @@ class TransformersEngine:
             if owner.is_running():
                 raise EngineError("the engine serves one event loop at a time, and another one is using it now")
             self._abandon()  # that loop was stopped for good with rollouts in flight
-        self._modules = list(self.model.modules())
+        modules = list(self.model.modules())
+        if modules != self._modules:  # the first time, or adapters were added
+            self._modules, self._linears = modules, PackedLinears(modules)
         weights = _fingerprint(self.model)
         if weights != self._weights:
             self._weights = weights
@@ -158,7 +162,7 @@ class TransformersEngine:
     def _step(self) -> bool:
         """Admits, decodes one token a row, resolves what is finished; True if anything was."""
         started = self._clock()
-        with _inference(self.model, self._modules):
+        with _inference(self.model, self._modules), self._linears.installed():
             runner = self._runner = self._runner or self._choose_runner()
             runner.release([row for row, rollout in enumerate(runner.rows) if rollout.future.done()])
             admitted: list[Rollout] = []
@@ -230,6 +234,7 @@ class TransformersEngine:
 
     def _forget(self) -> None:
         self._queue.clear()
+        self._linears.clear()
         if self._runner is not None:
             self._runner.clear()
 

@@ -124,6 +124,7 @@ def rollout_engine(trainer: Any) -> Iterator[Any]:
             )
         trainer._engine.reset_cache()  # the weights changed since the last batch
         yield trainer._engine
+        trainer._engine.reset_cache()  # the update gets the memory back
 
 
 @contextmanager
