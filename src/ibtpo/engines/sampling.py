@@ -28,7 +28,7 @@ def draw(logits: torch.Tensor, sampling: Sequence[Sampling], uniforms: Sequence[
     uniform = torch.tensor(uniforms, dtype=torch.float32, device=logits.device)
     if all(options is sampling[0] for options in sampling):
         # A few rows at a time stay in a CPU's caches: half the time of all at once.
-        chunk = len(uniforms) if logits.is_cuda else max(1, _CHUNK // logits.shape[-1])
+        chunk = max(1, _CHUNK // logits.shape[-1]) if logits.device.type == "cpu" else len(uniforms)
         parts = zip(logits.split(chunk), uniform.split(chunk), strict=True)
         return torch.cat([_draw(*part, sampling[0]) for part in parts], 1)
     groups: dict[Sampling, list[int]] = {}
