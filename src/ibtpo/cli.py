@@ -24,11 +24,14 @@ VERBS = {
     "view": "trees as one offline HTML page to explore, or in the terminal",
     "eval": "avg@k and pass@k of a model on a set of problems, with confidence intervals",
     "diagnose": "IB-Score, Cov(eta1, eta2) and Eff-Rate over checkpoints; what a flat GRPO log can say",
+    "compare": "branching rules side by side, at the same number of answers and at the same number of tokens",
     "report": "one offline page: what a run did, or how several runs compare",
     "check-data": "do the reference answers of a data file score 1.0 through the verifier?",
     "env": "versions and hardware, for bug reports",
     "recipes": "list, print or copy the shipped training recipes",
 }
+
+COMPARISONS = {"branching": "ways to grow a group of answers: Eff-Rate, pass@G, tokens, IB-Score, with intervals"}
 
 TRAIN_HELP = """usage: ibtpo train [RECIPE] [options] [--KEY VALUE ...]
 
@@ -144,8 +147,21 @@ def _dispatch(argv: list[str]) -> int:
         raise unknown("command", verb, VERBS)
     if verb == "train":
         return _train(rest)
+    if verb == "compare":
+        return _compare(rest)
     module = importlib.import_module(f".commands.{verb.replace('-', '_')}", __package__)
     return module.run(make_parser(verb, module).read(rest))
+
+
+def _compare(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: ibtpo compare WHAT [options]\n")
+        print("\n".join(f"  {what}  {summary}" for what, summary in COMPARISONS.items()))
+        return 0
+    if argv[0] not in COMPARISONS:
+        raise unknown("comparison", argv[0], COMPARISONS)
+    module = importlib.import_module(f".commands.compare_{argv[0]}", __package__)
+    return module.run(make_parser(f"compare {argv[0]}", module).read(argv[1:]))
 
 
 def _train(argv: list[str]) -> int:
@@ -232,7 +248,7 @@ def _fail(error: IBTPOError) -> int:
 
 
 def _how_to_go_on(argv: list[str]) -> str:
-    if not argv or argv[0] not in ("train", "sample", "diagnose"):
+    if not argv or argv[0] not in ("train", "sample", "diagnose", "compare"):
         return ""
     if argv[0] == "diagnose" and not any(w.split("=")[0] == "--output" for w in argv):
         return ""
