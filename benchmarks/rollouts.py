@@ -34,7 +34,7 @@ def trees(kind: str, args: argparse.Namespace) -> list[Row]:
     model, tokenizer, prompts = workload.nano(64) if small else workload.smollm2(workload.TREES)
     eos, options = workload.ends(model, tokenizer), workload.tree_options(small=small)
     decode = workload.decoder(tokenizer)
-    with VerifierPool("countdown" if small else "math") as verifier:
+    with VerifierPool("walk" if small else "math") as verifier:
 
         def speed(make: Any) -> float:
             engine = make()

@@ -20,7 +20,7 @@ import ibtpo
 from ibtpo import IBTPOConfig, IBTPOTrainer
 from ibtpo.models import eos_token_ids
 from ibtpo.tasks.data import trl_prompt
-from ibtpo.verify.countdown import countdown_reward
+from ibtpo.verify.walk import walk_reward
 
 
 class Clock(TrainerCallback):
@@ -51,14 +51,14 @@ def one(kind: type, questions: int, steps: int) -> float:
     """Milliseconds a trained token of one run."""
     model, tokenizer = ibtpo.load_model("nano")
     model.generation_config.eos_token_id = eos_token_ids(model, tokenizer)
-    problems = ibtpo.load_problems("countdown:train", limit=128)
+    problems = ibtpo.load_problems("walk:train", limit=128)
     rows = [{**p.columns, "id": p.id, "prompt": trl_prompt(p, tokenizer, None)} for p in problems]
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         common: dict[str, Any] = {
             "output_dir": folder, "per_device_train_batch_size": 96, "num_generations": 12, "max_steps": steps + 1,
             "gradient_accumulation_steps": questions // 8,
-            "max_completion_length": 144, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "learning_rate": 1e-5,
+            "max_completion_length": 64, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "learning_rate": 1e-5,
             "beta": 0.0, "report_to": "none", "save_strategy": "no", "logging_steps": 1, "bf16": False,
             "loss_type": "grpo", "use_cpu": True, "disable_tqdm": True, "seed": 0,
         }  # fmt: skip
@@ -67,7 +67,7 @@ def one(kind: type, questions: int, steps: int) -> float:
             if kind is IBTPOTrainer
             else GRPOConfig(**common)
         )
-        reward = ["countdown"] if kind is IBTPOTrainer else countdown_reward
+        reward = ["walk"] if kind is IBTPOTrainer else walk_reward
         kind(model, reward, config, Dataset.from_list(rows), processing_class=tokenizer, callbacks=[clock]).train()
     return 1000 * clock.seconds / clock.tokens
 

@@ -48,7 +48,7 @@ BEFORE = 12
 def nano_trees(count: int) -> Iterator[ReasoningTree]:
     """Trees of the embedded model on its task, after a dozen other problems that make the prompt long."""
     model, tokenizer = ibtpo.load_model("nano")
-    problems = ibtpo.load_problems("countdown:test", limit=BEFORE + count)
+    problems = ibtpo.load_problems("walk:test", limit=BEFORE + count)
     before = "".join(p.prompt for p in problems[:BEFORE])
     engine = ibtpo.TransformersEngine(model, eos_token_ids=[tokenizer.eos_token_id])
 
@@ -56,7 +56,7 @@ def nano_trees(count: int) -> Iterator[ReasoningTree]:
         return tokenizer.decode(ids, skip_special_tokens=True)
 
     options = ibtpo.SearchOptions(max_new_tokens=128)
-    search = ibtpo.TreeSearch(engine, ibtpo.VerifierPool("countdown"), decode, options)
+    search = ibtpo.TreeSearch(engine, ibtpo.VerifierPool("walk"), decode, options)
     for problem in problems[BEFORE:]:
         text, ids = ibtpo.encode_prompt(replace(problem, prompt=before + problem.prompt), tokenizer)
         yield asyncio.run(search.grow(ibtpo.Prompt(problem.id, tuple(ids), text, problem.columns)))
@@ -102,7 +102,7 @@ def make_trainer(model: str, checkpointing: bool) -> IBTPOTrainer:
         bf16=False,
         gradient_checkpointing=checkpointing,
     )
-    trainer = IBTPOTrainer(resolve_model(model), "countdown", args, Dataset.from_list([{"prompt": "a"}] * 12))
+    trainer = IBTPOTrainer(resolve_model(model), "walk", args, Dataset.from_list([{"prompt": "a"}] * 12))
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
     return trainer

@@ -20,14 +20,14 @@ def tree_options(*, small: bool) -> SearchOptions:
     """(4,9,1,1) trees with the embedded task's sampling, or the paper's and at most 96 tokens for SmolLM2."""
     return SearchOptions(
         budget=Budget(4, 9, 1, 1), sampling=Sampling(1.0, 1.0, 0) if small else Sampling(),
-        max_new_tokens=144 if small else 96, max_in_flight=64, deterministic=True,
+        max_new_tokens=64 if small else 96, max_in_flight=64, deterministic=True,
     )  # fmt: skip
 
 
 def nano(problems: int) -> tuple[Any, Any, list[Prompt]]:
     """Embedded model, tokenizer and prompts."""
     model, tokenizer = ibtpo.load_model("nano")
-    return model, tokenizer, _prompts(ibtpo.load_problems("countdown:train", limit=problems), tokenizer)
+    return model, tokenizer, _prompts(ibtpo.load_problems("walk:train", limit=problems), tokenizer)
 
 
 def smollm2(problems: int, *, chat: bool = True) -> tuple[Any, Any, list[Prompt]]:

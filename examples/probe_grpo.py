@@ -12,7 +12,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from ibtpo import IBScoreCallback, load_model, load_problems
-from ibtpo.verify.countdown import countdown_reward
+from ibtpo.verify.walk import walk_reward
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--steps", type=int, default=60)
@@ -21,13 +21,13 @@ parser.add_argument("--plain", action="store_true")
 options = parser.parse_args()
 
 model, tokenizer = load_model("nano")
-problems = load_problems("countdown:train", limit=1000)
+problems = load_problems("walk:train", limit=1000)
 trainer = GRPOTrainer(
     model=model,
-    reward_funcs=countdown_reward,
+    reward_funcs=walk_reward,
     args=GRPOConfig(
         output_dir="runs/probe-grpo", max_steps=options.steps, per_device_train_batch_size=64, num_generations=8,
-        max_completion_length=144, learning_rate=2e-4, lr_scheduler_type="constant", logging_steps=1, bf16=False,
+        max_completion_length=64, learning_rate=2e-4, lr_scheduler_type="constant", logging_steps=1, bf16=False,
         report_to="none", save_strategy="no", disable_tqdm=True, gradient_checkpointing=False,
     ),
     train_dataset=Dataset.from_list([{"prompt": p.prompt, **p.columns} for p in problems]),
@@ -36,7 +36,7 @@ trainer = GRPOTrainer(
 if not options.plain:
     trainer.add_callback(
         IBScoreCallback(
-            trainer, "countdown:test", every=options.every, max_time_share=0.2, trees_dir="runs/probe-grpo/probes"
+            trainer, "walk:test", every=options.every, max_time_share=0.2, trees_dir="runs/probe-grpo/probes"
         )
     )
 began = time.perf_counter()

@@ -10,7 +10,7 @@ from ibtpo.tree import ReasoningTree, Step, write_trees
 
 CONFIG = {
     "model": "nano",
-    "data": "countdown:train",
+    "data": "walk:train",
     "method": "ibtpo",
     "tree": "2,2,1,1",
     "seed": 3,

@@ -515,7 +515,7 @@ def test_eval_prints_a_table_with_intervals(call, words) -> None:
 @pytest.mark.slow
 def test_the_embedded_model_samples_and_is_scored_from_the_shell(tmp_path: Path) -> None:
     trees = tmp_path / "trees.jsonl"
-    made = ibtpo("sample", "--model", "nano", "--data", "countdown:test", "--limit", 3, "--output", trees, "--json")
+    made = ibtpo("sample", "--model", "nano", "--data", "walk:test", "--limit", 3, "--output", trees, "--json")
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout)["trajectories"] == 36
     scored = ibtpo("score", trees, "--json")

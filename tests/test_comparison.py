@@ -74,7 +74,7 @@ def test_a_pool_too_small_for_the_trees_is_an_error() -> None:
         at_equal_tokens(trees, POOL, Resamples(2))
 
 
-ARGS = ("--model", "nano", "--data", "countdown:test", "--limit", 4, "--pool", 16, "--temperature", 1, "--top-p", 1,
+ARGS = ("--model", "nano", "--data", "walk:test", "--limit", 4, "--pool", 16, "--temperature", 1, "--top-p", 1,
         "--top-k", 0, "--max-new-tokens", 96, "--quiet", "--deterministic")  # fmt: skip
 
 

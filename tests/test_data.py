@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ibtpo.errors import ConfigError, DataError
-from ibtpo.tasks.checkdata import CheckReport, check_data, gold_completion
+from ibtpo.tasks.checkdata import CheckReport, check_data, gold_completion, solve_countdown
 from ibtpo.tasks.data import Problem, check_prompt_length, encode_prompt, load_problems
 from ibtpo.verify import Verdict
 from ibtpo.verify.pool import VerifierPool
@@ -183,14 +183,13 @@ def test_a_dataset_id_goes_to_datasets_and_failure_says_so(monkeypatch: pytest.M
 
 
 def test_the_embedded_task_is_a_source() -> None:
-    train, test = load_problems("countdown", limit=50), load_problems("countdown:test", limit=50)
+    train, test = load_problems("walk", limit=50), load_problems("walk:test", limit=50)
     assert len({problem.id for problem in train + test}) == 100
-    assert load_problems("countdown", split="test", limit=50) == test
-    assert load_problems("countdown", limit=50, seed=1) != train
-    assert set(train[0].columns) >= {"numbers", "target", "answer"}
+    assert load_problems("walk", split="test", limit=50) == test
+    assert load_problems("walk", limit=50, seed=1) != train
+    assert set(train[0].columns) >= {"start", "target", "moves", "answer"}
     assert train[0].prompt == train[0].columns["question"]
-    assert len(load_problems("countdown:test")) == 305  # all there are
-    assert len(load_problems("countdown")) == 1000
+    assert len(load_problems("walk")) == 1000  # without a limit
 
 
 # --- encoding -------------------------------------------------------------------------------------------------------
@@ -322,16 +321,19 @@ def test_a_report_counts_failures_errors_and_accepted_controls() -> None:
     assert CheckReport().ok
 
 
-def test_a_gold_completion_is_a_box_or_a_worked_countdown_answer() -> None:
+def test_a_gold_completion_is_a_box_or_a_worked_answer() -> None:
     assert gold_completion(Problem("a", "q", r"\frac12", {})) == r"\boxed{\frac12}"
     assert gold_completion(Problem("a", "q", "1 + 1 = <<1+1=2>>2\n#### 2", {})) == r"\boxed{2}"
-    (problem,) = load_problems("countdown", limit=1)
-    assert "Answer: " in gold_completion(problem)
+    (problem,) = load_problems("walk", limit=1)
+    assert gold_completion(problem).endswith("Done.")
+    countdown = Problem("c", "q", "24", {"numbers": [3, 3, 8, 8], "target": 24})
+    assert gold_completion(countdown) == "Answer: (8 / (3 - (8 / 3)))"
+    assert solve_countdown([1, 1, 1], 5) is None
 
 
-def test_countdown_s_gold_answers_pass_and_other_problems_do_not() -> None:
-    with VerifierPool("countdown", workers=1) as pool:
-        report = check_data(load_problems("countdown:test", limit=200), pool)
+def test_the_embedded_task_s_gold_answers_pass_and_other_problems_do_not() -> None:
+    with VerifierPool("walk", workers=1) as pool:
+        report = check_data(load_problems("walk:test", limit=200), pool)
     assert (report.passed, report.negative, report.negative_accepted, report.errors) == (200, 200, [], 0)
 
 

@@ -204,7 +204,7 @@ def test_rescued_best_and_worst_trees_link_into_the_viewer(written):
 def test_configuration_and_versions_are_tabled(written):
     _, page, _ = written
     cells = re.sub(r"\s+", " ", page.text)
-    assert "countdown:train" in cells
+    assert "walk:train" in cells
     assert "torch 2.6" in cells
     assert "vllm –" in cells
 
@@ -367,7 +367,7 @@ def test_a_comparison_has_one_curve_a_run_and_only_the_differences_of_the_config
     } <= set(ids)
     assert "a (2)" in text
     assert "learning_rate 0.001 0.002" in text
-    assert "countdown:train" not in text
+    assert "walk:train" not in text
     assert "20.0 % [16.0, 24.0] 40.0 % [36.0, 44.0] +20.0 points" in text
     assert "30.0 % [26.0, 34.0] not measured" in text
     assert "a/report.html" in page.all("href")

@@ -39,7 +39,7 @@ def engine(llm: Any, reference: Reference) -> VLLMEngine:
 
 @pytest.fixture(scope="module")
 def prompts(reference: Reference) -> list[Prompt]:
-    problems = load_problems("countdown:test", limit=6)
+    problems = load_problems("walk:test", limit=6)
     encoded = [(p, *encode_prompt(p, reference.tokenizer)) for p in problems]
     return [Prompt(p.id, tuple(ids), text, dict(p.columns)) for p, text, ids in encoded]
 

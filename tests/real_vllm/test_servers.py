@@ -85,7 +85,7 @@ def reference() -> Reference:
 
 @pytest.fixture(scope="module")
 def prompts(reference: Reference) -> list[Prompt]:
-    problems = load_problems("countdown:test", limit=8)
+    problems = load_problems("walk:test", limit=8)
     encoded = [(p, *encode_prompt(p, reference.tokenizer)) for p in problems]
     return [Prompt(p.id, tuple(ids), text, dict(p.columns)) for p, text, ids in encoded]
 
@@ -155,7 +155,7 @@ def test_the_servers_own_complaint_reaches_the_user(replicas: list[Server], refe
 def test_the_command_line_samples_from_servers(replicas: list[Server], tmp_path: Path) -> None:
     engine = ",".join(s.url for s in replicas)
     trees = tmp_path / "trees.jsonl"
-    words = ["sample", "--model", "nano", "--data", "countdown:test", "--limit", "2", "--tree", "2,2,1,1"]
+    words = ["sample", "--model", "nano", "--data", "walk:test", "--limit", "2", "--tree", "2,2,1,1"]
     words += ["--max-new-tokens", "60", "--output", str(trees), "--engine", engine, "--quiet"]
     assert main(words) == 0
     assert len(trees.read_text().splitlines()) == 2

@@ -39,7 +39,7 @@ class Recording(IBTPOTrainer):
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     torch.manual_seed(0)
     model, tokenizer = load_model("nano")
-    rows = [{"prompt": trl_prompt(p, tokenizer, None), "id": p.id} for p in load_problems("countdown:train", limit=16)]
+    rows = [{"prompt": trl_prompt(p, tokenizer, None), "id": p.id} for p in load_problems("walk:train", limit=16)]
     folder = tmp_path_factory.mktemp("run")
     config = IBTPOConfig(
         output_dir=str(folder), use_vllm=True, vllm_mode="colocate", per_device_train_batch_size=32,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..tasks.data import Problem
     from ..verify.pool import VerifierPool
 
-ANSWER_VERIFIERS = ("math", "countdown", "choice")  # need a reference answer in every row
+ANSWER_VERIFIERS = ("math", "countdown", "choice", "walk")  # need a reference answer in every row
 
 
 def add_data_options(parser: argparse.ArgumentParser, *, several_models: bool = False) -> None:
@@ -41,7 +41,7 @@ def add_data_options(parser: argparse.ArgumentParser, *, several_models: bool = 
     group.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default: %(default)s)")
     group.add_argument("--device", help="e.g. cpu, cuda:1 (default: the first GPU, else the CPU)")
     group.add_argument(
-        "--data", required=not several_models, help="a file (.jsonl, .parquet, …), countdown[:test], or a dataset id"
+        "--data", required=not several_models, help="a file (.jsonl, .parquet, …), walk[:test], or a dataset id"
     )
     group.add_argument("--split", default="train", help="of a dataset (default: %(default)s)")
     group.add_argument("--limit", type=int, help="the first N problems only")
@@ -50,12 +50,12 @@ def add_data_options(parser: argparse.ArgumentParser, *, several_models: bool = 
     group.add_argument("--system-prompt", help="put before the question")
     group.add_argument("--instruction", help=r"put after the question, e.g. 'Put your final answer in \boxed{}.'")
     group.add_argument("--no-chat-template", action="store_true", help="the bare question, even to a chat model")
-    add_verifier_options(group, "countdown for countdown problems, else math")
+    add_verifier_options(group, "by the data's columns, else math")
 
 
 def add_verifier_options(group: Any, default: str) -> None:
     """`--verifier` and its limits."""
-    group.add_argument("--verifier", help=f"math, countdown, choice or package.module:function (default: {default})")
+    group.add_argument("--verifier", help=f"math, countdown, choice, walk or package.module:function (default: {default})")
     group.add_argument("--verifier-workers", type=int, default=2, help="child processes (default: %(default)s)")
     group.add_argument("--verifier-timeout", type=float, default=10.0, help="seconds a row (default: %(default)s)")
 
@@ -145,12 +145,11 @@ def search_options(args: argparse.Namespace) -> "SearchOptions":
 
 def read_problems(args: argparse.Namespace) -> tuple[list["Problem"], str]:
     """The problems, and the name of the verifier that goes with them."""
-    from ..tasks.data import load_problems
+    from ..tasks.data import load_problems, verifier_for
     from ..verify.pool import function_name
 
     if args.verifier is not None:
         function_name(args.verifier)  # a misspelt name is told before anything is read or loaded
-    countdown = args.data.partition(":")[0] == "countdown"
     problems = load_problems(
         args.data,
         split=args.split,
@@ -160,8 +159,7 @@ def read_problems(args: argparse.Namespace) -> tuple[list["Problem"], str]:
         require_answer=args.verifier is None or args.verifier in ANSWER_VERIFIERS,
         instruction=args.instruction,
     )
-    countdown = countdown or {"numbers", "target"} <= set(problems[0].columns)
-    return problems, args.verifier if args.verifier is not None else "countdown" if countdown else "math"
+    return problems, args.verifier if args.verifier is not None else verifier_for(problems[0])
 
 
 def open_verifier(args: argparse.Namespace, name: str) -> "VerifierPool":

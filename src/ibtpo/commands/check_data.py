@@ -14,13 +14,13 @@ TOLERATED = 0.005  # share of a file's reference answers that may fail
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `ibtpo check-data`."""
-    parser.add_argument("files", metavar="FILE", nargs="+", help="data files, countdown[:test], or dataset ids")
+    parser.add_argument("files", metavar="FILE", nargs="+", help="data files, walk[:test], or dataset ids")
     parser.add_argument("--limit", type=int, help="the first N problems of each")
     parser.add_argument("--split", default="train", help="of a dataset (default: %(default)s)")
     parser.add_argument("--question-column", help="default: question, prompt or problem")
     parser.add_argument("--answer-column", help="default: answer or solution")
     parser.add_argument("--json", action="store_true", help="one line of JSON a file")
-    add_verifier_options(parser, "countdown for countdown problems, else math")
+    add_verifier_options(parser, "by the data's columns, else math")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -85,9 +85,9 @@ def _base(recipe: str | None, overrides: dict[str, Any]) -> tuple[str, dict[str,
 
     if recipe is not None and recipe.endswith((".yaml", ".yml")):
         return Path(recipe).stem, st.read_recipe(Path(recipe))
-    if recipe is None and not str(overrides.get("data", "countdown")).startswith("countdown"):
+    if recipe is None and str(overrides.get("data", "walk")).partition(":")[0] != "walk":
         return "run", {}
-    return recipe or "nano-countdown", st.read_recipe(find_recipe(recipe or "nano-countdown"))
+    return recipe or "nano-walk", st.read_recipe(find_recipe(recipe or "nano-walk"))
 
 
 def _same_everywhere(value: Any) -> Any:
@@ -140,7 +140,7 @@ def _train(
     from transformers.integrations import is_deepspeed_zero3_enabled
 
     from ..models import eos_token_ids, load_model
-    from ..tasks.data import check_prompt_length, encode_prompt, load_problems, trl_prompt
+    from ..tasks.data import check_prompt_length, encode_prompt, load_problems, trl_prompt, verifier_for
     from ..training.callbacks import MetricsFile
     from ..training.live import LiveScreen
     from ..training.trackers import check_installed, files_in
@@ -169,7 +169,7 @@ def _train(
     held_out = []
     if run.eval_data:
         held_out = load_problems(run.eval_data, split="test", limit=run.eval_limit, **how)
-    kinds = {"countdown" if {"numbers", "target"} <= set(p.columns) else "math" for p in (*problems[:1], *held_out[:1])}
+    kinds = {verifier_for(p) for p in (*problems[:1], *held_out[:1])}
     if run.verifier is None and len(kinds) > 1:
         raise ConfigError(
             f"data {run.data} and eval_data {run.eval_data} need different verifiers; choose eval_data to match"

@@ -4,11 +4,13 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import permutations
 from typing import Any
 
 from ..verify import Verdict, Verifier
 from ..verify.math import gold_text
-from .data import Problem
+from .data import Problem, verifier_for
 
 SHOWN = 10  # rows of each kind in the printed report
 _BATCH = 512
@@ -92,7 +94,7 @@ def check_data(
 ) -> CheckReport:
     r"""Scores each problem's gold answer, and as a control against the next problem.
 
-    gold: makes the completion that must be right; by default a worked answer for countdown, else `\boxed{answer}`.
+    gold: makes the completion that must be right; by default a worked answer for walk and countdown, else `\boxed{answer}`.
     Raises `VerifierError` if the verifier itself cannot be used; what it says of a row is in the report.
     """
     started = time.monotonic()
@@ -109,7 +111,7 @@ def check_data(
         report.negative = len(others)
         for mine, other, verdict in zip(problems, others, _score(pool, others, completions), strict=True):
             report.negative_errors += verdict.error is not None
-            if not _is_countdown(mine) and mine.answer == other.answer:
+            if verifier_for(mine) == "math" and mine.answer == other.answer:
                 report.negative_same += 1
             elif verdict.reward is not None and verdict.reward >= 1.0:
                 report.negative_accepted.append((mine.id, mine.answer, other.id, other.answer))
@@ -118,16 +120,33 @@ def check_data(
 
 
 def gold_completion(problem: Problem) -> str:
-    r"""A completion that is right: steps and answer line for countdown, `\boxed{answer}` for anything else."""
-    if _is_countdown(problem):
-        from .countdown import gold_answer
+    r"""A completion that is right: a solution of a walk or of countdown, `\boxed{answer}` for anything else."""
+    kind = verifier_for(problem)
+    if kind == "walk":
+        from .walk import gold_answer
 
         return gold_answer(problem.columns)
+    if kind == "countdown":
+        return f"Answer: {solve_countdown(problem.columns['numbers'], problem.columns['target'])}"
     return rf"\boxed{{{gold_text(problem.answer)}}}"
 
 
-def _is_countdown(problem: Problem) -> bool:
-    return "numbers" in problem.columns and "target" in problem.columns
+def solve_countdown(numbers: Sequence[int], target: int) -> str | None:
+    """An expression that makes the target of all the numbers with + - * /, or None; seconds for six numbers."""
+    return _combine(tuple((Fraction(n), str(n)) for n in numbers), Fraction(target))
+
+
+def _combine(parts: tuple[tuple[Fraction, str], ...], target: Fraction) -> str | None:
+    if len(parts) == 1:
+        return parts[0][1] if parts[0][0] == target else None
+    for i, j in permutations(range(len(parts)), 2):
+        (a, left), (b, right) = parts[i], parts[j]
+        rest = tuple(p for k, p in enumerate(parts) if k not in (i, j))
+        results = [(a - b, "-")] + ([(a / b, "/")] if b else []) + ([(a + b, "+"), (a * b, "*")] if i < j else [])
+        for value, operator in results:
+            if found := _combine(((value, f"({left} {operator} {right})"), *rest), target):
+                return found
+    return None
 
 
 def _score(pool: Verifier, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:

@@ -1,4 +1,4 @@
-"""Problems: read from JSON Lines, JSON, Parquet, the embedded countdown task or a Hugging Face dataset, and encoded.
+"""Problems: read from JSON Lines, JSON, Parquet, the embedded task or a Hugging Face dataset, and encoded.
 
 A wrong file is a `DataError` that names the file, the line and the column.
 """
@@ -22,6 +22,8 @@ QUESTION_COLUMNS = ("question", "prompt", "problem")
 ANSWER_COLUMNS = ("answer", "solution")
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 ROLES = ("system", "developer", "user", "assistant", "tool")
+# Which verifier goes with a problem: the first whose columns it has.
+_VERIFIERS = {"walk": {"start", "target", "moves"}, "countdown": {"numbers", "target"}, "math": set[str]()}
 _RESERVED = ("prompt", "completion", "completion_ids")  # rows given to verifiers have these of their own
 
 
@@ -54,7 +56,7 @@ def load_problems(
 ) -> list[Problem]:
     r"""Problems of a file, of the embedded task or of a Hugging Face dataset.
 
-    source: a `.jsonl`, `.jsonl.gz`, `.json` (one list) or `.parquet` path; "countdown" or "countdown:test"; else a
+    source: a `.jsonl`, `.jsonl.gz`, `.json` (one list) or `.parquet` path; "walk" or "walk:test", the embedded task; else a
         dataset id ("openai/gsm8k" or, with a configuration, "openai/gsm8k:main").
     split: of the embedded task and of datasets; files have none.
     limit: read this many at most; the rest is not checked. Of the embedded task at most 1000 without it.
@@ -77,6 +79,11 @@ def load_problems(
     if not problems:
         raise DataError(f"{name} is empty; expected one problem a line")
     return problems
+
+
+def verifier_for(problem: Problem) -> str:
+    """Name of the verifier for a problem's columns: walk, countdown, or math where nothing speaks for another."""
+    return next(name for name, columns in _VERIFIERS.items() if columns <= set(problem.columns))
 
 
 class _RowReader:
@@ -300,15 +307,15 @@ def check_prompt_length(identity: str, tokens: int, context: int) -> None:
 
 def _open(source: str, split: str, limit: int | None, seed: int) -> tuple[str, Iterator[tuple[str, Any]]]:
     """(what to call it, (where, row) one by one)."""
-    if source == "countdown" or source.startswith("countdown:"):
-        from .countdown import keys, make_problems
+    if source == "walk" or source.startswith("walk:"):
+        from .walk import keys, make_problems
 
         chosen = source.partition(":")[2] or split
         number = min(1000, len(keys(chosen))) if limit is None else limit
         problems = make_problems(chosen, number, seed)  # type: ignore[arg-type]
         return source, ((f"problem {number}", row) for number, row in enumerate(problems, 1))
     if not source.strip():
-        raise DataError(f"no data named: got {source!r}; name a file, countdown or a dataset")
+        raise DataError(f"no data named: got {source!r}; name a file, walk or a dataset")
     path = Path(source).expanduser()
     if path.is_dir():
         raise DataError(f"{source} is a folder; name one file in it")

@@ -42,7 +42,7 @@ class IBScoreCallback(TrainerCallback):
     """Grows trees of the same prompts and seeds before training and every `every` steps; logs `ibtpo/probe/…`.
 
     trainer: a `trl.GRPOTrainer` whose model is whole in one process: `ConfigError` under FSDP or DeepSpeed ZeRO-3.
-    prompts: problems by name as `load_problems` reads them ("countdown:test", a file), or a sequence of prompts or of
+    prompts: problems by name as `load_problems` reads them ("walk:test", a file), or a sequence of prompts or of
         rows with a column `prompt` and those the rewards take; default: the trainer's train dataset.
     num_prompts: the first n of them.
     reward_funcs: as `IBTPOTrainer` takes them, all names or all functions; the first decides raw correctness.

@@ -40,3 +40,13 @@ class Verifier(Protocol):
     def close(self) -> None:
         """Stops child processes."""
         ...
+
+
+def completion_text(completion: Any) -> str:
+    """The text of a completion in either of TRL's forms: a string, or messages (the last one's content)."""
+    if isinstance(completion, str):
+        return completion
+    content = completion[-1]["content"] if completion else ""
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content or ())

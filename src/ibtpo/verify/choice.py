@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from .math import boxed_contents, completion_text, gold_text
+from . import completion_text
+from .math import boxed_contents, gold_text
 
 _LETTER = r"(?P<letter>[A-J])"
 _OPEN = r"[\s:：*_$]*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?[\s*(（$]*"

@@ -1,7 +1,7 @@
 """Countdown: does the last answer line combine exactly the given numbers into the target?
 
-Works on the embedded task (`Answer: (3 * 7) - 2`) and on general countdown data with any count of numbers, where
-answers come as `<answer>…</answer>` or `\\boxed{…}` as well. Only the answer decides; the steps before it do not.
+For data with `numbers` (any count) and `target`. Answers come as `Answer: (3 * 7) - 2`, `<answer>…</answer>` or
+`\\boxed{…}`. Only the answer decides; the steps before it do not.
 """
 
 import re
@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Any
+
+from . import completion_text
 
 MAX_EXPRESSION = 500  # characters; bounds the parser's work and its recursion (MAX_DEPTH) on any text
 MAX_DEPTH = 50
@@ -50,7 +52,7 @@ def countdown_reward(
         if given is None or wanted is None:
             rows.append(None)
         else:
-            rows.append(float(is_right(_text(completion), given, wanted)))
+            rows.append(float(is_right(completion_text(completion), given, wanted)))
     return rows
 
 
@@ -183,11 +185,3 @@ def _numbers(value: Any) -> list[int] | None:
         return None
     return numbers or None
 
-
-def _text(completion: Any) -> str:
-    if isinstance(completion, str):
-        return completion
-    if isinstance(completion, Sequence) and completion:
-        completion = completion[-1]
-    content = completion.get("content") if isinstance(completion, dict) else None
-    return content if isinstance(content, str) else ""

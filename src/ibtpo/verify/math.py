@@ -21,6 +21,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import DependencyError
+from . import completion_text
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 _BRACES = re.compile(
@@ -85,16 +86,6 @@ def math_reward(completions: Sequence[Any], answer: Sequence[Any], **kwargs: Any
         None if (gold := gold_text(row)) is None else float(is_correct(completion_text(completion), gold))
         for completion, row in zip(completions, answer, strict=True)
     ]
-
-
-def completion_text(completion: Any) -> str:
-    """The text of a completion in either of TRL's forms: a string, or messages (the last one's content)."""
-    if isinstance(completion, str):
-        return completion
-    content = completion[-1]["content"]
-    if isinstance(content, str):
-        return content
-    return "".join(part.get("text", "") for part in content or ())
 
 
 def gold_text(answer: Any) -> str | None:
