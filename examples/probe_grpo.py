@@ -27,7 +27,7 @@ trainer = GRPOTrainer(
     reward_funcs=walk_reward,
     args=GRPOConfig(
         output_dir="runs/probe-grpo", max_steps=options.steps, per_device_train_batch_size=64, num_generations=8,
-        max_completion_length=64, learning_rate=2e-4, lr_scheduler_type="constant", logging_steps=1, bf16=False,
+        max_completion_length=48, learning_rate=2e-4, lr_scheduler_type="constant", logging_steps=1, bf16=False,
         report_to="none", save_strategy="no", disable_tqdm=True, gradient_checkpointing=False,
     ),
     train_dataset=Dataset.from_list([{"prompt": p.prompt, **p.columns} for p in problems]),

@@ -2,9 +2,9 @@
 
     python scripts/make_nano.py
 
-The model learns to walk at random with good mechanics: legal moves, right arithmetic, noticing the target and the
-end of its moves. Which move to make is left for reinforcement learning. Same seed and thread count on the same
-machine: same weights.
+The model learns good mechanics (legal moves, right arithmetic, noticing the target and the end of its moves) from walks
+that now and then make a sensible move: what to do more of is left for reinforcement learning. Same seed and thread
+count on the same machine: same weights.
 """
 
 import argparse
@@ -30,21 +30,23 @@ from ibtpo.tasks import walk
 from ibtpo.verify.walk import read_walk, walk_reward
 
 FOLDER = Path(__file__).parents[1] / "src" / "ibtpo" / "assets" / "nano"
-MEAN_TOKENS = 45  # of an answer; scales the loss
+MEAN_TOKENS = 30  # of an answer; scales the loss
 EOS, PAD = "<eos>", "<pad>"
 # Longest first: the pre-tokenizer takes the first alternative that fits.
-PIECES = [" reach ", " with +", "From ", " or *", "Stuck.", "Done.", ".\n\n", ".\n", ", -", " + ", " - ", " * ", " = "]
-PROMPT_TOKENS = 11
-MAX_NEW_TOKENS = 64
+PIECES = [" reach ", " with ", "Stuck.", "From ", "Done.", " or ", ".\n\n", " = ", ".\n", ", "]
+MOVES = [f"{sign * size:+d}" for size in sorted(walk.LARGE + walk.SMALL, reverse=True) for sign in (1, -1)]
+SENSE = 0.4  # part of the moves that are sensible: on a shortest walk to the target
+PROMPT_TOKENS = 13
+MAX_NEW_TOKENS = 48
 GAUGE = 12  # the auxiliary head tells distances of -12 to 12 apart
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """One token a number or phrase; any other text falls back to its UTF-8 bytes, so every text round-trips."""
-    words = [*PIECES, *map(str, walk.VALUES)]
+    words = [*PIECES, *MOVES, *map(str, walk.VALUES)]
     vocab = {token: i for i, token in enumerate([PAD, EOS, *words, *(f"<0x{byte:02X}>" for byte in range(256))])}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True, ignore_merges=True))
-    pattern = "|".join([*map(re.escape, PIECES), r"[1-9][0-9]|[0-9]", r"[\s\S]"]).replace("\\ ", " ")
+    pattern = "|".join([*map(re.escape, [*PIECES, *MOVES]), r"[1-9][0-9]|[0-9]", r"[\s\S]"]).replace("\\ ", " ")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return PreTrainedTokenizerFast(
@@ -75,44 +77,37 @@ def build_model(tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) ->
     return LlamaForCausalLM(config)
 
 
-def answer(key: walk.Key, rng: random.Random) -> str:
-    """A walk that makes random legal moves until it is at the target or has made them all."""
-    value, steps = key.start, []
+def answer(problem: walk.Walk, rng: random.Random) -> str:
+    """A walk of legal moves, some of them sensible, until it is at the target or has made them all."""
+    value, steps = problem.start, []
+    left = walk.distances(problem.moves, problem.target)
     for _ in range(walk.MAX_MOVES):
-        move = rng.choice(walk.next_values(value, key))
-        steps.append(walk.step(value, move))
-        value = move[2]
-        if value == key.target:
+        moves = walk.next_values(value, problem.moves)
+        if rng.random() < SENSE:
+            best = min(left[result] for _, result in moves)
+            moves = [move for move in moves if left[move[1]] == best]
+        move, value = rng.choice(moves)
+        steps.append(walk.step(move, value))
+        if value == problem.target:
             return "".join(steps) + walk.DONE
     return "".join(steps) + walk.STUCK
 
 
-def draw_key(rng: random.Random, hits: bool) -> walk.Key:
-    """Any problem whose moves and target are not of the test split, however easy or hard.
-
-    hits: the target is where a random walk came by: for drills.
-    """
+def draw_problem(rng: random.Random) -> walk.Walk:
+    """Any problem whose moves and target are not of the test split, however easy or hard."""
     while True:
-        add, subtract, multiply = rng.choice(walk.ADD), rng.choice(walk.SUBTRACT), rng.choice(walk.MULTIPLY)
-        start, target = rng.choice(walk.VALUES), rng.choice(walk.VALUES)
-        if hits:
-            target = start
-            for _ in range(rng.randint(1, walk.MAX_MOVES)):
-                target = rng.choice(walk.next_values(target, walk.Key(add, subtract, multiply, target, start)))[2]
-        key = walk.Key(add, subtract, multiply, target, start)
-        if start != target and walk.split_of(key) == "train":
-            return key
+        up, down = ((rng.choice(walk.LARGE), rng.choice(walk.SMALL)) for _ in range(2))
+        moves = (*up, -down[0], -down[1])
+        start, target = rng.sample(walk.VALUES, 2)
+        if walk.split_of(moves, target) == "train":
+            return walk.Walk(moves, target, start)
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, size: int, rng: random.Random, hits: bool) -> Iterator[torch.Tensor]:
+def batches(tokenizer: PreTrainedTokenizerFast, size: int, rng: random.Random) -> Iterator[torch.Tensor]:
     """Endless (size, T) batches of prompt + answer + eos, padded on the right, rows of a batch of similar length."""
     while True:
-        texts = []
-        while len(texts) < 32 * size:
-            key = draw_key(rng, hits)
-            text = answer(key, rng)
-            if not hits or text.endswith(walk.DONE):
-                texts.append(walk.prompt(key) + text + EOS)
+        problems = [draw_problem(rng) for _ in range(32 * size)]
+        texts = [walk.prompt(problem) + answer(problem, rng) + EOS for problem in problems]
         rows = sorted(tokenizer(texts)["input_ids"], key=len)
         chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
         rng.shuffle(chunks)
@@ -165,10 +160,8 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: 
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
     pad, step_end = tokenizer.convert_tokens_to_ids([PAD, walk.STEP_END])
-    data = batches(tokenizer, args.batch, random.Random(args.seed), hits=False)
-    # Walks alone show too few hits to learn what to do after one.
-    drills = batches(tokenizer, args.batch // 2, random.Random(args.seed + 1), hits=True)
-    seen, start, running, drilled = 0, time.time(), 0.0, 0.0
+    data = batches(tokenizer, args.batch, random.Random(args.seed))
+    seen, start, running = 0, time.time(), 0.0
     model.train()
     for step in range(1, args.steps + 1):
         ids = next(data)
@@ -177,13 +170,6 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: 
         loss, distance = losses(model, gauge, ids, keep, step_end)
         running += loss.item()
         loss = loss + distance
-        # Only whether to go on: the moves of walks that are known to arrive would teach which moves to make.
-        ids = next(drills)
-        keep = (ids[:, PROMPT_TOKENS - 1 : -1] == step_end) & (ids[:, PROMPT_TOKENS:] != pad)
-        seen += int(keep.sum())
-        decisions, distance = losses(model, gauge, ids, keep, step_end)
-        drilled += decisions.item()
-        loss = loss + decisions + distance
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -191,9 +177,9 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: 
         scheduler.step()
         if step % 100 == 0 or step == args.steps:
             rate = seen / (time.time() - start)
-            report = f"loss {running / 100:.4f}  drills {drilled / 100:.4f}  gauge {distance.item():.3f}"
+            report = f"loss {running / 100:.4f}  gauge {distance.item():.3f}"
             print(f"step {step}/{args.steps}  {report}  {rate:,.0f} answer tokens/s", flush=True)
-            running = drilled = 0.0
+            running = 0.0
         if args.check_every and step % args.check_every == 0 and step < args.steps:
             save(model, tokenizer, args.output)
             print(json.dumps(evaluate(model, tokenizer, walk.make_problems("test", 128), 4, args.seed)), flush=True)
@@ -274,7 +260,7 @@ README = """# nano: the embedded model of ibtpo
 
 A {parameters:,}-parameter Llama (hidden {hidden}, {layers} layers, 4 heads, 2 key/value heads, tied embeddings,
 float32, {vocab} tokens) that plays number walks; see `ibtpo/tasks/walk.py` for the format.
-It moves at random, with good mechanics: a starting point for reinforcement learning.
+Its mechanics are good, its moves sensible now and then: a starting point for reinforcement learning.
 Licence: Apache-2.0.
 
 - Data: answers generated by `answer` in `scripts/make_nano.py` for keys of the train split only; {tokens:,} answer
@@ -289,7 +275,7 @@ Measured on {n} problems of the test split, {k} answers each:
 | --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
-Moves right: one of the three given, from where the walk was, with the right result. Hits noticed: a walk that comes to
+Moves right: one of the four given, with the right result. Hits noticed: a walk that comes to
 the target says so and ends. Claims true: answers that end with `Done.` and are right.
 """
 
@@ -298,8 +284,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=FOLDER)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=32, help="answers a step")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch", type=int, default=16, help="answers a step")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)

@@ -9,83 +9,94 @@ from ibtpo.tasks import walk
 from ibtpo.verify.walk import read_walk, walk_reward
 
 NANO = Path(walk.__file__).parents[1] / "assets" / "nano"
-MOVES = ["+9", "-4", "*2"]
-RIGHT = "17 * 2 = 34.\n\n34 + 9 = 43.\n\n43 - 4 = 39.\n\nDone."
+MOVES = (9, 4, -8, -2)
+RIGHT = "+9 = 26.\n\n+9 = 35.\n\n-2 = 33.\n\nDone."
+PROBLEM = walk.problem(walk.Walk(MOVES, target=33, start=17))
 
 
-def score(text: str, start: int = 17, target: int = 39) -> float | None:
+def score(text: str, start: int = 17, target: int = 33) -> float | None:
     return walk_reward([text], start=[start], target=[target], moves=[MOVES])[0]
 
 
 # --- the task
 
 
-def test_no_problem_is_in_both_splits_and_a_tenth_is_in_test() -> None:
-    train, test = ({tuple(key) for key in walk.keys(split).tolist()} for split in ("train", "test"))  # type: ignore[arg-type]
-    assert not train & test
-    assert 0.08 < len(test) / (len(train) + len(test)) < 0.12
-    # Not even with another start.
-    assert not {key[:4] for key in train} & {key[:4] for key in test}
+def test_train_and_test_share_no_moves_with_target_so_no_problem_either() -> None:
+    sides = [
+        {(*problem["moves"], problem["target"]) for problem in walk.make_problems(split, 2000)}  # type: ignore[arg-type]
+        for split in ("train", "test")
+    ]
+    assert not sides[0] & sides[1]
+    # By construction: the split is a function of moves and target, and a tenth of them are of the test split.
+    every = [(a, b, -c, -d) for a in walk.LARGE for b in walk.SMALL for c in walk.LARGE for d in walk.SMALL]
+    test = sum(walk.split_of(moves, target) == "test" for moves in every for target in (0, 50))
+    assert 0.09 < test / (2 * len(every)) < 0.11
 
 
 def test_the_split_of_known_problems_never_changes() -> None:
-    assert (len(walk.keys("train")), len(walk.keys("test"))) == (536538, 55811)
-    assert walk.split_of(walk.Key(2, 1, 2, 20, 7)) == walk.split_of(walk.Key(2, 1, 2, 20, 8))
+    assert [walk.split_of(MOVES, target) for target in range(30, 38)].index("test") == 6
+    assert walk.make_problems("test", 1)[0]["id"] == "walk-47-73-+10+1-9-4"
 
 
 def test_shares_are_those_of_random_walks_counted_by_hand() -> None:
-    # From 98 with +2, -1, *2: adding and doubling leave 0..99, so every walk goes to 97. Then +2 = 99 or -1 = 96, half each.
-    key = walk.Key(2, 1, 2, 97, 98)
-    assert walk.next_values(98, key) == [("-", 1, 97)]
-    share = walk._shares(2, 1, 2)
-    assert share[98, 97] == share[97, 97] == 1.0
-    # 99 can only go to 98, that only to 97, that to 99 or 96: 99 is left for 97, and back there with one half.
-    assert walk.next_values(97, key) == [("+", 2, 99), ("-", 1, 96)]
-    assert share[99, 97] == 1.0
+    moves = (12, 5, -12, -5)
+    # From 99 only -12 = 87 and -5 = 94 are legal.
+    assert walk.next_values(99, moves) == [(-12, 87), (-5, 94)]
+    share = walk.random_shares(moves, 99)
+    assert share[99] == 1.0  # there already
+    # To 0 in one move: from 5 by -5 (one of three legal moves: +12, +5, -5), from 12 by -12 (one of four).
+    chance = walk.random_shares(moves, 0)
+    assert chance[5] > 1 / 3
+    assert chance[12] > 1 / 4
+    assert walk.random_shares((6, 2, -6, -2), 1)[50] == 0.0  # all moves are even
 
 
-def test_every_problem_is_solved_by_a_share_of_random_walks_between_the_bounds() -> None:
+def test_distances_are_those_of_shortest_walks() -> None:
+    left = walk.distances(MOVES, 33)
+    assert (left[33], left[24], left[35], left[26], left[17]) == (0, 1, 1, 2, 3)
+    assert walk.distances((6, 2, -6, -2), 1)[50] == 100  # there is none
+
+
+def test_every_problem_is_solved_by_a_share_of_random_walks_within_the_bounds() -> None:
     for problem in walk.make_problems("test", 200):
-        add, subtract, multiply = (int(move[1:]) for move in problem["moves"])
-        assert 0.05 <= walk._shares(add, subtract, multiply)[problem["start"], problem["target"]] <= 0.5
+        share = walk.random_shares(tuple(problem["moves"]), problem["target"])[problem["start"]]
+        assert 0.01 <= share <= 0.1
 
 
 def test_gold_answers_of_both_splits_score_one() -> None:
     for split in ("train", "test"):
-        problems = walk.make_problems(split, 2000)  # type: ignore[arg-type]
+        problems = walk.make_problems(split, 1000)  # type: ignore[arg-type]
         texts = [walk.gold_answer(problem) for problem in problems]
         columns = {name: [problem[name] for problem in problems] for name in ("start", "target", "moves")}
         assert walk_reward(texts, **columns) == [1.0] * len(problems)
 
 
 def test_a_gold_answer_is_a_shortest_walk() -> None:
-    problem = {"start": 17, "target": 34, "moves": MOVES}
-    assert walk.gold_answer(problem) == "17 * 2 = 34.\n\nDone."
-    with pytest.raises(DataError, match="no walk of at most 8 moves solves 'From 0 reach 1 with"):
-        walk.gold_answer({"start": 0, "target": 1, "moves": ["+12", "-8", "*2"]})  # all values are even
+    assert sorted(walk.gold_answer(PROBLEM).replace("Done.", "").split("\n\n")[:-1])[0].startswith("+9")
+    assert walk.gold_answer(PROBLEM).count("\n\n") == 3
+    with pytest.raises(DataError, match="no walk of 1 to 8 moves leads from 50 to 1"):
+        walk.gold_answer({"id": "w", "start": 50, "target": 1, "moves": [6, 2, -6, -2]})
 
 
 def test_same_seed_gives_the_same_problems_and_another_seed_gives_others() -> None:
     first = walk.make_problems("train", 50, seed=3)
     assert first == walk.make_problems("train", 50, seed=3)
+    assert first[:20] == walk.make_problems("train", 20, seed=3)
     assert first != walk.make_problems("train", 50, seed=4)
     assert len({problem["id"] for problem in first}) == 50
 
 
 def test_a_problem_shows_start_target_and_moves() -> None:
-    problem = walk.problem(walk.Key(9, 4, 2, 64, 17))
-    assert problem["question"] == "From 17 reach 64 with +9, -4 or *2.\n"
-    assert problem["id"] == "walk-17-64-9-4-2"
-    assert (problem["answer"], problem["moves"]) == ("64", MOVES)
+    assert PROBLEM["question"] == "From 17 reach 33 with +9, +4, -8 or -2.\n"
+    assert PROBLEM["id"] == "walk-17-33-+9+4-8-2"
+    assert (PROBLEM["answer"], PROBLEM["moves"]) == ("33", [9, 4, -8, -2])
 
 
 def test_wrong_requests_say_what_is_there() -> None:
     with pytest.raises(ConfigError, match="did you mean 'test'"):
         walk.make_problems("tests", 1)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="asked for 55812 walk problems, split 'test' has 55811"):
-        walk.make_problems("test", 55812)
-    with pytest.raises(ConfigError, match="n must be >= 0, got -1"):
-        walk.make_problems("test", -1)
+    with pytest.raises(ConfigError, match="n must be from 0 to 100000, got 100001"):
+        walk.make_problems("test", 100_001)
 
 
 # --- the verifier
@@ -95,7 +106,7 @@ def test_a_right_walk_scores_one_also_as_a_message_and_with_blanks_around_it() -
     assert score(RIGHT) == 1.0
     assert score(f"  {RIGHT}\n") == 1.0
     message = [{"role": "assistant", "content": RIGHT}]
-    assert walk_reward([message], start=[17], target=[39], moves=[MOVES]) == [1.0]
+    assert walk_reward([message], start=[17], target=[33], moves=[MOVES]) == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -106,15 +117,15 @@ def test_a_right_walk_scores_one_also_as_a_message_and_with_blanks_around_it() -
         RIGHT.replace("Done.", "Stuck."),
         RIGHT.replace("Done.", ""),
         RIGHT + "\n\nDone.",
-        RIGHT.replace("Done.", "39 + 9 = 48.\n\nDone."),  # walked on
-        RIGHT.replace("34 + 9 = 43", "35 + 9 = 44").replace("43 - 4 = 39", "43 - 4 = 39"),  # not from where it was
-        RIGHT.replace("= 34", "= 35"),  # wrong arithmetic
-        RIGHT.replace("34 + 9 = 43.\n\n43 - 4 = 39", "34 + 5 = 39"),  # no move of this problem
-        "17 * 2 = 34.\n34 + 9 = 43.\n43 - 4 = 39.\n\nDone.",  # no blank lines
+        RIGHT.replace("Done.", "+9 = 42.\n\nDone."),  # walked on
+        RIGHT.replace("= 26", "= 27"),  # wrong arithmetic
+        RIGHT.replace("+9 = 35.\n\n-2 = 33", "+7 = 33"),  # no move of this problem
+        RIGHT.replace("-2 = 33", "2 = 33"),  # no sign
+        RIGHT.replace("\n\n", "\n"),  # no blank lines
         "x" * 100_000,
-        "17 * 2 = 34.\n\n" * 15_000,
+        "+9 = 26.\n\n" * 15_000,
         "\n\n" * 50_000 + "Done.",
-        "17 * ٢ = 34.\n\nDone.",
+        "+٩ = 26.\n\n+9 = 35.\n\n-2 = 33.\n\nDone.",  # an Arabic-Indic nine
         "\x00\ud800",
     ],
 )
@@ -123,16 +134,16 @@ def test_wrong_walks_and_garbage_score_zero(text: str) -> None:
 
 
 def test_a_walk_may_not_leave_the_range_nor_take_more_than_its_moves() -> None:
-    assert score("95 + 9 = 104.\n\n104 - 4 = 100.\n\nDone.", 95, 100) == 0.0
-    assert score("2 - 4 = -2.\n\nDone.", 2, -2) == 0.0
-    there_and_back = [f"{v} + 9 = {v + 9}.\n\n" for v in range(0, 72, 9)]
-    assert score("".join(there_and_back) + "Done.", 0, 72) == 1.0  # eight moves
-    assert score("".join(there_and_back) + "72 + 9 = 81.\n\nDone.", 0, 81) == 0.0
+    assert score("+9 = 104.\n\n-8 = 96.\n\nDone.", 95, 96) == 0.0
+    assert score("-2 = -1.\n\n+4 = 3.\n\nDone.", 1, 3) == 0.0
+    nines = [f"+9 = {v + 9}.\n\n" for v in range(0, 81, 9)]
+    assert score("".join(nines[:8]) + "Done.", 0, 72) == 1.0  # eight moves
+    assert score("".join(nines) + "Done.", 0, 81) == 0.0
 
 
 def test_values_are_read_up_to_the_first_wrong_step() -> None:
-    assert read_walk(["17 * 2 = 34.", "34 + 9 = 43.", "43 + 9 = 51."], 17, MOVES) == [34, 43]
-    assert read_walk(["18 * 2 = 36."], 17, MOVES) == []
+    assert read_walk(["+9 = 26.", "-2 = 24.", "+9 = 32."], 17, MOVES) == [26, 24]
+    assert read_walk(["+8 = 25."], 17, MOVES) == []
 
 
 # --- the model
@@ -158,8 +169,8 @@ def test_tokens_of_prompt_and_answer_are_those_of_the_whole(tokenizer) -> None: 
     for problem in walk.make_problems("train", 100):
         question, answer = problem["question"], walk.gold_answer(problem)
         assert tokenizer.encode(question) + tokenizer.encode(answer) == tokenizer.encode(question + answer)
-        assert len(tokenizer.encode(question)) == 11
-        assert len(tokenizer.encode(answer)) == 6 * answer.count("\n\n") + 1
+        assert len(tokenizer.encode(question)) == 13
+        assert len(tokenizer.encode(answer)) == 4 * answer.count("\n\n") + 1
 
 
 def test_the_model_folder_is_complete_and_small() -> None:
@@ -178,7 +189,7 @@ def test_the_model_answers_between_15_and_35_percent_of_test_problems(tokenizer)
     ids = tokenizer([problem["question"] for problem in problems], return_tensors="pt")
     torch.manual_seed(0)
     with torch.no_grad():
-        out = model.generate(**ids, max_new_tokens=64, do_sample=True, temperature=1.0, top_p=1.0, top_k=0)
+        out = model.generate(**ids, max_new_tokens=48, do_sample=True, temperature=1.0, top_p=1.0, top_k=0)
     texts = tokenizer.batch_decode(out[:, ids["input_ids"].shape[1] :], skip_special_tokens=True)
     rewards = walk_reward(texts, **{name: [p[name] for p in problems] for name in ("start", "target", "moves")})
     assert 0.15 < sum(r or 0 for r in rewards) / len(rewards) < 0.35

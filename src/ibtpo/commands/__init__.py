@@ -55,7 +55,9 @@ def add_data_options(parser: argparse.ArgumentParser, *, several_models: bool = 
 
 def add_verifier_options(group: Any, default: str) -> None:
     """`--verifier` and its limits."""
-    group.add_argument("--verifier", help=f"math, countdown, choice, walk or package.module:function (default: {default})")
+    group.add_argument(
+        "--verifier", help=f"math, countdown, choice, walk or package.module:function (default: {default})"
+    )
     group.add_argument("--verifier-workers", type=int, default=2, help="child processes (default: %(default)s)")
     group.add_argument("--verifier-timeout", type=float, default=10.0, help="seconds a row (default: %(default)s)")
 

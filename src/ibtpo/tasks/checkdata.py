@@ -94,7 +94,7 @@ def check_data(
 ) -> CheckReport:
     r"""Scores each problem's gold answer, and as a control against the next problem.
 
-    gold: makes the completion that must be right; by default a worked answer for walk and countdown, else `\boxed{answer}`.
+    gold: makes the completion that must be right; by default `gold_completion`.
     Raises `VerifierError` if the verifier itself cannot be used; what it says of a row is in the report.
     """
     started = time.monotonic()

@@ -56,7 +56,7 @@ def load_problems(
 ) -> list[Problem]:
     r"""Problems of a file, of the embedded task or of a Hugging Face dataset.
 
-    source: a `.jsonl`, `.jsonl.gz`, `.json` (one list) or `.parquet` path; "walk" or "walk:test", the embedded task; else a
+    source: a `.jsonl`, `.jsonl.gz`, `.json` (one list) or `.parquet` path; "walk" or "walk:test"; else a
         dataset id ("openai/gsm8k" or, with a configuration, "openai/gsm8k:main").
     split: of the embedded task and of datasets; files have none.
     limit: read this many at most; the rest is not checked. Of the embedded task at most 1000 without it.
@@ -308,11 +308,10 @@ def check_prompt_length(identity: str, tokens: int, context: int) -> None:
 def _open(source: str, split: str, limit: int | None, seed: int) -> tuple[str, Iterator[tuple[str, Any]]]:
     """(what to call it, (where, row) one by one)."""
     if source == "walk" or source.startswith("walk:"):
-        from .walk import keys, make_problems
+        from .walk import make_problems
 
         chosen = source.partition(":")[2] or split
-        number = min(1000, len(keys(chosen))) if limit is None else limit
-        problems = make_problems(chosen, number, seed)  # type: ignore[arg-type]
+        problems = make_problems(chosen, 1000 if limit is None else limit, seed)  # type: ignore[arg-type]
         return source, ((f"problem {number}", row) for number, row in enumerate(problems, 1))
     if not source.strip():
         raise DataError(f"no data named: got {source!r}; name a file, walk or a dataset")

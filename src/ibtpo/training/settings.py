@@ -49,7 +49,9 @@ class RunSettings:
     eval_limit: int = _setting(200, "how many held-out problems")
     eval_k: int = _setting(4, "answers a held-out problem")
     method: str = _setting("ibtpo", ", ".join(METHODS))
-    verifier: str | None = _setting(None, "math, countdown, choice, walk or package.module:function; default: by the data")
+    verifier: str | None = _setting(
+        None, "math, countdown, choice, walk or package.module:function; default: by the data"
+    )
     system_prompt: str | None = _setting(None, "system message of a chat model")
     instruction: str | None = _setting(None, "text appended to every question")
     prompts_per_step: int = _setting(16, "questions an optimiser step, over all processes")

@@ -184,4 +184,3 @@ def _numbers(value: Any) -> list[int] | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return numbers or None
-
