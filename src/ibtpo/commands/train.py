@@ -34,9 +34,7 @@ def run(
 
     recipe: a YAML file or the name of a shipped one. resume: a run folder, or True for `output`.
     """
-    # TRL's own defaults set off transformers' deprecation warnings: nothing the user can act on.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    quiet_warnings()
     from ..training import settings as st
 
     if resume and overwrite:
@@ -50,7 +48,7 @@ def run(
         except ConfigError as e:
             raise CheckpointError(f"{folder.path / 'config.yaml'}: {e}") from e
     else:
-        name, found = _base(recipe, overrides)
+        name, found = base_settings(recipe, overrides)
         settings = st.resolve(found, overrides)
         now = _same_everywhere(time.strftime("%Y%m%d-%H%M%S"))
         folder = RunFolder(output or Path("runs") / f"{name}-{settings['method']}-{now}")
@@ -69,6 +67,12 @@ def run(
         return 130
 
 
+def quiet_warnings() -> None:
+    """TRL's own defaults set off transformers' deprecation warnings: nothing the user can act on."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+
+
 def list_options() -> int:
     """Prints the options of a run and of the method; TRL's own are on its documentation page."""
     from ..training import settings as st
@@ -79,7 +83,7 @@ def list_options() -> int:
     return 0
 
 
-def _base(recipe: str | None, overrides: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def base_settings(recipe: str | None, overrides: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Name and keys a run starts from: the recipe; without one the embedded task's, or for other data none."""
     from ..training import settings as st
 
