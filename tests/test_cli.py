@@ -35,7 +35,7 @@ def test_no_help_text_loads_a_heavy_module() -> None:
     code = f"""if True:
         import contextlib, io, sys
         from ibtpo.cli import main
-        for verb in [[], ["compare", "branching"], *[[v] for v in {list(cli.VERBS)}]]:
+        for verb in [[], ["compare", "branching"], ["compare", "training"], *[[v] for v in {list(cli.VERBS)}]]:
             out = io.StringIO()
             with contextlib.redirect_stdout(out):
                 assert main([*verb, "--help"]) == 0, verb

@@ -88,6 +88,31 @@ def test_a_dotted_path_names_a_splitter_of_your_own(tmp_path, monkeypatch: pytes
     assert make_splitter("mine.cuts:each")(["a", "b"]) == [1, 2]
 
 
+def test_noise_misplaces_its_share_of_the_boundaries_half_dropped_half_late() -> None:
+    split, n = make_splitter("noisy:0.1"), 20_000
+    found: dict[int, int] = {}
+    for k in range(n):  # one boundary after the second of nine tokens
+        end = split([f"step {k}", ".\n\n", *"abcdefg"])[0]
+        found[end] = found.get(end, 0) + 1
+    assert set(found) == {2, 3, 4, 5, 6, 9}
+    assert found[2] / n == pytest.approx(0.9, abs=0.01)
+    assert found[9] / n == pytest.approx(0.05, abs=0.006)  # dropped: the step is the whole
+    assert [found[2 + late] / n for late in (1, 2, 3, 4)] == pytest.approx([0.0125] * 4, abs=0.004)
+
+
+def test_noise_is_a_matter_of_the_steps_own_text() -> None:
+    split = make_splitter("noisy:0.5")
+    for k in range(200):
+        # The same step whatever comes after it, and whatever tokens spell it.
+        ends = [
+            split([*step, *rest])[0] for step in ([f"{k}", ".\n\n"], [f"{k}.", "\n\n"]) for rest in ("abcdef", "uvwxyz")
+        ]
+        assert len(set(ends)) == 1
+    pieces = ["a", ".\n\n", "b", ".\n\n", "c"]
+    assert make_splitter("noisy:0")(pieces) == make_splitter("blank_line")(pieces) == [2, 4, 5]
+    assert all(make_splitter("noisy:1")([f"{k}", "\n\n", *"abcdef"])[0] != 2 for k in range(200))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -101,6 +126,10 @@ def test_a_dotted_path_names_a_splitter_of_your_own(tmp_path, monkeypatch: pytes
         ("regex:", "empty text"),
         ("regex:x*", "empty text"),
         ("regex:(", "no regular expression"),
+        ("noisy:", "needs a share, got ''"),
+        ("noisy:few", "needs a share, got 'few'"),
+        ("noisy:1.5", "from 0 to 1, got 1.5"),
+        ("noisy:nan", "from 0 to 1, got nan"),
         ("no.such.module:f", "cannot load"),
         ("os.path:no_such_function", "cannot load"),
         (".:f", "cannot load"),
@@ -131,7 +160,7 @@ def test_cut_refuses_ends_that_do_not_increase_to_the_length(ends: list[int]) ->
         cut([5, 6], [-0.1, -0.2], None, ["a", "b"], lambda pieces: list(ends))
 
 
-@pytest.mark.parametrize("name", ["blank_line", "delimiter:b\\n", "regex:b+\\n", "tokens:3"])
+@pytest.mark.parametrize("name", ["blank_line", "delimiter:b\\n", "regex:b+\\n", "tokens:3", "noisy:0.5"])
 def test_cutting_a_branch_alone_equals_cutting_the_whole_trajectory(name: str) -> None:
     rng, splitter = random.Random(name), make_splitter(name)
     for _ in range(500):

@@ -24,14 +24,17 @@ VERBS = {
     "view": "trees as one offline HTML page to explore, or in the terminal",
     "eval": "avg@k and pass@k of a model on a set of problems, with confidence intervals",
     "diagnose": "IB-Score, Cov(eta1, eta2) and Eff-Rate over checkpoints; what a flat GRPO log can say",
-    "compare": "branching rules side by side, at the same number of answers and at the same number of tokens",
+    "compare": "branching rules, or training methods, side by side at the same number of generated tokens",
     "report": "one offline page: what a run did, or how several runs compare",
     "check-data": "do the reference answers of a data file score 1.0 through the verifier?",
     "env": "versions and hardware, for bug reports",
     "recipes": "list, print or copy the shipped training recipes",
 }
 
-COMPARISONS = {"branching": "ways to grow a group of answers: Eff-Rate, pass@G, tokens, IB-Score, with intervals"}
+COMPARISONS = {
+    "branching": "ways to grow a group of answers: Eff-Rate, pass@G, tokens, IB-Score, with intervals",
+    "training": "methods and parts of IB-TPO trained at equal tokens: held-out accuracy over seeds, with intervals",
+}
 
 TRAIN_HELP = """usage: ibtpo train [RECIPE] [options] [--KEY VALUE ...]
 
@@ -156,7 +159,8 @@ def _dispatch(argv: list[str]) -> int:
 def _compare(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: ibtpo compare WHAT [options]\n")
-        print("\n".join(f"  {what}  {summary}" for what, summary in COMPARISONS.items()))
+        width = max(map(len, COMPARISONS))
+        print("\n".join(f"  {what:<{width}}  {summary}" for what, summary in COMPARISONS.items()))
         return 0
     if argv[0] not in COMPARISONS:
         raise unknown("comparison", argv[0], COMPARISONS)

@@ -3,6 +3,7 @@
 config.yaml     the resolved settings        env.json       versions, machine, command line
 metrics.jsonl   one row a step               trees/         step_000010.jsonl.gz
 checkpoints/    checkpoint-10, …             eval.json      {"before": …, "after": …}
+evals.jsonl     one row a held-out evaluation: step, tokens and seconds of training so far, result, mean grades
 model/          the trained model            report.html    what the run did; report_data/ and trees.html with it
 """
 
@@ -92,6 +93,25 @@ class RunFolder:
         if not isinstance(found, dict) or not all(isinstance(result, dict) for result in found.values()):
             raise CheckpointError(f'{file}: expected {{"before": {{…}}}}; delete it to have the model measured again')
         return found
+
+    def read_evals(self) -> list[dict[str, Any]]:
+        """The rows of `evals.jsonl`, in order of step."""
+        file = self.path / "evals.jsonl"
+        rows: list[dict[str, Any]] = []
+        for number, line in enumerate(file.read_bytes().splitlines() if file.is_file() else [], 1):
+            try:
+                row = json.loads(line)
+            except ValueError as e:
+                raise CheckpointError(f"{file}:{number}: not valid JSON ({e}); remove the line") from e
+            if not isinstance(row, dict) or type(row.get("step")) is not int:
+                raise CheckpointError(f"{file}:{number}: expected an object with a step; remove the line")
+            rows.append(row)
+        return rows
+
+    def add_evals(self, step: int, *rows: dict[str, Any]) -> None:
+        """Puts rows of `step` in place of those of that and later steps, which a killed run may have left."""
+        kept = [row for row in self.read_evals() if row["step"] < step]
+        write_whole(self.path / "evals.jsonl", "".join(json.dumps(row) + "\n" for row in (*kept, *rows)))
 
     def write_eval(self, name: str, result: dict[str, Any]) -> None:
         """Adds `before` or `after`."""

@@ -5,6 +5,7 @@ increasing token positions, the last one T. A step starts afresh after the previ
 alone and cutting its whole trajectory give the same steps.
 """
 
+import hashlib
 import importlib
 import re
 from collections.abc import Callable, Sequence
@@ -88,6 +89,43 @@ def sentence() -> Splitter:
     return split
 
 
+def noisy(share: float) -> Splitter:
+    """Blank lines with a `share` of the boundaries wrong: half of those dropped, half 1 to 4 tokens late.
+
+    Which ones, a hash of the step's own text decides: a step that two trajectories share is cut alike in both, and a
+    branch is cut as its whole trajectory is. An early end would break that: a step starts afresh after it, and would
+    meet the blank line again.
+    """
+    if not 0 <= share <= 1:
+        raise ConfigError(f"the share of wrong step boundaries must be from 0 to 1, got {share:g}")
+
+    def split(pieces: Sequence[str]) -> list[int]:
+        ends, step, tail, due = [], "", "", 0
+        for i, piece in enumerate(pieces, 1):
+            step += piece
+            tail += piece
+            if not due and "\n\n" in tail:
+                tail = ""
+                due = i + _delay(step, share)
+            if due == i:
+                ends.append(i)
+                step, tail, due = "", "", 0
+            elif due < i:
+                due = 0  # dropped: the step goes on to the next blank line
+            tail = tail[-1:]
+        return _closed(ends, len(pieces))
+
+    return split
+
+
+def _delay(step: str, share: float) -> int:
+    """By how many tokens the boundary after `step` is late: mostly 0, -1 where it is dropped."""
+    digest = hashlib.blake2b(step.encode("utf-8", "surrogatepass"), digest_size=9).digest()
+    if int.from_bytes(digest[:8], "big") / 2**64 >= share:
+        return 0
+    return -1 if digest[8] % 2 else 1 + digest[8] // 2 % 4
+
+
 def _closed(ends: list[int], total: int) -> list[int]:
     """The completion's own end closes the last step."""
     if total and (not ends or ends[-1] != total):
@@ -98,8 +136,9 @@ def _closed(ends: list[int], total: int) -> list[int]:
 def make_splitter(name: str) -> Splitter:
     r"""A splitter by name.
 
-    `"blank_line"` (default: `"\n\n"`), `"delimiter:TEXT"`, `"regex:PATTERN"`, `"tokens:COUNT"`, `"sentence"`, or a
-    dotted path `"package.module:function"` to a splitter of your own. `\n` in TEXT may be written as backslash n.
+    `"blank_line"` (default: `"\n\n"`), `"delimiter:TEXT"`, `"regex:PATTERN"`, `"tokens:COUNT"`, `"sentence"`,
+    `"noisy:SHARE"` (blank lines, a share of them misplaced), or a dotted path `"package.module:function"` to a splitter
+    of your own. `\n` in TEXT may be written as backslash n.
     """
     kind, _, value = name.partition(":")
     match kind:
@@ -115,9 +154,16 @@ def make_splitter(name: str) -> Splitter:
             return tokens(int(value))
         case "sentence":
             return sentence()
+        case "noisy":
+            try:
+                share = float(value)
+            except ValueError as e:
+                raise ConfigError(f"splitter 'noisy:SHARE' needs a share, got {value!r:.80}; e.g. noisy:0.1") from e
+            return noisy(share)
     if "." in kind and value:
         return load_object(name)
-    raise unknown("splitter", name, ("blank_line", "delimiter:TEXT", "regex:PATTERN", "tokens:COUNT", "sentence"))
+    known = ("blank_line", "delimiter:TEXT", "regex:PATTERN", "tokens:COUNT", "sentence", "noisy:SHARE")
+    raise unknown("splitter", name, known)
 
 
 def load_object(path: str) -> Callable[..., list[int]]:

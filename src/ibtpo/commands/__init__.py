@@ -72,8 +72,9 @@ def add_tree_options(parser: argparse.ArgumentParser) -> None:
         "--branching", default="ib", help="ib, entropy, fixed_width, random, independent or package.module:function"
     )
     group.add_argument(
-        "--splitter", default="blank_line", help="blank_line, delimiter:TEXT, regex:PATTERN, tokens:COUNT or sentence"
-    )
+        "--splitter", default="blank_line",
+        help="blank_line, delimiter:TEXT, regex:PATTERN, tokens:COUNT, sentence or noisy:SHARE",
+    )  # fmt: skip
     group.add_argument(
         "--lookahead", type=int, default=0, metavar="ROUNDS",
         help="start this many rounds before the running one has returned: faster with few problems (default: 0)",

@@ -34,9 +34,7 @@ def run(
 
     recipe: a YAML file or the name of a shipped one. resume: a run folder, or True for `output`.
     """
-    # TRL's own defaults set off transformers' deprecation warnings: nothing the user can act on.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    quiet_warnings()
     from ..training import settings as st
 
     if resume and overwrite:
@@ -50,7 +48,7 @@ def run(
         except ConfigError as e:
             raise CheckpointError(f"{folder.path / 'config.yaml'}: {e}") from e
     else:
-        name, found = _base(recipe, overrides)
+        name, found = base_settings(recipe, overrides)
         settings = st.resolve(found, overrides)
         now = _same_everywhere(time.strftime("%Y%m%d-%H%M%S"))
         folder = RunFolder(output or Path("runs") / f"{name}-{settings['method']}-{now}")
@@ -69,6 +67,12 @@ def run(
         return 130
 
 
+def quiet_warnings() -> None:
+    """TRL's own defaults set off transformers' deprecation warnings: nothing the user can act on."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+
+
 def list_options() -> int:
     """Prints the options of a run and of the method; TRL's own are on its documentation page."""
     from ..training import settings as st
@@ -79,7 +83,7 @@ def list_options() -> int:
     return 0
 
 
-def _base(recipe: str | None, overrides: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def base_settings(recipe: str | None, overrides: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Name and keys a run starts from: the recipe; without one the embedded task's, or for other data none."""
     from ..training import settings as st
 
@@ -141,7 +145,7 @@ def _train(
 
     from ..models import eos_token_ids, load_model
     from ..tasks.data import check_prompt_length, encode_prompt, load_problems, trl_prompt, verifier_for
-    from ..training.callbacks import MetricsFile
+    from ..training.callbacks import EveryTokens, MetricsFile
     from ..training.live import LiveScreen
     from ..training.trackers import check_installed, files_in
     from ..training.trainer import IBTPOTrainer
@@ -158,7 +162,7 @@ def _train(
     began = time.perf_counter()
 
     if resume:
-        folder.read_eval()  # raises now rather than after training
+        folder.read_eval(), folder.read_evals()  # raise now rather than after training
     elif state.is_main_process:
         folder.check_free(overwrite)
 
@@ -219,27 +223,38 @@ def _train(
     if held_out and is_deepspeed_zero3_enabled():
         raise ConfigError("evaluation needs whole weights in one process: with ZeRO-3 set eval_data none")
 
-    def measure(name: str) -> None:
-        """Held-out accuracy, once: a resumed run has it already."""
-        if held_out and state.is_main_process and name not in folder.read_eval():
-            result = _evaluate(trainer, tokenizer, held_out, run, config)
-            folder.write_eval(name, result)
-            console.print(
-                f"held-out accuracy {name} training: {_percent(result['avg'], result['avg_ci'])}", highlight=False
-            )
+    def measure(name: str = "") -> None:
+        """Held-out accuracy "before" or "after" training or, without a name, on the way; once: a resumed run has it."""
+        step, tokens = trainer.state.global_step, trainer.generated_tokens
+        if held_out and state.is_main_process and not _is_measured(folder, name, step):
+            result, grades = _evaluate(trainer, tokenizer, held_out, run, config)
+            so_far = {"step": step, "generated_tokens": tokens, "seconds": round(trainer.timer.trained, 3)}
+            folder.add_evals(step, {**so_far, **result, "grades": grades})
+            if name:
+                folder.write_eval(name, result)
+            when = f"{name} training" if name else f"after {tokens} tokens"
+            console.print(f"held-out accuracy {when}: {_percent(result['avg'], result['avg_ci'])}", highlight=False)
         state.wait_for_everyone()
 
-    measure("before")
+    if run.eval_before:
+        measure("before")
     if before := folder.read_eval().get("before"):
         display.held_out = f"{_percent(before['avg'], before['avg_ci'])} before training"
     checkpoint = _same_everywhere(folder.last_checkpoint() if resume and state.is_main_process else None)
     if resume:
         where = f"from {checkpoint.name}" if checkpoint else "from the start: no checkpoint was finished"
         console.print(f"going on {where}", highlight=False)
+    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    if resume and held_out and state.is_main_process:
+        folder.add_evals(step + 1)  # without rows: what comes after the checkpoint is measured again
     limit = config.max_generated_tokens
     if checkpoint and limit and json.loads((checkpoint / STATE_FILE).read_text())["generated_tokens"] >= limit:
         trainer._load_from_checkpoint(str(checkpoint))  # all tokens are spent: nothing is left to train
+        trainer.load_counts(checkpoint / STATE_FILE)
+        trainer.state.global_step = step
     else:
+        if run.eval_every_tokens:
+            trainer.add_callback(EveryTokens(trainer, run.eval_every_tokens, measure))
         try:
             with files_in(folder.path, config.report_to, quiet):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -254,7 +269,14 @@ def _train(
     return 0
 
 
-def _evaluate(trainer: Any, tokenizer: Any, problems: list[Any], run: Any, config: Any) -> dict[str, Any]:
+def _is_measured(folder: RunFolder, name: str, step: int) -> bool:
+    return (not name or name in folder.read_eval()) and any(row["step"] == step for row in folder.read_evals())
+
+
+def _evaluate(
+    trainer: Any, tokenizer: Any, problems: list[Any], run: Any, config: Any
+) -> tuple[dict[str, Any], dict[str, float | None]]:
+    """The result, and each problem's mean grade."""
     from ..engines.transformers import TransformersEngine
     from ..evaluation import evaluate
     from ..search import Prompt, run_async
@@ -273,7 +295,11 @@ def _evaluate(trainer: Any, tokenizer: Any, problems: list[Any], run: Any, confi
             max_new_tokens=options.max_new_tokens, seed=config.seed, decode=trainer._decode,
         )
     )  # fmt: skip
-    return result.to_json()
+    grades: dict[str, list[float]] = {p.id: [] for p in problems}
+    for answer in result.answers:
+        if answer.grade is not None:
+            grades[answer.id].append(answer.grade)
+    return result.to_json(), {id: sum(g) / len(g) if g else None for id, g in grades.items()}
 
 
 def _percent(value: float | None, interval: Any) -> str:

@@ -45,7 +45,10 @@ class Curves:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder in memory. evals: what `eval.json` holds. notes: what is missing, in sentences."""
+    """A run folder in memory. evals: what `eval.json` holds; held_out: the rows of `evals.jsonl`, as they stand there.
+
+    notes: what is missing, in sentences.
+    """
 
     path: Path
     name: str
@@ -53,6 +56,7 @@ class Run:
     env: dict[str, Any]
     curves: Curves
     evals: dict[str, Any]
+    held_out: list[dict[str, Any]]
     tree_files: tuple[tuple[int, Path], ...]
     notes: list[str] = field(default_factory=list)
 
@@ -71,10 +75,13 @@ def read_run(path: str | Path) -> Run:
     env = _read_env(folder.path / "env.json", notes)
     curves = _read_curves(folder.metrics, notes)
     evals = _check_evals(folder, notes)
+    held_out = folder.read_evals()
+    for row in held_out:
+        _check_result(row, folder.path / "evals.jsonl", f"step {row['step']}")
     files = tree_files(folder.path / "trees")
     if not files:
         notes.append("No trees are stored (save_trees_every is 0, or the run ended before its first step).")
-    return Run(folder.path, folder.path.resolve().name, config, env, curves, evals, files, notes)
+    return Run(folder.path, folder.path.resolve().name, config, env, curves, evals, held_out, files, notes)
 
 
 def tree_files(folder: Path) -> tuple[tuple[int, Path], ...]:
@@ -165,17 +172,21 @@ def _check_evals(folder: RunFolder, notes: list[str]) -> dict[str, Any]:
     evals = folder.read_eval()
     file = folder.path / "eval.json"
     for name, result in evals.items():
-        for key in ("avg", "pass"):
-            value, interval = result.get(key), result.get(f"{key}_ci")
-            numbers = [] if value is None else [value, *(interval if isinstance(interval, list) else ())]
-            if any(type(v) not in (int, float) or not math.isfinite(v) for v in numbers) or len(numbers) not in (0, 3):
-                raise DataError(f"{file}: {name}.{key} and {name}.{key}_ci must be a number and two, or null")
-        for key in ("k", "n"):
-            if type(result.get(key)) is not int:
-                raise DataError(f"{file}: {name}.{key} must be an integer, got {result.get(key)!r:.80}")
+        _check_result(result, file, name)
     missing = [name for name in ("before", "after") if name not in evals]
     if len(missing) == 2:
         notes.append("Held-out accuracy was not measured (no eval.json; eval_data says on what).")
     elif missing:
         notes.append(f"Held-out accuracy {missing[0]} training is not in eval.json (yet).")
     return evals
+
+
+def _check_result(result: dict[str, Any], file: Path, name: str) -> None:
+    for key in ("avg", "pass"):
+        value, interval = result.get(key), result.get(f"{key}_ci")
+        numbers = [] if value is None else [value, *(interval if isinstance(interval, list) else ())]
+        if any(type(v) not in (int, float) or not math.isfinite(v) for v in numbers) or len(numbers) not in (0, 3):
+            raise DataError(f"{file}: {name}.{key} and {name}.{key}_ci must be a number and two, or null")
+    for key in ("k", "n"):
+        if type(result.get(key)) is not int:
+            raise DataError(f"{file}: {name}.{key} must be an integer, got {result.get(key)!r:.80}")

@@ -205,12 +205,10 @@ def _figure(
             series.append(Series(x, run.curves[name], _short_label(curve_label), i if names is None else r))
             texts.append(f"{curve_label}: {_in_words(run, name, plot.percent)}")
         if plot.key == "accuracy" and np.isfinite(x).any():
-            for when, place in (("before", 0.0), ("after", float(np.nanmax(x)))):
-                found = run.evals.get(when)
-                if found and found.get("avg") is not None:
-                    low, high = found["avg_ci"]
-                    held.append(Held(place, found["avg"], low, high, r if names else 1))
-                    texts.append(f"held out {when} {100 * found['avg']:.1f} %")
+            for when, place, found in _held_out_points(run, x):
+                low, high = found["avg_ci"]
+                held.append(Held(place, found["avg"], low, high, r if names else 1))
+                texts.append(f"held out {when} {100 * found['avg']:.1f} %")
     alt = f"{plot.title} against {label}. " + "; ".join(texts) + "."
     key = f"{plot.key}-{view}" if view != "step" else plot.key
     header, rows = _joint_table(runs, plot, names)
@@ -228,6 +226,17 @@ def _figure(
     title = {"tokens": f"{plot.title} against tokens", "time": f"{plot.title} against time"}.get(view, plot.title)
     reads = "" if view == "time" else plot.reads  # it stands under the picture before
     return Figure(key, title, svg, reads, f"{quote(folder)}/{plot.key}.csv", address, note)
+
+
+def _held_out_points(run: Run, x: np.ndarray) -> list[tuple[str, float, dict[str, Any]]]:
+    """(when, place on the axis, result) of each held-out evaluation. x: (n,) places of the logged steps."""
+    steps = run.curves.steps.tolist()
+    points = [("before", 0.0, run.evals.get("before"))]
+    for row in run.held_out:
+        if row["step"] in steps[:-1]:
+            points.append((f"after step {row['step']}", float(x[steps.index(row["step"])]), row))
+    points.append(("after", float(np.nanmax(x)), run.evals.get("after")))
+    return [(when, place, found) for when, place, found in points if found and found.get("avg") is not None]
 
 
 def _joint_table(

@@ -1,7 +1,8 @@
-"""What a run leaves behind while it goes on: `metrics.jsonl`."""
+"""What a run does besides its steps: it writes `metrics.jsonl`, and measures held-out accuracy now and then."""
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,30 @@ class MetricsFile(TrainerCallback):
             row = {"step": state.global_step, **{k: _plain(v) for k, v in logs.items()}}
             with self.path.open("a") as f:
                 f.write(json.dumps(row) + "\n")
+
+
+class EveryTokens(TrainerCallback):
+    """Calls `measure` after each step that takes the generated tokens to or beyond a multiple of `every`.
+
+    Not after the last step, whose model is measured anyway. What it takes counts for no step's time. Add it after the
+    trainer was made: its timer has to close the step first.
+    """
+
+    def __init__(self, trainer: Any, every: int, measure: Callable[[], None]) -> None:
+        self.trainer, self.every, self.measure = trainer, every, measure
+        self._reached = 0
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """A resumed run has measured what it had reached."""
+        self._reached = self.trainer.generated_tokens // self.every
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Measures when it is time."""
+        reached = self.trainer.generated_tokens // self.every
+        if reached > self._reached and not control.should_training_stop:
+            self.measure()
+            self.trainer.timer.split()
+        self._reached = reached
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -72,7 +72,9 @@ class IBTPOConfig(GRPOConfig):
     ib_policy: str = _option("old", "policy whose confidence weighs the IB advantage: old (sampling) or ref")
     ib_on_uniform_trees: bool = _option(True, "keep the IB advantage in trees that are all right or all wrong")
     prefix_weight: str = _option("trajectories", "weight of shared tokens: trajectories, once or sqrt")
-    splitter: str = _option("blank_line", "blank_line, delimiter:TEXT, regex:PATTERN, tokens:COUNT or sentence")
+    splitter: str = _option(
+        "blank_line", "blank_line, delimiter:TEXT, regex:PATTERN, tokens:COUNT, sentence or noisy:SHARE"
+    )
     lookahead: int = _option(0, "rounds a tree starts before the running one has returned, from older scores")
     regularizer: str = _option("none", "none, clip_higher, entropy_bonus or ibro")
     regularizer_coef: float | None = _option(None, "coefficient of entropy_bonus (0.001) or ibro (0.005)")

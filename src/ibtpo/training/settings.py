@@ -48,6 +48,8 @@ class RunSettings:
     eval_data: str | None = _setting(None, "held-out problems; default: no evaluation")
     eval_limit: int = _setting(200, "how many held-out problems")
     eval_k: int = _setting(4, "answers a held-out problem")
+    eval_before: bool = _setting(True, "measure the untrained model on the held-out problems, too")
+    eval_every_tokens: int | None = _setting(None, "measure also each time so many more tokens were generated")
     method: str = _setting("ibtpo", ", ".join(METHODS))
     verifier: str | None = _setting(
         None, "math, countdown, choice, walk or package.module:function; default: by the data"
@@ -71,7 +73,8 @@ class RunSettings:
 
 
 _LEAST = {
-    **dict.fromkeys(("limit", "eval_limit", "eval_k", "prompts_per_step", "rows_per_forward", "threads"), 1),
+    **dict.fromkeys(("limit", "eval_limit", "eval_k", "eval_every_tokens"), 1),
+    **dict.fromkeys(("prompts_per_step", "rows_per_forward", "threads"), 1),
     **{"lora_r": 0, "lora_alpha": 1},
 }
 

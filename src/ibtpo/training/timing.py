@@ -16,10 +16,13 @@ class StepTimer:
 
     sampling: inside the engine (model and token choice). verifying: waiting for verdicts. credit: scores, places to
     branch, advantages, diagnostics. update: forward, backward, optimiser, reference model. other: everything else.
+
+    trained: seconds of all steps so far; kept in checkpoints.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self.trained = 0.0
         self._begin = time.perf_counter()
 
     @contextmanager
@@ -65,7 +68,9 @@ class StepTimer:
                 timer.seconds["update"] += time.perf_counter()
 
             def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-                for part, seconds in timer.split().items():
+                parts = timer.split()
+                timer.trained += parts["total"]
+                for part, seconds in parts.items():
                     trainer._metrics["train"][f"time/{part}"].append(seconds)
 
         return _Times()

@@ -314,7 +314,7 @@ class IBTPOTrainer(GRPOTrainer):
                 self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             )
             with open(os.path.join(folder, STATE_FILE), "w") as f:
-                json.dump({"generated_tokens": self.generated_tokens}, f)
+                json.dump({"generated_tokens": self.generated_tokens, "seconds": self.timer.trained}, f)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with _reading(resume_from_checkpoint):
@@ -328,8 +328,13 @@ class IBTPOTrainer(GRPOTrainer):
         with _reading(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
             if checkpoint is not None and os.path.exists(path := os.path.join(checkpoint, STATE_FILE)):
-                with open(path) as f:
-                    self.generated_tokens = json.load(f)["generated_tokens"]
+                self.load_counts(path)
+
+    def load_counts(self, path: str | Path) -> None:
+        """Tokens and seconds so far, from a checkpoint's file of our own."""
+        with open(path) as f:
+            counts = json.load(f)
+        self.generated_tokens, self.timer.trained = counts["generated_tokens"], counts.get("seconds", 0.0)
 
 
 def _regroup(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""The training comparison: arms, plan, runs as child processes, statistics over seeds and problems, pictures."""

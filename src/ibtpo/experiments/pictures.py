@@ -1,0 +1,95 @@
+"""The pictures of a training comparison, as SVG files: accuracy against tokens and time, diagnostics against tokens."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from ..report.draw import COLOURS, DASHES, MARKERS, SETTINGS
+from ..report.plots import PLOTS
+from .results import METRICS, Row
+
+# The report's colours follow the page; a file of its own is on white.
+ON_WHITE: Any = {
+    **SETTINGS, "axes.edgecolor": "#777777", "grid.color": "#dddddd", "xtick.color": "#777777",
+    "ytick.color": "#777777", "axes.labelcolor": "#222222", "text.color": "#222222", "xtick.labelcolor": "#222222",
+    "ytick.labelcolor": "#222222", "savefig.facecolor": "white",
+}  # fmt: skip
+PALETTE = (*COLOURS, "#000000")
+LABELS = {"eff_rate": "Eff-Rate", "ib_score": "IB-Score", "cov_eta": "Cov(η1, η2)", "entropy": "entropy", "kl": "KL"}
+UNITS = {name: p.unit for p in PLOTS for metric, _ in p.curves[:1] for name, m in METRICS.items() if m == metric}
+
+
+def draw(summary: dict[str, Any], curves: Sequence[Row], folder: Path) -> None:
+    """Writes the pictures there are numbers for."""
+    arms = list(summary["arms"])
+    with rc_context(ON_WHITE):
+        for name, axis, label in (
+            ("accuracy-tokens", "generated_tokens", "generated tokens"),
+            ("accuracy-time", "seconds", "seconds of training, evaluation left out"),
+        ):
+            lines = []
+            for arm in arms:
+                points = summary["arms"][arm]["curve"]
+                lines.append([(p[axis], p["acc"], *p["ci"]) for p in points])
+            _save(
+                folder / f"{name}.svg", arms, lines, label, "held-out accuracy, 95 % intervals", percent=True, bars=True
+            )
+        for name in METRICS:
+            lines = [_over_seeds([r for r in curves if r["arm"] == arm and r["measure"] == name]) for arm in arms]
+            if any(lines):
+                percent = name == "eff_rate"
+                what = f"{LABELS[name]} ({UNITS[name]})" if name in UNITS else LABELS[name]
+                label = "generated tokens (bands: lowest to highest seed)"
+                _save(folder / f"{name.replace('_', '-')}.svg", arms, lines, label, what, percent=percent)
+
+
+def _over_seeds(rows: Sequence[Row]) -> list[tuple[float, float, float, float]]:
+    """(tokens, mean, lowest seed, highest seed) of a metric."""
+    by_place: dict[float, list[float]] = {}
+    for row in rows:
+        by_place.setdefault(row["tokens"], []).append(row["value"])
+    return [(x, float(np.mean(v)), min(v), max(v)) for x, v in sorted(by_place.items())]
+
+
+def _save(
+    path: Path,
+    arms: Sequence[str],
+    lines: Sequence[Sequence[tuple[float, float, float, float]]],
+    x_label: str,
+    y_label: str,
+    *,
+    percent: bool = False,
+    bars: bool = False,
+) -> None:
+    """One picture. lines: of each arm (x, value, low, high); bars: the interval as error bars, else as a band."""
+    figure = Figure(figsize=(7.5, 4.2 + 0.16 * len(arms)), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    spread = max((x for line in lines for x, *_ in line), default=1.0)
+    for i, (arm, line) in enumerate(zip(arms, lines, strict=True)):
+        if not line:
+            continue
+        x, y, low, high = np.array(line).T
+        style: dict[str, Any] = {
+            "color": PALETTE[i % len(PALETTE)], "linestyle": DASHES[(i + i // len(PALETTE)) % len(DASHES)],
+            "marker": MARKERS[(i + i // len(MARKERS)) % len(MARKERS)], "markersize": 4.5, "linewidth": 1.6,
+            "label": arm,
+        }  # fmt: skip
+        if bars:
+            x = x + (i - (len(arms) - 1) / 2) * 0.004 * spread  # so that intervals do not hide one another
+            axes.errorbar(x, y, yerr=np.maximum([y - low, high - y], 0), capsize=2.5, elinewidth=0.9, **style)
+        else:
+            axes.plot(x, y, **style)
+            axes.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    if percent:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+    figure.legend(loc="outside upper left", ncols=2 if len(arms) > 3 else max(1, len(arms)))
+    figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})

@@ -1,0 +1,166 @@
+"""What a comparison has found so far: its finished runs as a summary, a table and the rows of `curves.csv`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..comparison import nanmean
+from ..report.data import Run, read_run
+from .arms import REFERENCE
+from .plan import Plan
+from .statistics import accuracy, difference, table
+
+METRICS = {
+    "eff_rate": "ibtpo/eff_rate", "ib_score": "ibtpo/ib_score", "cov_eta": "ibtpo/cov_eta",
+    "entropy": "ibtpo/entropy", "kl": "kl",
+}  # fmt: skip
+BINS = 20  # of the token budget, in which a run's metrics are averaged
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished final run. rows: its held-out evaluations, those of the untrained and the trained model included."""
+
+    seed: int
+    run: Run
+    rows: list[Row]
+
+
+def finished(plan: Plan, rates: dict[str, float]) -> dict[str, list[Result]]:
+    """The finished runs of each arm, in order of seeds; arms without one are left out."""
+    found: dict[str, list[Result]] = {}
+    for arm in plan.arms:
+        for seed in plan.seeds:
+            job = plan.final(arm, rates.get(arm, 0.0), seed)
+            if job.finished:
+                run = read_run(job.folder)
+                found.setdefault(arm, []).append(Result(seed, run, run.held_out))
+    return found
+
+
+def summarise(plan: Plan) -> tuple[dict[str, Any], list[Row]]:
+    """The summary, and the rows of `curves.csv`."""
+    choices = plan.choices()
+    results = finished(plan, {arm: c["learning_rate"] for arm, c in choices.items()})
+    problems = list(next(iter(results.values()))[0].rows[-1]["grades"]) if results else []
+    summary: dict[str, Any] = {"tokens": plan.shared["tokens"], "matched": "generated tokens", "arms": {}, "paired": {}}
+    if results:
+        first = [r.rows[0]["grades"] for rs in results.values() for r in rs if r.rows[0]["step"] == 0]
+        summary["before"] = accuracy(table(first, problems)) | {"runs": len(first)} if first else None
+        summary["problems"] = len(problems)
+        summary["k"] = next(iter(results.values()))[0].rows[-1]["k"]
+    for arm, rs in results.items():
+        summary["arms"][arm] = _arm(plan, rs, problems) | choices.get(arm, {})
+    for arm in results:
+        if arm != REFERENCE and REFERENCE in results:
+            paired = _paired(results[REFERENCE], results[arm], problems)
+            if paired is not None:
+                summary["paired"][f"{REFERENCE}-{arm}"] = paired
+    summary["learning_rates"] = choices
+    curves = [row for arm, rs in results.items() for r in rs for row in _curves(plan, arm, r)]
+    return summary, curves
+
+
+def _arm(plan: Plan, results: Sequence[Result], problems: Sequence[str]) -> dict[str, Any]:
+    """Accuracy after training with its interval, what each run took, and the accuracy on the way."""
+    values = table([r.rows[-1]["grades"] for r in results], problems)
+    c = [r.run.curves for r in results]
+    gaps = [np.diff(curves.steps, prepend=0) for curves in c]
+    return {
+        **accuracy(values),
+        "seeds": [float(nanmean(row)) for row in values],
+        "seed_numbers": [r.seed for r in results],
+        "pass": float(np.mean([r.rows[-1]["pass"] for r in results if r.rows[-1]["pass"] is not None] or [np.nan])),
+        "truncated": float(np.mean([r.rows[-1]["truncated"] for r in results])),
+        "eff_rate": float(np.mean([nanmean(curves["ibtpo/eff_rate"]) for curves in c])),
+        "tokens": [int(curves.tokens[-1]) for curves in c],
+        "steps": [int(curves.steps[-1]) for curves in c],
+        "trajectories": [int(g @ curves["ibtpo/trajectories"]) for g, curves in zip(gaps, c, strict=True)],
+        "training_seconds": [round(float(curves.seconds[-1]), 1) for curves in c],
+        "curve": _curve(plan, results, problems),
+    }
+
+
+def _points(plan: Plan, result: Result) -> dict[int, Row]:
+    """A run's evaluations by their place on the way: 0 before training, `evaluations` at the end."""
+    last, every = plan.shared["evaluations"], plan.shared["tokens"] / plan.shared["evaluations"]
+    points = {min(last - 1, int(row["generated_tokens"] // every)): row for row in result.rows[:-1]}
+    return {**points, last: result.rows[-1]}
+
+
+def _curve(plan: Plan, results: Sequence[Result], problems: Sequence[str]) -> list[Row]:
+    """Accuracy at each evaluation, over the seeds that have it."""
+    points = [_points(plan, r) for r in results]
+    curve = []
+    for place in sorted({place for p in points for place in p}):
+        rows = [p[place] for p in points if place in p]
+        at = {name: float(np.mean([row[name] for row in rows])) for name in ("generated_tokens", "seconds")}
+        curve.append({**at, **accuracy(table([row["grades"] for row in rows], problems)), "seeds": len(rows)})
+    return curve
+
+
+def _paired(mine: Sequence[Result], theirs: Sequence[Result], problems: Sequence[str]) -> dict[str, Any] | None:
+    """The difference over the seeds both have; None without one."""
+    ours, others = ({r.seed: r.rows[-1]["grades"] for r in rs} for rs in (mine, theirs))
+    seeds = [seed for seed in ours if seed in others]
+    if not seeds:
+        return None
+    tables = (table([grades[seed] for seed in seeds], problems) for grades in (ours, others))
+    return {**difference(*tables), "seed_numbers": seeds}
+
+
+def _curves(plan: Plan, arm: str, result: Result) -> list[Row]:
+    """A run's rows of `curves.csv`: its evaluations, and its metrics averaged over shares of the token budget."""
+    where = {"arm": arm, "seed": result.seed}
+    rows = [
+        {**where, "measure": "accuracy", "tokens": r["generated_tokens"], "seconds": r["seconds"], "value": r["avg"]}
+        for r in result.rows
+    ]
+    c = result.run.curves
+    edges = np.linspace(0, plan.shared["tokens"], BINS + 1)
+    bins = np.clip(np.searchsorted(edges, c.tokens, side="left") - 1, 0, BINS - 1)
+    for name, column in METRICS.items():
+        for b in np.unique(bins).tolist():
+            inside = (bins == b) & np.isfinite(c[column])
+            if inside.any():
+                at = {"tokens": float((edges[b] + edges[b + 1]) / 2), "seconds": float(c.seconds[inside].mean())}
+                rows.append({**where, "measure": name, **at, "value": float(c[column][inside].mean())})
+    return rows
+
+
+def markdown(summary: dict[str, Any], shared: dict[str, Any]) -> str:
+    """The result as text and a table."""
+    if not summary["arms"]:
+        return "No run is finished yet."
+    before = summary["before"] and _percent(summary["before"]["acc"], summary["before"]["ci"])
+    k = summary["k"]
+    lines = [
+        f"Token-matched: every run ends with the step that takes it to {summary['tokens']:,} generated tokens; "
+        f"optimiser steps and trajectories are what those tokens bought. Accuracy is avg@{k} on {summary['problems']} "
+        f"held-out problems. Before training: {before or '–'}. Each arm's learning "
+        f"rate was chosen on {shared['validation']} other problems by pilots of {shared['pilot_tokens']:,} tokens; * "
+        "marks one at the edge of the grid. 95 % intervals: bootstrap over seeds and problems; differences paired.",
+        "",
+        f"| arm | accuracy, % | {REFERENCE} minus it, points | pass@{k}, % | seeds | learning rate | Eff-Rate, % | "
+        "tokens | steps | trajectories | seconds |",
+        f"|{' --- |' * 11}",
+    ]
+    for arm, a in summary["arms"].items():
+        pair = summary["paired"].get(f"{REFERENCE}-{arm}")
+        rate = f"{a['learning_rate']:g}{'*' if a.get('at_edge') else ''}" if "learning_rate" in a else "–"
+        means = [f"{np.mean(a[name]):,.0f}" for name in ("tokens", "steps", "trajectories", "training_seconds")]
+        cells = [
+            arm, _percent(a["acc"], a["ci"]), _percent(pair["diff"], pair["ci"], "+") if pair else "–",
+            f"{100 * a['pass']:.1f}", len(a["seeds"]), rate, f"{100 * a['eff_rate']:.1f}", *means,
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += ["", "Tokens, steps, trajectories and seconds of training (evaluation left out) are means over seeds."]
+    return "\n".join(lines)
+
+
+def _percent(value: float, ci: Sequence[float], sign: str = "") -> str:
+    return f"{100 * value:{sign}.1f} [{100 * ci[0]:{sign}.1f}, {100 * ci[1]:{sign}.1f}]"

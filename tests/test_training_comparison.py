@@ -1,0 +1,401 @@
+"""The training comparison: arms, plan, statistics on tables whose answer is known, the command with made-up runs."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from ibtpo.errors import ConfigError, DataError
+from ibtpo.experiments.arms import COMPONENTS, METHODS, expand, folder_name, parse
+from ibtpo.experiments.plan import Plan, choose_rate, split_problems
+from ibtpo.experiments.statistics import CrossedResamples, accuracy, difference, table
+from ibtpo.runs import RunFolder
+from ibtpo.tasks.data import Problem
+
+# --- arms
+
+
+def test_an_arm_is_a_method_and_options() -> None:
+    assert parse("grpo") == {"method": "grpo"}
+    assert parse("ibtpo,lam=0.5") == {"method": "ibtpo", "lam": 0.5}
+    assert parse("grpo,advantage=ibtpo,ib-beta=1") == {"method": "grpo", "advantage": "ibtpo", "ib_beta": 1}
+    assert parse("ibtpo,splitter=noisy:0.1") == {"method": "ibtpo", "splitter": "noisy:0.1"}
+    assert parse("ibtpo,tree=4,5,2,1,lam=0") == {"method": "ibtpo", "tree": "4,5,2,1", "lam": 0}
+
+
+def test_lists_of_arms_are_spelt_out_and_each_arm_stands_once() -> None:
+    assert expand(["methods"]) == list(METHODS)
+    assert len(METHODS) == 7
+    assert expand(["ibtpo", "components", "grpo"]) == ["ibtpo", *[arm for arm in COMPONENTS if arm != "ibtpo"]]
+    assert folder_name("ibtpo,splitter=noisy:0.1") == "ibtpo-splitter-noisy-0.1"
+    assert len({folder_name(arm) for arm in COMPONENTS}) == len(COMPONENTS) == 13
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        (["ibpo"], "unknown arm 'ibpo'; did you mean 'ibtpo'"),
+        (["component"], "did you mean 'components'"),
+        (["ibtpo,lam"], "'lam' is no KEY=VALUE"),
+        (["ibtpo,seed=3"], "seed is set by the comparison; give --seeds"),
+        (["ibtpo,temperature=0.5"], "temperature must be the same in all arms; give --set temperature="),
+        (["ibtpo,splitter=tokens:3", "ibtpo,splitter=tokens-3"], "would share the folder ibtpo-splitter-tokens-3"),
+    ],
+)
+def test_wrong_arms_say_what_is_wrong(arms: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        expand(arms)
+
+
+# --- plan
+
+
+def plan(**changes: Any) -> Plan:
+    shared = {"learning_rates": [1e-4, 2e-4], "pilot_seeds": [1000, 1001], "pilot_tokens": 50, "validation": 7}
+    return Plan(Path("out"), {**shared, **changes}, ("grpo", "ibtpo"), (0, 1), {})
+
+
+def test_pilots_cover_the_grid_and_runs_go_seed_by_seed() -> None:
+    pilots = plan().pilots()
+    assert [str(job.folder) for job in pilots[:4]] == [
+        f"out/pilots/{arm}/lr{rate}/seed1000" for arm in ("grpo", "ibtpo") for rate in ("0.0001", "0.0002")
+    ]
+    assert len(pilots) == 8
+    options = dict(zip(pilots[0].words[1::2], pilots[0].words[2::2], strict=True))
+    assert options["--max_generated_tokens"] == "50"
+    assert options["--eval_data"] == "out/data/validation.jsonl"
+    finals = plan().finals({"grpo": 2e-4, "ibtpo": 1e-4})
+    assert [job.name for job in finals] == ["grpo, seed 0", "ibtpo, seed 0", "grpo, seed 1", "ibtpo, seed 1"]
+    assert finals[0].words == ("out/arms/grpo.yaml", "--learning_rate", "0.0002", "--seed", "0")
+    assert plan(learning_rates=[3e-4]).pilots() == []
+
+
+def test_the_rate_of_the_best_mean_is_chosen() -> None:
+    found = choose_rate({1e-4: [0.2, 0.3], 2e-4: [0.1, 0.5], 4e-4: [0.4, 0.1]})
+    assert (found["learning_rate"], found["at_edge"]) == (2e-4, False)
+    assert found["validation"] == {"0.0001": [0.2, 0.3], "0.0002": [0.1, 0.5], "0.0004": [0.4, 0.1]}
+    assert choose_rate({4e-4: [0.3], 2e-4: [0.3], 1e-4: [0.2]})["learning_rate"] == 2e-4  # of equals the smaller
+    assert choose_rate({1e-4: [0.1], 2e-4: [math.nan]})["learning_rate"] == 1e-4
+    assert choose_rate({1e-4: [0.1], 2e-4: [0.2], 4e-4: [0.3]})["at_edge"]
+
+
+def problems(*texts: str) -> list[Problem]:
+    return [Problem(f"{i}", text, "-", {}) for i, text in enumerate(texts)]
+
+
+def test_no_question_is_in_two_lists_of_problems() -> None:
+    train, chosen = split_problems(problems(*"abcdefcd"), problems(*"fx"), 3)
+    assert [p.prompt for p in chosen] == ["e", "c", "d"]  # the last three that are not held out
+    assert [p.prompt for p in train] == ["a", "b"]  # c and d are validation problems, f is held out
+    with pytest.raises(DataError, match="--validation 7: only 5 training problems"):
+        split_problems(problems(*"abcde"), problems("x"), 7)
+
+
+# --- statistics
+
+
+def test_means_and_intervals_of_tables_with_known_answers() -> None:
+    constant = np.full((3, 4), 0.25)
+    assert accuracy(constant) == {"acc": 0.25, "ci": [0.25, 0.25]}
+    # Only problems differ: the interval is that of the mean of resampled problems, whatever the seeds.
+    by_problem = np.tile([0.0, 1.0], (5, 1))
+    assert accuracy(by_problem) == {"acc": 0.5, "ci": [0.0, 1.0]}
+    # Only seeds differ: with many problems alike, it is that of the mean of resampled seeds.
+    rng = np.random.default_rng(0)
+    seeds = rng.normal(0.5, 0.1, 8)
+    low, high = accuracy(np.tile(seeds[:, None], (1, 50)))["ci"]
+    assert high - low == pytest.approx(2 * 1.96 * seeds.std() / math.sqrt(8), rel=0.1)
+
+
+def test_the_interval_holds_both_sources_of_variance() -> None:
+    rng = np.random.default_rng(1)
+    S, P = 10, 200
+    seeds, questions = rng.normal(0, 0.05, (S, 1)), rng.normal(0.4, 0.3, (1, P))
+    low, high = accuracy(seeds + questions)["ci"]
+    expected = math.sqrt(seeds.var() / S + questions.var() / P)
+    assert (high - low) / (2 * 1.96) == pytest.approx(expected, rel=0.08)
+
+
+def test_paired_differences_find_a_known_gain_under_shared_noise() -> None:
+    rng = np.random.default_rng(2)
+    shared = rng.normal(0, 0.05, (5, 1)) + rng.normal(0.4, 0.3, (1, 100))
+    theirs = shared + rng.normal(0, 0.02, (5, 100))
+    mine = shared + 0.03 + rng.normal(0, 0.02, (5, 100))
+    found = difference(mine, theirs)
+    assert found["diff"] == pytest.approx(0.03, abs=0.004)
+    assert found["ci"][0] > 0.02
+    unpaired = math.hypot(*(np.diff(accuracy(t)["ci"])[0] for t in (mine, theirs)))
+    assert np.diff(found["ci"])[0] < 0.1 * unpaired
+    assert difference(theirs, mine)["diff"] == pytest.approx(-found["diff"])
+
+
+def test_grades_that_are_not_known_are_left_out() -> None:
+    values = table([{"a": 1.0, "b": None}, {"a": 0.0, "b": 0.5}], ["a", "b", "c"])
+    np.testing.assert_array_equal(values, [[1, np.nan, np.nan], [0, 0.5, np.nan]])
+    assert accuracy(values)["acc"] == 0.5
+    two = CrossedResamples(2, 2, resamples=1)
+    two.seeds, two.problems = np.array([[2.0, 0.0]]), np.array([[1.0, 1.0]])
+    assert two.means(values[:, :2]) == [1.0]  # seed 1 twice: only its one known grade
+
+
+# --- the command, with runs made up by a stand-in for `ibtpo train`
+
+FAKE = """
+import json, sys, time
+from pathlib import Path
+import yaml
+GAIN = {"grpo": 0.1, "ibtpo": 0.2}
+words = sys.argv[2:]
+if words[0] == "--resume":
+    folder = Path(words[1])
+    options = json.loads((folder / "words.json").read_text())
+else:
+    recipe = yaml.safe_load(Path(words[0]).read_text())
+    options = {**recipe, **dict(zip([w[2:] for w in words[1:-1:2]], words[2:-1:2]))}
+    folder = Path(options["output"])
+    folder.mkdir(parents=True)
+    (folder / "words.json").write_text(json.dumps(options))
+    (folder / "config.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "model").mkdir()
+    (folder / "checkpoints").mkdir()
+with open("started.txt", "a") as f:
+    f.write(f"{folder} {words[0]}\\n")
+while Path("STOP").exists():
+    time.sleep(0.02)
+tokens, rate, seed = int(options["max_generated_tokens"]), float(options["learning_rate"]), int(options["seed"])
+if options.get("lam") == 9:
+    sys.exit("out of memory")
+best = {"grpo": 2e-4, "ibtpo": 1e-4}[options["method"]]
+problems = [json.loads(line)["id"] for line in open(options["eval_data"])]
+def row(step, gain):
+    grades = {p: min(1.0, gain + 0.01 * (seed % 1000) + 0.5 * (i % 2)) for i, p in enumerate(problems)}
+    avg = sum(grades.values()) / len(grades)
+    result = {"avg": avg, "avg_ci": [avg, avg], "pass": avg, "pass_ci": [avg, avg], "k": 4, "n": len(grades)}
+    return {"step": step, "generated_tokens": step * tokens // 4, "seconds": 2.0 * step, **result, "truncated": 0.0,
+            "grades": grades}
+gain = GAIN[options["method"]] - abs(rate - best) * 100
+rows = [row(0, 0.0), row(2, gain / 2), row(4, gain)]
+(folder / "evals.jsonl").write_text("".join(json.dumps(r) + "\\n" for r in rows))
+(folder / "metrics.jsonl").write_text("".join(json.dumps({
+    "step": s, "loss": 0.0, "ibtpo/generated_tokens": tokens / 4, "ibtpo/generated_tokens_total": s * tokens / 4,
+    "ibtpo/trajectories": 30 + s, "ibtpo/eff_rate": 0.1 * s, "ibtpo/entropy": 1.0, "kl": 0.01 * s,
+    "ibtpo/ib_score": -0.5, "ibtpo/cov_eta": 0.01, "time/total": 2.0}) + "\\n" for s in (1, 2, 3, 4)))
+(folder / "eval.json").write_text(json.dumps({"before": rows[0], "after": rows[-1]}))
+"""
+
+Compare = Callable[..., Any]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    pytest.importorskip("trl")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fake.py").write_text(FAKE)
+    for name, letters in (("train", "abcdefghij"), ("test", "jklmn")):
+        rows = [{"id": f"{name}-{c}", "question": c, "answer": "1"} for c in letters]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {"model": "nano", "data": "train.jsonl", "eval_data": "test.jsonl", "prompts_per_step": 2, "threads": 2,
+              "num_train_epochs": 1}  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    monkeypatch.setattr("ibtpo.experiments.jobs.COMMAND", (sys.executable, "fake.py"))
+    monkeypatch.setattr("ibtpo.experiments.jobs.POLL", 0.02)
+    return tmp_path
+
+
+ARGS = (
+    "compare",
+    "training",
+    "recipe.yaml",
+    "--output",
+    "out",
+    "--tokens",
+    4000,
+    "--validation",
+    3,
+    "--evaluations",
+    2,
+)
+FEW = (*ARGS, "--learning-rates", "1e-4", "2e-4", "--seeds", 0, 1)
+
+
+def test_the_command_chooses_rates_runs_seed_by_seed_and_sums_up(call: Compare, place: Path) -> None:
+    code, out, err = call(*FEW, "--arms", "grpo", "ibtpo", "--json", "--jobs", 2)
+    assert code == 0, err
+    summary = json.loads(out)
+    assert summary["tokens"] == 4000
+    assert {a: s["learning_rate"] for a, s in summary["arms"].items()} == {"grpo": 2e-4, "ibtpo": 1e-4}
+    # Five held-out problems, two of them easier by half; seed 1 is better by a point in both arms.
+    base = 0.5 * 2 / 5
+    ibtpo, grpo = summary["arms"]["ibtpo"], summary["arms"]["grpo"]
+    assert ibtpo["seeds"] == pytest.approx([base + 0.2, base + 0.21])
+    assert ibtpo["acc"] == pytest.approx(base + 0.205)
+    assert grpo["acc"] == pytest.approx(base + 0.105)
+    assert summary["before"]["acc"] == pytest.approx(base + 0.005)
+    low, high = ibtpo["ci"]
+    assert high - low > 0.2  # of five problems
+    paired = summary["paired"]["ibtpo-grpo"]
+    assert [paired["diff"], *paired["ci"]] == pytest.approx([0.1] * 3)  # the same for every seed and problem
+    assert ibtpo["steps"] == [4, 4]
+    assert ibtpo["trajectories"] == [31 + 32 + 33 + 34] * 2
+    assert ibtpo["eff_rate"] == pytest.approx(0.25)
+    assert ibtpo["training_seconds"] == [8.0, 8.0]
+    assert [(p["generated_tokens"], p["seconds"], p["seeds"]) for p in ibtpo["curve"]] == [
+        (0, 0, 2), (2000, 4, 2), (4000, 8, 2)
+    ]  # fmt: skip
+    assert [p["acc"] for p in ibtpo["curve"]] == pytest.approx([base + 0.005, base + 0.105, base + 0.205])
+    stored = json.loads(Path("out/summary.json").read_text())
+    assert stored["arms"] == summary["arms"]
+    assert stored["plan"]["problems"] == {"train": 6, "validation": 3, "held_out": 5}  # j is held out
+
+    started = [Path(line.split()[0]) for line in Path("started.txt").read_text().splitlines()]
+    assert len(started) == 4 + 4
+    assert {p.parts[1] for p in started[:4]} == {"pilots"}
+    assert [p.name for p in started[4:]] == ["seed0", "seed0", "seed1", "seed1"]
+    assert not list(Path("out").glob("*/*/**/model"))
+    assert not list(Path("out").glob("*/*/**/checkpoints"))
+    assert not list(Path("out/logs").iterdir())
+    arm = yaml.safe_load(Path("out/arms/grpo.yaml").read_text())
+    assert (arm["num_generations"], arm["threads"], arm["eval_limit"], arm["eval_every_tokens"]) == (8, 1, 5, 2000)
+    assert [json.loads(line)["id"] for line in Path("out/data/validation.jsonl").read_text().splitlines()] == [
+        "train-g", "train-h", "train-i"
+    ]  # fmt: skip
+
+    text = Path("out/table.md").read_text()
+    assert "| ibtpo | 40.5 [" in text
+    assert "| +10.0 [+10.0, +10.0] |" in text
+    assert "Token-matched" in text
+    curves = Path("out/curves.csv").read_text().splitlines()
+    assert curves[0] == "arm,seed,measure,tokens,seconds,value"
+    assert len([line for line in curves if line.startswith("ibtpo,1,accuracy")]) == 3
+    assert len([line for line in curves if line.startswith("ibtpo,1,kl")]) == 4
+    pictures = {"accuracy-tokens", "accuracy-time", "eff-rate", "ib-score", "cov-eta", "entropy", "kl"}
+    assert {p.stem for p in Path("out").glob("*.svg")} == pictures
+    assert "ibtpo" in Path("out/accuracy-tokens.svg").read_text()
+
+
+def test_seeds_and_arms_are_added_and_nothing_is_done_twice(call: Compare, place: Path) -> None:
+    one_rate = (*ARGS, "--learning-rates", "1e-4", "--quiet")
+    assert call(*one_rate, "--arms", "ibtpo", "--seeds", 0)[0] == 0
+    code, _, err = call(*one_rate, "--arms", "ibtpo", "--seeds", 0)
+    assert code == 2
+    assert "out exists already; give --resume" in err
+    assert call(*one_rate, "--arms", "ibtpo,lam=0", "--seeds", 0, 1, "--resume", "--keep-models")[0] == 0
+    started = Path("started.txt").read_text().splitlines()
+    assert [line.split()[0] for line in started] == [
+        f"out/runs/{run}" for run in ("ibtpo/seed0", "ibtpo-lam-0/seed0", "ibtpo/seed1", "ibtpo-lam-0/seed1")
+    ]
+    assert [Path(f"out/runs/ibtpo/seed{seed}/model").exists() for seed in (0, 1)] == [False, True]
+    summary = json.loads(Path("out/summary.json").read_text())
+    assert list(summary["paired"]) == ["ibtpo-ibtpo,lam=0"]
+    wall = summary["wall_seconds"]
+    code, out, _ = call("compare", "training", "--output", "out", "--summary-only", "--json")
+    assert code == 0
+    assert json.loads(out)["arms"] == summary["arms"]
+    assert json.loads(out)["wall_seconds"] == wall
+    code, _, err = call(*one_rate, "--arms", "ibtpo", "--resume", "--validation", 4)
+    assert code == 2
+    assert "--resume: validation is 4, but 3 in out" in err
+    code, _, err = call(*one_rate, "--arms", "ibtpo", "--resume", "--set", "ib_beta=2")
+    assert code == 2
+    assert "--resume: ib_beta is 2, but None in out" in err
+
+
+def test_a_failed_run_is_named_and_does_not_stop_the_others(call: Compare, place: Path) -> None:
+    code, _, err = call(*ARGS, "--learning-rates", "1e-4", "--arms", "ibtpo,lam=9", "ibtpo", "--seeds", 0)
+    assert code == 2
+    assert "ibtpo,lam=9, seed 0: exit status 1: out of memory (out/logs/runs-ibtpo-lam-9-seed0.log)" in err
+    assert "1 runs failed: ibtpo,lam=9, seed 0" in err
+    assert list(json.loads(Path("out/summary.json").read_text())["arms"]) == ["ibtpo"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--arms", "ibtpo,lamb=1"], "--arms 'ibtpo,lamb=1': unknown option 'lamb'; did you mean 'lam'"),
+        (["--arms", "ibtpo,branching=trie"], "--arms 'ibtpo,branching=trie': unknown branching rule 'trie'"),
+        (["--set", "beta"], "--set: 'beta' is no KEY=VALUE"),
+        (["--set", "seed=1"], "--set: seed is set by the comparison; give --seeds"),
+        (["--pilot-seeds", "1"], "--pilot-seeds: 1 is one of --seeds"),
+        (["--learning-rates", "1e-4", "1e-4"], "--learning-rates 0.0001 0.0001: a value occurs twice"),
+        (["--jobs", "0"], "--jobs must be above 0, got 0"),
+        (["--validation", "10"], "--validation 10: only 9 training problems"),
+    ],
+)
+def test_wrong_options_are_told_before_anything_is_made(
+    call: Compare, place: Path, words: list[str], message: str
+) -> None:
+    code, _, err = call(*ARGS, *words)
+    assert code == 2
+    assert message in err
+    assert not Path("out").exists()
+
+
+def test_a_killed_comparison_goes_on_where_it_was(place: Path, call: Compare) -> None:
+    """Killed with a run under way: the run ends with it, and is resumed, not begun anew."""
+    (place / "STOP").touch()
+    patch = "import sys, ibtpo.experiments.jobs as j; j.COMMAND = (sys.executable, 'fake_child.py'); j.POLL = 0.02\n"
+    (place / "main.py").write_text(patch + "from ibtpo.cli import main; sys.exit(main())\n")
+    child = Path(sys.modules["ibtpo.experiments.jobs"].__file__ or "").with_name("child.py").read_text()
+    child = child.replace("from ..cli import main", "import runpy").replace(
+        "sys.exit(main())", "runpy.run_path('fake.py')"
+    )
+    (place / "fake_child.py").write_text(child)
+    words = [str(w) for w in (*ARGS, "--learning-rates", "1e-4", "--arms", "ibtpo", "--seeds", 0)]
+    process = subprocess.Popen([sys.executable, "main.py", *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 100
+    while not (place / "started.txt").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    time.sleep(1.5)  # for the run to notice; it would end as soon as it may
+    (place / "STOP").unlink()
+    time.sleep(0.5)
+    assert not (place / "out/runs/ibtpo/seed0/eval.json").exists()  # the run was ended, too
+    code, _, err = call(*words, "--resume")
+    assert code == 0, err
+    lines = (place / "started.txt").read_text().splitlines()
+    assert [line.split()[1] for line in lines] == [f"out{os.sep}arms{os.sep}ibtpo.yaml", "--resume"]
+    assert json.loads((place / "out/summary.json").read_text())["arms"]["ibtpo"]["steps"] == [4]
+
+
+@pytest.mark.slow
+def test_real_runs_of_the_embedded_model_survive_a_kill(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    words = ["compare", "training", "--output", "out", "--arms", "ibtpo", "--seeds", "0", "--tokens", "3000", "--set"]
+    words += ["eval_limit=6", "eval_k=2", "prompts_per_step=1", "save_steps=1", "beta=0.001", "--validation", "5"]
+    words += ["--learning-rates", "1e-4", "--evaluations", "3", "--json"]
+    command = [sys.executable, "-m", "ibtpo", *words]
+    run = tmp_path / "out/runs/ibtpo/seed0"
+    log = (tmp_path / "log.txt").open("wb")
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
+    deadline = time.monotonic() + 500
+    while len(RunFolder(run).read_evals()) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.poll() is None, (tmp_path / "log.txt").read_text()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not RunFolder(run).read_eval().get("after")
+    done = subprocess.run([*command, "--resume"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in metrics if "loss" in row]
+    assert steps == list(range(1, len(steps) + 1))
+    rows = RunFolder(run).read_evals()
+    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+    assert rows[-1]["generated_tokens"] >= 3000 > rows[-2]["generated_tokens"] >= 1000
+    found = json.loads(done.stdout)["arms"]["ibtpo"]
+    assert found["steps"] == [steps[-1]]
+    assert found["acc"] == pytest.approx(np.mean(list(rows[-1]["grades"].values())))
+    assert not (run / "checkpoints").exists()
+    assert not (run / "model").exists()
