@@ -53,7 +53,7 @@ def look(browser, pages):
     """Opens a page on a screen; at the end it must have asked for nothing and complained of nothing."""
     opened = []
 
-    def open_page(which, screen):
+    def open_page(which, screen, more=()):
         width, scheme = SCREENS[screen]
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         page = context.new_page()
@@ -62,14 +62,14 @@ def look(browser, pages):
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
         page.goto(pages[which].as_uri())
-        opened.append((context, complaints, requests, pages[which].as_uri()))
+        opened.append((context, complaints, requests, [pages[which].as_uri(), *more]))
         return page
 
     yield open_page
     for context, complaints, requests, own in opened:
         context.close()
         assert complaints == []
-        assert requests == [own]
+        assert [url.partition("#")[0] for url in requests] == own
 
 
 @pytest.mark.parametrize("screen", SCREENS)
@@ -115,3 +115,25 @@ def test_a_rescued_tree_is_two_clicks_away_without_a_script(look):
     page.click("#rescued ~ details summary")
     assert page.is_visible("details[open] mark")
     assert page.inner_text("details[open] mark").startswith("step 2 ends")
+
+
+def test_three_clicks_lead_from_the_report_into_the_branch_that_rescued_a_tree(look, pages):
+    page = look("report", "light", more=[pages["report"].with_name("trees.html").as_uri()])
+    page.click("text=Open a rescued tree")  # the viewer, at the end of the branch
+    page.wait_for_selector("#n5[aria-selected='true']")
+    assert page.inner_text("#tree h2") == "a"
+    assert "✓ right" in page.inner_text(".panel .answers")
+    page.click("[aria-label='Play the growth']")
+    page.click("[aria-label='One round on']")
+    assert page.inner_text(".caption").startswith("Round 1 of 1. Branched after step 1")
+
+
+def test_on_paper_what_is_folded_on_the_screen_is_open_and_no_heading_is_left_alone(look):
+    page = look("report", "light")
+    folded = "[...document.querySelectorAll('details:not([open]) > :not(summary)')]"
+    seen = f"{folded}.map((e) => e.checkVisibility({{ contentVisibilityAuto: true }}))"
+    assert page.evaluate(seen)
+    assert not any(page.evaluate(seen))
+    page.emulate_media(media="print")
+    assert all(page.evaluate(seen))
+    assert page.evaluate("getComputedStyle(document.querySelector('#curves')).breakAfter") == "avoid"
