@@ -78,7 +78,19 @@ def undrawn(monkeypatch):
 def test_the_csv_files_hold_the_metrics_as_logged(written):
     folder, _, _ = written
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()][:-1]
-    for name in ("signal", "cov", "ib-score", "entropy", "length", "kl", "truncated", "branches", "bought", "gap", "time"):
+    for name in (
+        "signal",
+        "cov",
+        "ib-score",
+        "entropy",
+        "length",
+        "kl",
+        "truncated",
+        "branches",
+        "bought",
+        "gap",
+        "time",
+    ):
         table = read_csv(folder / "report_data" / f"{name}.csv")
         assert [int(row["step"]) for row in table] == list(range(1, 41))
         metrics = set(table[0]) - {"step", "generated_tokens_total", "seconds_total"}

@@ -37,12 +37,18 @@ def browser():
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """A report and a comparison, with a right-to-left question among the trees."""
+    from ibtpo.report.checkpoints import write_diagnosis
     from ibtpo.report.run import write_comparison, write_report
 
     folder = tmp_path_factory.mktemp("browser")
+    (folder / "d").mkdir()
     trees = {1: [tree("a", [0, 0, 1], prompt="كم يساوي ٢ + ٣؟"), tree("</details>b", [1, 1, 1], text="long " * 400)]}
     one, two = make_run(folder / "one", trees=trees), make_run(folder / "two", rows(20))
+    values = ("eff_rate", "cov_eta", "ib_score", "entropy", "avg_rate")
+    of = lambda i: {name: {"mean": 0.1 * i, "low": 0.1 * i - 0.05, "high": 0.1 * i + 0.05} for name in values}  # noqa: E731
+    curve = [{"label": f"out/checkpoint-{50 * i}", "step": 50 * i, **of(i)} for i in range(1, 4)]
     return {
+        "diagnosis": write_diagnosis(curve, ["Cov fell"], [("data", "walk:test")], folder / "d" / "diagnosis.html"),
         "report": write_report(one),
         "comparison": write_comparison([one, two], folder / "both.html"),
     }
@@ -73,7 +79,7 @@ def look(browser, pages):
 
 
 @pytest.mark.parametrize("screen", SCREENS)
-@pytest.mark.parametrize("which", ["report", "comparison"])
+@pytest.mark.parametrize("which", ["report", "comparison", "diagnosis"])
 def test_no_accessibility_violation_and_no_sideways_scrolling(look, which, screen):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the package axe-playwright-python")
     page = look(which, screen)

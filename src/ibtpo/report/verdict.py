@@ -121,10 +121,9 @@ def _covariance(run: Run) -> Finding:
         half = t.first.mean / 2
         # The last fourth's error is that of a mean over more steps than a running mean covers.
         error = t.last.error * math.sqrt(max(1.0, t.n // 4 / smoothing_width(t.n)))
-        zero, begin = (
-            since(run.curves.steps, run.curves[name], lambda v, most=most: v < most)
-            for most in (min(half, SURE * error), half)
-        )
+        level = min(half, SURE * error)
+        zero = since(run.curves.steps, run.curves[name], lambda v: v < level)
+        begin = since(run.curves.steps, run.curves[name], lambda v: v < half)
         when = "" if zero is None else f" at step {zero}"
         at = f" It has been under half its start since step {begin}." if begin is not None else ""
         entropy = trend(run.curves.steps, run.curves["ibtpo/entropy"])
