@@ -4,6 +4,7 @@ import csv
 import html
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -246,3 +247,13 @@ def test_a_number_that_no_checkpoint_defines_has_no_curve_and_names_stay_text(tm
     assert "\u202e" not in page
     assert "<script" not in page
     assert "0.5,0.5,0.5" in (tmp_path / "curve.csv").read_text()
+
+
+def test_the_tree_in_the_documentation_is_one(call, tmp_path):
+    docs = Path(__file__).parents[1] / "docs" / "diagnosis.md"
+    (example,) = re.findall(r"```json\n(.*?)```", docs.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "t.jsonl").write_text(json.dumps(json.loads(example)) + "\n")
+    code, out, _ = call("score", tmp_path / "t.jsonl", "--json")
+    assert code == 0
+    assert [node["p_hat"] for node in json.loads(out)["nodes"]] == [0.5, 0.5, 1.0, 0.0]
+    assert call("view", tmp_path / "t.jsonl")[0] == 0
