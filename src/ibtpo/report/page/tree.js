@@ -318,7 +318,7 @@ const view = {
     const places = new Map();
     for (const r of t.rounds[number]) places.set(r.at, [...(places.get(r.at) ?? []), r]);
     for (const [at, rs] of places) {
-      const words = summary(rs.map((r) => verdict(t, r.answer))).map((v) => `${v.n} ${v.words}`).join(", ");
+      const words = summary(rs.map((r) => verdict(t, r.answer))).map((v) => `${v.n} ${v.words.replace(/, (.*)/, " ($1)")}`).join(", ");
       const tokens = rs.reduce((sum, r) => sum + r.tokens, 0);
       const score = rs[0].score;
       const step = el("button", { type: "button", class: "link", onclick: () => this.select(at) }, at ? `step ${at}` : "the prompt");
@@ -366,7 +366,7 @@ const view = {
     const c = this.canvas;
     const before = this.zoom;
     const middle = [(c.scrollLeft + c.clientWidth / 2) / before, (c.scrollTop + c.clientHeight / 2) / before];
-    this.zoom = Math.max(0.1, Math.min(2, Math.abs(zoom - 1) < 0.06 ? 1 : zoom));
+    this.zoom = Math.max(0.03, Math.min(2, Math.abs(zoom - 1) < 0.06 ? 1 : zoom));
     this.plane.classList.toggle("far", this.zoom < 0.4);
     this.plane.style.transform = `scale(${this.zoom})`;
     this.plane.style.setProperty("--thicker", Math.max(1, 0.7 / this.zoom)); // lines are seen from far away, too
