@@ -32,12 +32,13 @@ def rows(n: int, **curves) -> list[dict]:
         "distinct": np.full(n, 0.95), "unique_ratio": np.full(n, 0.6), "trajectories": np.full(n, 96.0),
         "trajectories_per_1k_tokens": np.full(n, 12.0), "verifier_errors": np.zeros(n),
         "generated_tokens": np.full(n, 1000.0), "generated_tokens_total": 1000.0 * np.arange(1, n + 1),
-        **{k: np.asarray(v, dtype=float) for k, v in curves.items() if "/" not in k},
+        **{k: np.asarray(v, dtype=float) for k, v in curves.items() if "/" not in k and k != "kl"},
     }  # fmt: skip
     found = {f"ibtpo/{k}": v for k, v in columns.items()}
     found |= {f"time/{k}": np.full(n, v) for k, v in TIMES.items()}
     found["sampling/logp_gap_max"] = np.full(n, 1e-5)
-    found |= {k: np.asarray(v, dtype=float) for k, v in curves.items() if "/" in k}
+    found["kl"] = 0.001 * np.arange(n)  # TRL's own, logged where beta is not 0
+    found |= {k: np.asarray(v, dtype=float) for k, v in curves.items() if "/" in k or k == "kl"}
     return [{"step": i + 1, **{k: float(v[i]) for k, v in found.items()}} for i in range(n)]
 
 

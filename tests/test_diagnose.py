@@ -1,7 +1,10 @@
 """`ibtpo diagnose` on two tiny checkpoints: the numbers of `ibtpo sample`, resumed, broken, and the verdict."""
 
+import csv
+import html
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from ibtpo.diagnosis import measure, verdict
 from ibtpo.diagnostics import tree_record
 from ibtpo.errors import ConfigError
 from ibtpo.evaluation import bootstrap_interval
+from ibtpo.report.checkpoints import _places, write_diagnosis
 from ibtpo.tree import read_trees
 
 ROOT_OPTIONS = ["--max-new-tokens", "16", "--temperature", "1", "--top-p", "1", "--top-k", "0", "--tree", "3,4,1,1"]
@@ -82,6 +86,17 @@ def test_each_checkpoint_has_the_numbers_of_ibtpo_sample_and_their_bootstrap_int
     summary = json.loads((tmp_path / "d" / "summary.json").read_text())
     assert summary["checkpoints"] == rows
     assert summary["verdict"] == last["verdict"]
+    page = (tmp_path / "d" / "diagnosis.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 5
+    assert "checkpoint-20: {mean:.3f} [{low:.3f}, {high:.3f}]".format(**rows[1]["cov_eta"]) in page
+    assert all(html.escape(sentence, quote=False) in page for sentence in last["verdict"])
+    with open(tmp_path / "d" / "curve.csv", newline="", encoding="utf-8") as f:
+        curve = list(csv.DictReader(f))
+    assert [(r["checkpoint"], int(r["step"])) for r in curve] == [("checkpoint-5", 5), ("checkpoint-20", 20)]
+    for line, row in zip(curve, rows, strict=True):
+        for name in ("cov_eta", "eff_rate", "ib_score", "entropy", "avg_rate"):
+            for column, key in ((name, "mean"), (f"{name}_low", "low"), (f"{name}_high", "high")):
+                assert float(line[column]) == pytest.approx(row[name][key])
     stored = read_trees(tmp_path / "d" / "trees" / "checkpoint-20.jsonl")
     for tree, expected in zip(stored, sampled[20], strict=True):
         assert tree_record(tree) == pytest.approx(expected, nan_ok=True, abs=1e-6)
@@ -130,6 +145,8 @@ def test_a_broken_checkpoint_is_named_and_the_others_go_on(call, place, tmp_path
     assert code == 1
     assert "left out: cannot load model 'half/checkpoint-7'" in out
     assert "checkpoint-5 " in out
+    assert out.splitlines()[-1] == f"curves: {tmp_path / 'd' / 'diagnosis.html'}"
+    assert "Left out: cannot load model" in (tmp_path / "d" / "diagnosis.html").read_text(encoding="utf-8")
     first, second = json.loads((tmp_path / "d" / "summary.json").read_text())["checkpoints"]
     assert "checkpoint-7" in first["error"]
     assert second["problems"] == 8
@@ -204,3 +221,39 @@ def test_means_leave_out_what_is_not_defined_and_totals_are_added():
     row = measure(records([0.25, math.nan, 0.75]))
     assert row["cov_eta"]["mean"] == 0.5
     assert row["trajectories"] == 6
+
+
+@pytest.mark.parametrize(
+    ("steps", "places"),
+    [
+        ([None, 50, 100], ([0, 50, 100], "step")),  # a base model, then its run
+        ([0, 50], ([0, 50], "step")),
+        ([None, None], ([1, 2], "checkpoint")),
+        ([5, 5], ([1, 2], "checkpoint")),  # of two runs
+        ([20, 5], ([1, 2], "checkpoint")),
+        ([10], ([1], "checkpoint")),
+    ],
+)
+def test_checkpoints_stand_at_their_steps_where_those_ascend(steps, places):
+    assert _places(steps) == places
+
+
+def test_a_number_that_no_checkpoint_defines_has_no_curve_and_names_stay_text(tmp_path):
+    some = measure([{"cov_eta": math.nan, **dict.fromkeys(("eff_rate", "ib_score", "entropy", "avg_rate"), 0.5)}] * 2)
+    rows = [{"label": f"<b>\u202e{i}", "step": None, **some} for i in range(2)]
+    page = write_diagnosis(rows, ["a < b"], [("data", "x")], tmp_path / "p.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 4
+    assert "&lt;b&gt;[U+202E]1" in page
+    assert "\u202e" not in page
+    assert "<script" not in page
+    assert "0.5,0.5,0.5" in (tmp_path / "curve.csv").read_text()
+
+
+def test_the_tree_in_the_documentation_is_one(call, tmp_path):
+    docs = Path(__file__).parents[1] / "docs" / "diagnosis.md"
+    (example,) = re.findall(r"```json\n(.*?)```", docs.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "t.jsonl").write_text(json.dumps(json.loads(example)) + "\n")
+    code, out, _ = call("score", tmp_path / "t.jsonl", "--json")
+    assert code == 0
+    assert [node["p_hat"] for node in json.loads(out)["nodes"]] == [0.5, 0.5, 1.0, 0.0]
+    assert call("view", tmp_path / "t.jsonl")[0] == 0

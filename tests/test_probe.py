@@ -1,8 +1,14 @@
 """`IBScoreCallback` on a plain TRL run: numbers as of trees grown by hand, and training left as it was."""
 
 import asyncio
+import json
 import math
+import os
 import random
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -99,6 +105,41 @@ def test_stored_probe_trees_are_read_by_ibtpo_score(tiny_model, tmp_path, capsys
     trainer.train()
     assert main(["score", str(tmp_path / "t" / "step_000000.jsonl.gz"), "--json"]) == 0
     assert '"cov_eta"' in capsys.readouterr().out
+
+
+def report_to_trackers(model, folder):
+    """In a process of its own: trackio takes its folder from the environment when it is imported."""
+    trainer = make_trainer(model, folder, report_to=["tensorboard", "trackio"], run_name="plain")
+    trainer.add_callback(IBScoreCallback(trainer, every=3, num_prompts=6, search=SEARCH, max_time_share=1.0))
+    trainer.train()
+    (folder / "history.json").write_text(json.dumps(trainer.state.log_history))
+
+
+def test_probes_reach_the_trackers_that_report_to_names(tiny_model, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    pytest.importorskip("trackio", reason="trackio is not installed")
+    code = "import sys, pathlib, test_probe; test_probe.report_to_trackers(*map(pathlib.Path, sys.argv[1:]))"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    env |= {"TRACKIO_DIR": str(tmp_path / "trackio"), "TENSORBOARD_LOGGING_DIR": str(tmp_path / "tb")}
+    command = [sys.executable, "-c", code, str(tiny_model), str(tmp_path)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    history = json.loads((tmp_path / "history.json").read_text())
+    names = [f"ibtpo/probe/{name}" for name in ("cov_eta", "ib_score", "eff_rate", "time_share")]
+    logged = {name: {row["step"]: row[name] for row in history if name in row} for name in names}
+    assert all(set(values) == {0, 3} for values in logged.values())
+    events = accumulator.EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    for name in names:
+        assert {e.step: e.value for e in events.Scalars(f"train/{name}")} == pytest.approx(logged[name], abs=1e-6)
+    (database,) = (tmp_path / "trackio").glob("*.db")
+    with sqlite3.connect(database) as connection:
+        rows = [
+            json.loads(row[0]) for row in connection.execute("select metrics from metrics where run_name = 'plain'")
+        ]
+    for name in names:
+        read = {row["train/global_step"]: row[f"train/{name}"] for row in rows if f"train/{name}" in row}
+        assert read == pytest.approx(logged[name], abs=1e-6)
 
 
 def test_losses_metrics_and_weights_are_bit_equal_with_and_without_the_callback(tiny_model, tmp_path):

@@ -78,7 +78,19 @@ def undrawn(monkeypatch):
 def test_the_csv_files_hold_the_metrics_as_logged(written):
     folder, _, _ = written
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()][:-1]
-    for name in ("signal", "cov", "ib-score", "entropy", "length", "truncated", "branches", "bought", "gap", "time"):
+    for name in (
+        "signal",
+        "cov",
+        "ib-score",
+        "entropy",
+        "length",
+        "kl",
+        "truncated",
+        "branches",
+        "bought",
+        "gap",
+        "time",
+    ):
         table = read_csv(folder / "report_data" / f"{name}.csv")
         assert [int(row["step"]) for row in table] == list(range(1, 41))
         metrics = set(table[0]) - {"step", "generated_tokens_total", "seconds_total"}
@@ -171,7 +183,7 @@ def test_headings_landmarks_and_table_headers_are_there(written):
 def test_every_picture_says_in_words_what_it_shows(written):
     _, page, _ = written
     pictures = [a for t, a in page.attributes if t == "svg"]
-    assert len(pictures) == page.tags.count("figure") == 14
+    assert len(pictures) == page.tags.count("figure") == 15
     assert all(a["role"] == "img" and " from " in a["aria-label"] for a in pictures)
     accuracy = pictures[0]["aria-label"]
     assert accuracy.startswith("Accuracy. Accuracy against generated tokens. in training")
@@ -258,7 +270,7 @@ def test_half_a_last_line_is_left_out_and_said(undrawn, tmp_path):
 @pytest.mark.parametrize("n", [1, 2, 11])
 def test_a_very_short_run_has_curves_but_no_trends(tmp_path, n):
     page = Page(write_report(make_run(tmp_path / "run", rows(n))).read_text())
-    assert page.tags.count("figure") == 14
+    assert page.tags.count("figure") == 15
     assert f"{n} of the 12 steps" in page.text
 
 
@@ -272,7 +284,7 @@ def test_values_that_are_no_numbers_leave_gaps(tmp_path):
 
 
 def test_a_metric_that_was_never_logged_has_no_picture(undrawn, tmp_path):
-    metrics = [{k: v for k, v in row.items() if "cov" not in k and "time" not in k} for row in rows(20)]
+    metrics = [{k: v for k, v in row.items() if "cov" not in k and "time" not in k and k != "kl"} for row in rows(20)]
     page = Page(write_report(make_run(tmp_path / "run", metrics)).read_text())
     assert not {"cov", "time", "accuracy-time", "kl"} & set(page.all("id"))
     assert "accuracy-tokens" in page.all("id")
@@ -381,18 +393,22 @@ def test_a_comparison_has_one_curve_a_run_and_only_the_differences_of_the_config
 # --- the commands -------------------------------------------------------------------------------------------------
 
 
-def test_the_command_writes_and_says_where(undrawn, tmp_path, capsys):
+def test_the_command_writes_and_says_where(undrawn, tmp_path, capsys, monkeypatch):
     folder = make_run(tmp_path / "run")
     assert main(["report", str(folder)]) == 0
     assert capsys.readouterr().out == f"report: {folder / 'report.html'}\n"
     assert main(["report", str(folder), str(folder), "-o", str(tmp_path / "new" / "both.html")]) == 0
     assert (tmp_path / "new" / "both.html").exists()
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert main(["report", "run", "run"]) == 0
+    assert capsys.readouterr().out == "report: compare.html\n"
+    assert (tmp_path / "compare_data" / "cov.csv").exists()
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["RUN", "RUN"], "name it with -o"),
         (["RUN", "-o", "RUN"], "is a folder; name a file"),
         (["nowhere"], "nowhere is no folder"),
         ([], "the following arguments are required: RUN"),

@@ -37,12 +37,18 @@ def browser():
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """A report and a comparison, with a right-to-left question among the trees."""
+    from ibtpo.report.checkpoints import write_diagnosis
     from ibtpo.report.run import write_comparison, write_report
 
     folder = tmp_path_factory.mktemp("browser")
+    (folder / "d").mkdir()
     trees = {1: [tree("a", [0, 0, 1], prompt="كم يساوي ٢ + ٣؟"), tree("</details>b", [1, 1, 1], text="long " * 400)]}
     one, two = make_run(folder / "one", trees=trees), make_run(folder / "two", rows(20))
+    values = ("eff_rate", "cov_eta", "ib_score", "entropy", "avg_rate")
+    of = lambda i: {name: {"mean": 0.1 * i, "low": 0.1 * i - 0.05, "high": 0.1 * i + 0.05} for name in values}  # noqa: E731
+    curve = [{"label": f"out/checkpoint-{50 * i}", "step": 50 * i, **of(i)} for i in range(1, 4)]
     return {
+        "diagnosis": write_diagnosis(curve, ["Cov fell"], [("data", "walk:test")], folder / "d" / "diagnosis.html"),
         "report": write_report(one),
         "comparison": write_comparison([one, two], folder / "both.html"),
     }
@@ -53,7 +59,7 @@ def look(browser, pages):
     """Opens a page on a screen; at the end it must have asked for nothing and complained of nothing."""
     opened = []
 
-    def open_page(which, screen):
+    def open_page(which, screen, more=()):
         width, scheme = SCREENS[screen]
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         page = context.new_page()
@@ -62,18 +68,18 @@ def look(browser, pages):
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
         page.goto(pages[which].as_uri())
-        opened.append((context, complaints, requests, pages[which].as_uri()))
+        opened.append((context, complaints, requests, [pages[which].as_uri(), *more]))
         return page
 
     yield open_page
     for context, complaints, requests, own in opened:
         context.close()
         assert complaints == []
-        assert requests == [own]
+        assert [url.partition("#")[0] for url in requests] == own
 
 
 @pytest.mark.parametrize("screen", SCREENS)
-@pytest.mark.parametrize("which", ["report", "comparison"])
+@pytest.mark.parametrize("which", ["report", "comparison", "diagnosis"])
 def test_no_accessibility_violation_and_no_sideways_scrolling(look, which, screen):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the package axe-playwright-python")
     page = look(which, screen)
@@ -115,3 +121,25 @@ def test_a_rescued_tree_is_two_clicks_away_without_a_script(look):
     page.click("#rescued ~ details summary")
     assert page.is_visible("details[open] mark")
     assert page.inner_text("details[open] mark").startswith("step 2 ends")
+
+
+def test_three_clicks_lead_from_the_report_into_the_branch_that_rescued_a_tree(look, pages):
+    page = look("report", "light", more=[pages["report"].with_name("trees.html").as_uri()])
+    page.click("text=Open a rescued tree")  # the viewer, at the end of the branch
+    page.wait_for_selector("#n5[aria-selected='true']")
+    assert page.inner_text("#tree h2") == "a"
+    assert "✓ right" in page.inner_text(".panel .answers")
+    page.click("[aria-label='Play the growth']")
+    page.click("[aria-label='One round on']")
+    assert page.inner_text(".caption").startswith("Round 1 of 1. Branched after step 1")
+
+
+def test_on_paper_what_is_folded_on_the_screen_is_open_and_no_heading_is_left_alone(look):
+    page = look("report", "light")
+    folded = "[...document.querySelectorAll('details:not([open]) > :not(summary)')]"
+    seen = f"{folded}.map((e) => e.checkVisibility({{ contentVisibilityAuto: true }}))"
+    assert page.evaluate(seen)
+    assert not any(page.evaluate(seen))
+    page.emulate_media(media="print")
+    assert all(page.evaluate(seen))
+    assert page.evaluate("getComputedStyle(document.querySelector('#curves')).breakAfter") == "avoid"

@@ -1,6 +1,7 @@
 """The verdict on curves whose answer is known: what must be seen, and what must not be seen in noise."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -87,8 +88,16 @@ def test_covariance_that_falls_to_zero_while_entropy_stays_is_named_with_its_ste
     cov = np.r_[np.full(30, 0.02), np.zeros(30)] + 0.004 * rng.standard_normal(60)
     f = finding("cov", findings(tmp_path, cov_eta=cov))
     assert f.state == "bad"
-    assert f.title == "Cov(η1, η2) fell to 0 while entropy stayed: confidence no longer follows correctness."
+    assert f.title == "Cov(η1, η2) fell to 0 at step 33 while entropy stayed: confidence no longer follows correctness."
     assert "since step 31" in f.evidence
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_step_at_which_covariance_reached_zero_is_found(tmp_path, seed):
+    n, zero = 200, 80
+    cov = np.maximum(0, 0.02 * (1 - np.arange(n) / zero)) + 0.004 * np.random.default_rng(seed).standard_normal(n)
+    title = finding("cov", findings(tmp_path, cov_eta=cov, n=n)).title
+    assert abs(int(re.search(r"fell to 0 at step (\d+)", title)[1]) - zero) <= 15
 
 
 def test_covariance_and_entropy_that_fall_together_are_told_apart_from_it(tmp_path):

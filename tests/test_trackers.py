@@ -3,15 +3,19 @@
 import importlib.util
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from conftest import make_tiny_model
+from view_pages import evil_tree
 
+from ibtpo.credit import CreditOptions
 from ibtpo.errors import DependencyError
-from ibtpo.training.trackers import PACKAGES, check_installed, files_in
+from ibtpo.training.trackers import PACKAGES, check_installed, files_in, show_tree
 
 pytest.importorskip("trl", reason="TRL is not installed")
 REWARD = "def reward(completions, **columns):\n    return [float(c.count('a') > c.count('b')) for c in completions]\n"
@@ -103,6 +107,31 @@ def test_an_offline_wandb_run_is_in_the_run_folder_with_metrics_completions_and_
     assert len(pages) == 2
     assert "12 trajectories" in pages[0].read_text()
     assert list(file.parent.glob("files/media/table/completions_*.json"))
+
+
+def test_no_text_of_a_tree_breaks_out_of_what_trackers_show_it_in(monkeypatch):
+    shown = {}
+    writer = SimpleNamespace(add_text=lambda key, text, step: shown.update(tensorboard=text))
+    trackio = SimpleNamespace(
+        Markdown=str,
+        context_vars=SimpleNamespace(current_run=SimpleNamespace(get=lambda: True)),
+        log=lambda values: shown.update(trackio=values["ibtpo/tree"]),
+    )
+    monkeypatch.setitem(sys.modules, "trackio", trackio)
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(report_to=["tensorboard", "trackio"], credit_options=CreditOptions),
+        callback_handler=SimpleNamespace(callbacks=[SimpleNamespace(tb_writer=writer)]),
+    )
+    tree = evil_tree(10)
+    tree.nodes[0].step.text += "\n~~~~~~\n# a heading\r\x1b[31m"
+    show_tree(trainer, tree, 1)
+    first, *inside, last = shown["trackio"].split("\n")
+    assert first == last
+    assert set(first) == {"~"}
+    assert not any(line.strip().startswith(first) for line in inside)
+    assert all(line.startswith("    ") for line in shown["tensorboard"].split("\n"))
+    for text in shown.values():
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\u202a-\u202e]", text)
 
 
 def test_a_missing_tracker_is_named_with_its_install_line(monkeypatch):

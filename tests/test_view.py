@@ -260,6 +260,14 @@ def test_a_run_folder_shows_all_steps_and_processes_in_order(tmp_path: Path) -> 
     assert index["id"] == [a.id, b.id, c.id, d.id]
 
 
+def test_a_folder_of_steps_is_shown_as_a_run(tmp_path: Path) -> None:
+    for at, tree in ((0, example_trees()[0]), (50, example_trees()[1])):
+        write_trees(tmp_path / "probes" / f"step_{at:06d}.jsonl.gz", [tree])
+    result = write_viewer(tmp_path / "probes")
+    assert result.output == tmp_path / "probes" / "trees.html"
+    assert Page(result.output).data("index")["step"] == [0, 50]
+
+
 def test_a_half_written_run_is_shown_without_the_line_that_is_cut(tmp_path: Path, capsys) -> None:
     write_run(tmp_path, example_trees()[:2])
     file = write_run(tmp_path, [wide_tree(), wide_tree(), wide_tree()], at=2)

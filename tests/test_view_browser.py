@@ -1,8 +1,11 @@
 """The tree viewer in a real browser: headless Chromium, opened from disk. Skipped where there is none."""
 
+import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,6 +28,7 @@ ARGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-f
 ARGS += ["--disable-background-networking", "--disable-component-update"]
 WIDE = {"width": 1400, "height": 900}
 PHONE = {"width": 390, "height": 844}
+WIDTHS = "[...document.querySelectorAll('.plane path')].map(p => parseFloat(getComputedStyle(p).strokeWidth))"
 BOXES = """[...document.querySelectorAll('.card')].map(card => {
     const r = card.getBoundingClientRect();
     return [r.x, r.y, r.right, r.bottom];
@@ -146,7 +150,7 @@ def test_the_list_is_walked_and_a_tree_opened_and_left_with_the_keyboard(open_pa
     page.wait_for_selector(".card")
 
 
-def test_a_thousand_trees_scroll_with_a_few_rows_in_the_document(open_page, pages) -> None:
+def test_a_thousand_trees_are_walked_with_a_few_rows_in_the_document(open_page, pages) -> None:
     page = open_page(pages["many"])
     assert page.inner_text("#found") == "1\u202f000 trees"
     page.keyboard.press("ArrowDown")
@@ -158,6 +162,40 @@ def test_a_thousand_trees_scroll_with_a_few_rows_in_the_document(open_page, page
     page.fill("#search", "tree-0042")
     page.wait_for_function("() => document.querySelector('#found').textContent.startsWith('1 of')")
     assert ids(page) == ["tree-0042"]
+
+
+def test_ten_thousand_trees_open_in_two_seconds_and_scroll_smoothly(open_page, tmp_path) -> None:
+    lines = [json.dumps({**make().to_dict(), "prompt": "long " * 40}) for make in BUILDERS.values()]
+    with open(tmp_path / "t.jsonl", "w", encoding="utf-8") as f:
+        for i in range(10_000):
+            line = json.loads(lines[i % len(lines)])
+            f.write(json.dumps({**line, "id": f"tree-{i:05d}"}) + "\n")
+    url = write_viewer(tmp_path / "t.jsonl").output.as_uri()
+    seconds = []
+    for _ in range(3):  # the best of three: other work on the machine is not the page's
+        began = time.perf_counter()
+        page = open_page(url)
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 2
+    page.wait_for_load_state()
+    drawn = page.evaluate("""() => {
+        const ms = [];
+        for (let i = 1; i <= 100; i++) {
+            list.scroller.scrollTop = 120 * i; // a notch of the wheel
+            const began = performance.now();
+            list.draw();
+            list.body.lastChild.getBoundingClientRect();
+            ms.push(performance.now() - began);
+        }
+        return ms.sort((a, b) => a - b);
+    }""")
+    assert drawn[50] < 16  # a frame
+    shown = [int(i.removeprefix("tree-")) for i in ids(page)]
+    assert shown == list(range(shown[0], shown[0] + len(shown)))  # in order, without gaps
+    assert shown[0] <= 12_000 // 44 < shown[-1]
+    page.evaluate("list.scroller.scrollTop = list.scroller.scrollHeight")
+    page.wait_for_selector("text=tree-09999")
+    assert page.locator(".rows .row").count() < 60
 
 
 def test_a_run_shows_steps_its_notes_and_keys_of_step_and_id(open_page, pages) -> None:
@@ -189,7 +227,7 @@ def test_a_tree_of_64_answers_is_drawn_with_edges_as_wide_as_its_draws(open_page
     ]
     assert overlaps == []
     page = open_page(f"{pages['trees']}#tree=merged")
-    widths = page.evaluate("[...document.querySelectorAll('.plane path')].map(p => +p.getAttribute('stroke-width'))")
+    widths = page.evaluate(WIDTHS)
     assert widths[0] > widths[1] > widths[2] == widths[3]  # drawn 3, 2, 1 and 1 times
     assert "×3" in page.inner_text("#n1")
 
@@ -291,7 +329,27 @@ def test_growth_shows_round_by_round_what_was_branched_and_why(open_page, pages)
     page = open_page(f"{pages['trees']}#tree=wide")
     page.keyboard.press("[")
     assert "Round 48 of 48" in page.inner_text(".caption")
-    assert "the rule “ib” saw" in page.inner_text(".caption")
+    assert ": its IB-Score, +0.130, was the highest of the tree then; " in page.inner_text(".caption")
+
+
+@pytest.mark.parametrize(
+    ("rule", "score", "words"),
+    [
+        ("ib", None, ", chosen at random;"),
+        ("random", None, ", chosen at random;"),
+        ("entropy", 2.5, ": a token there surprised the model, its −log π of 2.50 was the highest of the tree then;"),
+        ("fixed_width", -1.0, ": of the steps continued only once the nearest to the prompt;"),
+        ("mine.rule", 0.5, ": the rule “mine.rule” saw +0.500 there;"),
+    ],
+)
+def test_growth_says_why_each_rule_branched_there(open_page, tmp_path, rule, score, words) -> None:
+    tree = BUILDERS["three_leaf"]()
+    tree.meta["search"] = {"branching": rule}
+    tree.rollouts[-1] = replace(tree.rollouts[-1], score=score)
+    write_trees(tmp_path / "t.jsonl", [tree])
+    page = open_page(f"{write_viewer(tmp_path / 't.jsonl').output.as_uri()}#tree=three_leaf")
+    page.keyboard.press("[")
+    assert f"Branched after step 1{words}" in page.inner_text(".caption")
 
 
 def test_zoom_by_keys_and_buttons(open_page, pages) -> None:
@@ -305,6 +363,9 @@ def test_zoom_by_keys_and_buttons(open_page, pages) -> None:
     page.keyboard.press("f")
     fits = "(() => { const c = document.querySelector('.canvas'); return c.scrollHeight <= c.clientHeight + 1 })()"
     assert page.evaluate(fits)
+    zoom = page.evaluate("view.zoom")
+    assert zoom < 0.2
+    assert min(page.evaluate(WIDTHS)) * zoom > 0.8  # the lines can still be seen
     page.keyboard.press("0")
     assert size() == "100 %"
 

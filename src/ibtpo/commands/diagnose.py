@@ -1,7 +1,8 @@
 """Is exploration in balance with exploitation? One curve over checkpoints, or what a flat GRPO log can say.
 
 With --model, trees of the same problems with the same seeds are grown from every checkpoint; the trainer's output
-folder stands for its checkpoint-* in order of step. With --output, what is finished is kept and --resume goes on.
+folder stands for its checkpoint-* in order of step. With --output, the curve is drawn in diagnosis.html, what is
+finished is kept, and --resume goes on.
 With --completions, TRL's stored answers (log_completions=True) are read; they hold no trees.
 """
 
@@ -10,12 +11,14 @@ import asyncio
 import gc
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from .._extras import missing_package
 from ..errors import ConfigError, EngineError, IBTPOError
 from . import (
     Progress,
@@ -45,13 +48,14 @@ if TYPE_CHECKING:
 
 SHOWN = ("avg_rate", "eff_rate", "cov_eta", "ib_score", "entropy")
 TITLES = ("Avg-Rate", "Eff-Rate", "Cov(η1,η2)", "IB-Score", "entropy")
+OWN = {"diagnosis.html", "curve.csv", "summary.json", "trees"}  # what the folder of --output holds
 FLAT = ("step", "groups", "answers", "eff_rate", "avg_rate", "pass_at_g", "uniform", "distinct", "characters")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `ibtpo diagnose`."""
     parser.usage = "ibtpo diagnose --model CKPT [CKPT ...] --data D [options]\n       ibtpo diagnose --completions PATH"
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for summary.json and trees/")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for diagnosis.html, summary.json and trees/")
     parser.add_argument("--resume", action="store_true", help="keep the trees that are there, grow the others")
     parser.add_argument("--overwrite", action="store_true", help="drop what is there")
     add_output_options(parser)
@@ -118,7 +122,7 @@ def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
         raise ConfigError(f"{folder} is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (resume or overwrite):
         raise ConfigError(f"{folder} exists already; give --resume to go on with it or --overwrite to start again")
-    others = sorted({p.name for p in folder.iterdir()} - {"summary.json", "trees"}) if folder.is_dir() else []
+    others = sorted({p.name for p in folder.iterdir()} - OWN) if folder.is_dir() else []
     if overwrite and others:
         raise ConfigError(f"{folder} is no diagnosis, it holds {others[0]}: --overwrite will not delete from it")
 
@@ -191,6 +195,8 @@ class _Curve:
             for row in self.rows:
                 if "error" in row:
                     print(f"left out: {row['error']}")
+        if self.args.output is not None:
+            self._draw(self.args.output / "diagnosis.html")
         return 1 if len(self.records) < len(self.rows) else 0
 
     def _records(self, name: str, label: str) -> "list[Record]":
@@ -258,6 +264,18 @@ class _Curve:
                    "checkpoints": self.rows, "verdict": self._verdict() if self.records else []}  # fmt: skip
         text = json.dumps(without_nan(summary), indent=2, ensure_ascii=False, allow_nan=False)
         write_whole(self.args.output / "summary.json", text + "\n")
+
+    def _draw(self, page: Path) -> None:
+        try:
+            from ..report.checkpoints import write_diagnosis
+        except ModuleNotFoundError as e:  # all numbers are on disk: no reason to fail
+            print(f"no curves are drawn: {missing_package(e, page.name) or e}", file=sys.stderr)
+            return
+        facts = [("data", self.args.data), ("problems", len(self.problems)), ("verifier", self.verifier_name),
+                 ("tree", self.args.tree), ("seed", self.args.seed)]  # fmt: skip
+        write_diagnosis(self.rows, self._verdict(), facts, page)
+        if not self.args.json:
+            print(f"\ncurves: {page}")
 
     def _table(self) -> str:
         from ..diagnosis import Measured

@@ -1,9 +1,8 @@
-"""The report of a run, report.html in its folder; given several runs, one page that compares them."""
+"""The report of a run, report.html in its folder; given several runs, one page that compares them, compare.html."""
 
 import argparse
 from pathlib import Path
 
-from ..errors import ConfigError
 from . import file_name, make_folder_of
 
 
@@ -11,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `ibtpo report`."""
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders, as `ibtpo train` makes them")
     parser.add_argument(
-        "-o", "--output", type=file_name, help="the page to write (default, for one run: RUN/report.html)"
+        "-o", "--output", type=file_name, help="the page to write (default: RUN/report.html; of several compare.html)"
     )
 
 
@@ -19,12 +18,10 @@ def run(args: argparse.Namespace) -> int:
     """Writes the page and prints where it is."""
     from ..report.run import write_comparison, write_report
 
-    if len(args.runs) > 1 and args.output is None:
-        raise ConfigError(f"{len(args.runs)} runs make one page of their own: name it with -o, e.g. -o compare.html")
     if args.output is not None:
         make_folder_of(args.output)
     if len(args.runs) > 1:
-        written = write_comparison(args.runs, args.output)
+        written = write_comparison(args.runs, args.output or Path("compare.html"))
     else:
         written = write_report(args.runs[0], args.output)
     print(f"report: {written}")

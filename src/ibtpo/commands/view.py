@@ -1,7 +1,8 @@
 """Trees as one offline HTML page to explore, or in the terminal.
 
-TREES is a file of trees (.jsonl, .jsonl.gz) or a run folder, a running or half-written one too. The scores are those
-of the options stored in each tree; options given here take their place.
+TREES is a file of trees (.jsonl, .jsonl.gz), a run folder, a running or half-written one too, or a folder of
+step_*.jsonl.gz as the trees_dir of IBScoreCallback. The scores are those of the options stored in each tree; options
+given here take their place.
 """
 
 import argparse

@@ -27,6 +27,7 @@ INK, GRID = "#010203", "#040506"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 VARIABLES = {INK: "var(--ink)", GRID: "var(--grid)", **{c: f"var(--c{i})" for i, c in enumerate(COLOURS)}}
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.4, 1.2, 1.4)), (0, (9, 2)), (0, (3, 1, 1, 1)))
+WHOLE = ("step", "checkpoint")  # x axes without fractions
 MARKERS = ("o", "s", "^", "D", "v", "X")
 SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text: small, crisp, searchable
@@ -68,7 +69,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Held:
-    """A held-out measurement: at x, its value and 95 % interval."""
+    """A measurement with its 95 % interval, at x."""
 
     x: float
     value: float
@@ -92,7 +93,15 @@ class Sheet:
         return "\n".join(f".{name}{{{style}}}" for style, name in self._classes.items())
 
 
-def draw(plot: Plot, series: Sequence[Series], x_label: str, sheet: Sheet, alt: str, held: Sequence[Held] = ()) -> str:
+def draw(
+    plot: Plot,
+    series: Sequence[Series],
+    x_label: str,
+    sheet: Sheet,
+    alt: str,
+    held: Sequence[Held] = (),
+    held_label: str = "held out, with interval",
+) -> str:
     """One plot as an `<svg>` element. alt: what a reader who does not see it is told."""
     with rc_context(SETTINGS):
         figure = Figure()
@@ -110,7 +119,7 @@ def draw(plot: Plot, series: Sequence[Series], x_label: str, sheet: Sheet, alt: 
         if held:
             colour, marker = (INK, "o") if len(series) > 1 else (_colour(held[0].index), _marker(held[0].index))
             handles.append(Line2D([], [], color=colour, marker=marker, markerfacecolor="none", linestyle="none"))
-            labels.append("held out, with interval")
+            labels.append(held_label)
         _place(figure, handles, labels)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -186,7 +195,7 @@ def _axes(axes: Any, plot: Plot, x_label: str) -> None:
     axes.yaxis.set_label_coords(-0.155, 0.5)  # as far from the axis in every picture
     axes.margins(x=0.02)
     axes.tick_params(length=3)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=x_label == "step", steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=x_label in WHOLE, steps=[1, 2, 5, 10]))
     if x_label == "generated tokens":
         axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
     if plot.log:

@@ -5,25 +5,22 @@ network for anything, whatever text a run holds.
 """
 
 import base64
-import hashlib
 import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from .. import __version__
 from ..errors import ConfigError
 from ..runs import write_whole
 from .data import MOST_TREE_FILES, Curves, Run, read_run, stored_trees
 from .draw import Held, Series, Sheet, draw
+from .pages import GENERATOR, Figure, render
 from .plots import ACCURACY, MOST_DRAWN, PLOTS, Plot, csv_lines, logged, points, smoothed, table
 from .trees import gallery
 from .trend import trend
@@ -31,21 +28,7 @@ from .verdict import STATES, difference, headline, verdict
 from .viewer import write_viewer
 from .viewer_data import visible
 
-GENERATOR = "ibtpo report"
 _OURS = re.compile(rf'<meta name="generator" content="{GENERATOR} [^"]*">'.encode())
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A plot on the page. csv: its file in the data folder. data: the drawn points as a `data:` address."""
-
-    key: str
-    title: str
-    svg: Markup
-    reads: str
-    csv: str
-    data: str
-    note: str
 
 
 def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
@@ -69,7 +52,7 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
         broken = list(write_viewer(run.path, viewer).notes)  # the viewer reads every file
     run.notes.extend(f"Left out: {note}" for note in broken)
     findings = verdict(run)
-    page = _render(
+    page = render(
         "run.html.j2", sheet, title=f"Run report: {run.name}", run=run, facts=_facts(run), figures=figures,
         findings=findings, headline=headline(findings), states=STATES, held_out=[_held_out_row(run)], gallery=trees,
         viewer=quote(viewer.name), data=quote(data.name), most_tree_files=MOST_TREE_FILES, env=_flat(run.env),
@@ -96,7 +79,7 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
     files["held-out.csv"] = _held_out_csv(runs, names)
     verdicts = [verdict(run) for run in runs]
     links = [_relative(run.path / "report.html", target) for run in runs]
-    page = _render(
+    page = render(
         "compare.html.j2", sheet, title=f"{len(runs)} runs compared", data=quote(data.name), runs=runs, names=names,
         figures=figures, facts=[_facts(run) for run in runs], states=STATES, links=links,
         pressing=[[f for f in found if f.state in ("bad", "look")] for found in verdicts],
@@ -371,22 +354,3 @@ def _distinct_names(runs: Sequence[Run]) -> list[str]:
             name, n = f"{run.name} ({n})", n + 1
         names.append(name)
     return names
-
-
-def _shown(value: Any) -> Any:
-    """What a template prints: text with its invisible characters visible, since they could turn the page's words."""
-    return value if not isinstance(value, str) or isinstance(value, Markup) else visible(value, keep="\n\r\t")
-
-
-def _render(template: str, sheet: Sheet, **values: Any) -> str:
-    environment = Environment(
-        loader=PackageLoader("ibtpo.report", "page"), autoescape=True, undefined=StrictUndefined,
-        finalize=_shown, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    assert environment.loader is not None
-    style = environment.loader.get_source(environment, "run.css")[0] + sheet.css()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    return environment.get_template(template).render(
-        **values, style=Markup(style), policy=policy, generator=f"{GENERATOR} {__version__}"
-    )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .data import Run
-from .trend import ALPHA, LEAST_STEPS, SURE, Level, Trend, find_trend, since, trend
+from .trend import ALPHA, LEAST_STEPS, SURE, Level, Trend, find_trend, since, smoothing_width, trend
 
 STATES = {"bad": "Problem", "look": "Look at this", "good": "Good", "unknown": "Nothing to say"}
 GAP_FLOAT32 = 1e-3
@@ -104,8 +104,8 @@ def _covariance(run: Run) -> Finding:
     name = "ibtpo/cov_eta"
     rule = (
         f"Collapse: above 0 in the first fourth by 2 standard errors, a fall beyond chance ({_TEST}), and in "
-        f"the last fourth under half of that and not above 0 by {SURE:g} standard errors. Entropy stayed: it moved "
-        f"by less than 15 %."
+        f"the last fourth under half of that and not above 0 by {SURE:g} standard errors. The step: from there on the "
+        f"running mean is not above 0 by {SURE:g} of its standard errors. Entropy stayed: it moved by less than 15 %."
     )
     short = _short(run, name, "Cov(η1, η2)", rule, "cov")
     if short:
@@ -118,7 +118,13 @@ def _covariance(run: Run) -> Finding:
     fell = _find(run, name, lambda t: not t.rising and t.change < 0)
     started = t.first.mean > 2 * t.first.error  # the fall's own test carries the burden of proof
     if started and fell and t.last.mean < t.first.mean / 2 and not t.last.above(0):
-        begin = since(run.curves.steps, run.curves[name], lambda v: v < t.first.mean / 2)
+        half = t.first.mean / 2
+        # The last fourth's error is that of a mean over more steps than a running mean covers.
+        error = t.last.error * math.sqrt(max(1.0, t.n // 4 / smoothing_width(t.n)))
+        level = min(half, SURE * error)
+        zero = since(run.curves.steps, run.curves[name], lambda v: v < level)
+        begin = since(run.curves.steps, run.curves[name], lambda v: v < half)
+        when = "" if zero is None else f" at step {zero}"
         at = f" It has been under half its start since step {begin}." if begin is not None else ""
         entropy = trend(run.curves.steps, run.curves["ibtpo/entropy"])
         while_ = ""
@@ -126,7 +132,7 @@ def _covariance(run: Run) -> Finding:
             stayed = abs(entropy.ratio - 1) < 0.15
             while_ = " while entropy stayed" if stayed else " as entropy " + ("rose" if entropy.change > 0 else "fell")
             at += f" Entropy {_three(entropy.first.mean)} → {_three(entropy.last.mean)} nats."
-        title = f"Cov(η1, η2) fell to 0{while_}: confidence no longer follows correctness."
+        title = f"Cov(η1, η2) fell to 0{when}{while_}: confidence no longer follows correctness."
         return Finding("bad", title, _evidence(fell, _three) + at, rule, "cov")
     if t.last.above(0):
         title = "Cov(η1, η2) is above 0 to the end: confidence follows correctness."

@@ -53,18 +53,23 @@ class Source:
 
 
 def open_source(path: str | Path) -> Source:
-    """A tree file, or a run folder (its `trees/step_*.jsonl.gz`, of several processes too)."""
+    """A tree file; or a folder of `step_*.jsonl.gz`, a run's or its `trees`, files of several processes too."""
     path = Path(path)
     if not path.is_dir():
         return Source(path, [(None, path)], is_run=False)
-    found = [(int(m[1]), p) for p in (path / "trees").glob("step_*") if (m := re.match(r"step_(\d+).*\.jsonl", p.name))]
-    files = [(step, p) for step, p in sorted(found) if p.suffix in (".gz", ".jsonl")]  # a .part is not finished
+    files = _step_files(path / "trees") or _step_files(path)
     if not files:
         raise DataError(
             f"{path} holds no trees (trees/step_*.jsonl.gz); a run writes them at its first step and then every "
             f"save_trees_every steps"
         )
-    return Source(path, list(files), is_run=True)
+    return Source(path, files, is_run=True)
+
+
+def _step_files(folder: Path) -> list[tuple[int | None, Path]]:
+    """(step, file) in order; a .part is not finished."""
+    found = [(re.match(r"step_(\d+).*\.jsonl", p.name), p) for p in folder.glob("step_*")]
+    return [*sorted((int(m[1]), p) for m, p in found if m and p.suffix in (".gz", ".jsonl"))]
 
 
 def tree_key(tree_id: str, step: int | None = None) -> str:

@@ -34,7 +34,7 @@ from ..errors import ConfigError, DataError, unknown
 VALUES = range(100)  # what every value of a walk must lie in
 LARGE, SMALL = (7, 9, 11), (2, 3, 5)  # a problem has one of each up and one of each down
 MAX_MOVES = 8
-SHARES = (0.01, 0.1)  # of random walks that reach the target: fewer is too hard to ask, more too easy
+SHARES = (0.03, 0.2)  # of random walks that reach the target: fewer is too hard to ask, more too easy
 TEST_SHARE = 0.1
 STEP_END = ".\n\n"
 DONE, STUCK = "Done.", "Stuck."

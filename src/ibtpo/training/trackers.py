@@ -7,6 +7,7 @@ of them goes as text to TensorBoard, trackio and W&B. Nothing here is loaded unl
 import html
 import importlib.util
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
@@ -69,7 +70,7 @@ def show_tree(trainer: Any, tree: "ReasoningTree", step: int) -> None:
         import trackio
 
         if trackio.context_vars.current_run.get() is not None:
-            fence = "~~~~"  # steps of models that write Markdown hold ``` themselves
+            fence = "~" * (4 + max(map(len, re.findall("~+", text)), default=0))  # no step can close it
             trackio.log({KEY: trackio.Markdown(f"{fence}\n{text}\n{fence}"), "train/global_step": step})
     if "wandb" in report_to:
         import wandb
@@ -83,5 +84,6 @@ def tree_text(tree: "ReasoningTree", options: Any) -> str:
     """The question, and the tree as `ibtpo score` prints it."""
     from ..commands.score import readable
     from ..diagnostics import tree_scores
+    from ..report.viewer_data import visible
 
-    return f"{tree.prompt.rstrip()}\n\n{readable(tree, tree_scores(tree, options))}"
+    return f"{visible(tree.prompt.rstrip())}\n\n{readable(tree, tree_scores(tree, options))}"

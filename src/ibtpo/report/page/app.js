@@ -279,7 +279,7 @@ function paperTree(t, row) {
     stack.push(...t.children[node].map((c) => [c, into]).reverse());
   }
   return [el("h1", {}, visible(row.id)), el("p", {}, `${many(row.answers, "answer")}, average reward ${plain(row.reward)}, IB-Score ${signed(row.ib)}, Cov(η1, η2) ${signed(row.cov)}`),
-    el("div", { class: "step-text", dir: "auto" }, visible(t.text[0])), top];
+    el("div", { class: "step-text", dir: "auto" }, visible(t.text[0])), t.answer === null ? "" : el("p", {}, "Reference answer: ", el("bdi", {}, visible(t.answer))), top];
 }
 
 function paperList() {

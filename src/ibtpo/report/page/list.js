@@ -35,6 +35,7 @@ const list = {
   sort: null, // {key, up}
   active: 0,
   rowHeight: 44,
+  drawn: new Map(), // place in `shown` -> its row, of those in the document
 
   build(rows) {
     this.rows = rows;
@@ -129,8 +130,14 @@ const list = {
     [this.first, this.last] = [first, last];
     this.body.style.height = `${this.shown.length * height}px`;
     const focused = this.body.contains(document.activeElement);
-    this.body.replaceChildren(...this.shown.slice(first, last).map((row, i) => this.row(row, first + i, height)));
-    if (focused) this.body.querySelector('[tabindex="0"]')?.focus({ preventScroll: true });
+    for (const [i, row] of this.drawn) if (anew || i < first || i >= last) { row.remove(); this.drawn.delete(i); }
+    let next = this.body.firstChild; // rows that stay in sight are not drawn again
+    for (let i = first; i < last; i++) {
+      const there = this.drawn.get(i);
+      if (there) { next = there.nextSibling; continue; }
+      this.drawn.set(i, this.body.insertBefore(this.row(this.shown[i], i, height), next));
+    }
+    if (focused && !this.body.contains(document.activeElement)) this.body.querySelector('[tabindex="0"]')?.focus({ preventScroll: true });
   },
 
   row(row, i, height) {

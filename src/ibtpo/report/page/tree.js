@@ -129,7 +129,7 @@ const view = {
     const path = document.createElementNS(SVG, "path");
     const half = (x0 + x1) / 2;
     path.setAttribute("d", `M${x0},${y0}C${half},${y0} ${half},${y1} ${x1},${y1}`);
-    path.setAttribute("stroke-width", Math.min(14, 1.2 + 1.6 * Math.log2(this.t.draws[i])).toFixed(2));
+    path.style.setProperty("--w", `${Math.min(14, 1.2 + 1.6 * Math.log2(this.t.draws[i])).toFixed(2)}px`);
     return path;
   },
 
@@ -315,16 +315,15 @@ const view = {
       return [branched ? `First ${many(t.rounds[t.numbers[0]].length, "answer")}, then ${many(branched, "round")} of branches: press ▶ to watch where, and why.` : "All answers start at the prompt."];
     };
     const out = [el("b", {}, `Round ${number} of ${last}. `)];
-    const rule = t.made.branching ? `the rule “${visible(t.made.branching)}”` : "the branching rule";
     const places = new Map();
     for (const r of t.rounds[number]) places.set(r.at, [...(places.get(r.at) ?? []), r]);
     for (const [at, rs] of places) {
-      const words = summary(rs.map((r) => verdict(t, r.answer))).map((v) => `${v.n} ${v.words}`).join(", ");
+      const words = summary(rs.map((r) => verdict(t, r.answer))).map((v) => `${v.n} ${v.words.replace(/, (.*)/, " ($1)")}`).join(", ");
       const tokens = rs.reduce((sum, r) => sum + r.tokens, 0);
       const score = rs[0].score;
       const step = el("button", { type: "button", class: "link", onclick: () => this.select(at) }, at ? `step ${at}` : "the prompt");
       if (number === 0) out.push(`${many(rs.length, "answer")} from `, step);
-      else out.push(`${rs.length > 1 ? `${rs.length} branches` : "Branched"} after `, step, score === null ? "" : `: ${rule} saw ${signed(score)} there`);
+      else out.push(`${rs.length > 1 ? `${rs.length} branches` : "Branched"} after `, step, reason(t.made.branching, score, places.size > 1));
       out.push(`; ${many(tokens, "new token")}: ${words}. `);
     }
     return out;
@@ -367,9 +366,10 @@ const view = {
     const c = this.canvas;
     const before = this.zoom;
     const middle = [(c.scrollLeft + c.clientWidth / 2) / before, (c.scrollTop + c.clientHeight / 2) / before];
-    this.zoom = Math.max(0.1, Math.min(2, Math.abs(zoom - 1) < 0.06 ? 1 : zoom));
+    this.zoom = Math.max(0.03, Math.min(2, Math.abs(zoom - 1) < 0.06 ? 1 : zoom));
     this.plane.classList.toggle("far", this.zoom < 0.4);
     this.plane.style.transform = `scale(${this.zoom})`;
+    this.plane.style.setProperty("--thicker", Math.max(1, 0.7 / this.zoom)); // lines are seen from far away, too
     Object.assign(this.plane.style, { width: `${this.width}px`, height: `${this.height}px` });
     Object.assign(this.sizer.style, { width: `${this.width * this.zoom}px`, height: `${this.height * this.zoom}px` });
     this.zoomText.textContent = `${Math.round(100 * this.zoom)} %`;
@@ -380,6 +380,17 @@ const view = {
     this.scale(Math.min(1, this.canvas.clientWidth / this.width, this.canvas.clientHeight / this.height));
   },
 };
+
+/** Why a rule branched at a place: what made it the best one then. several: places in the same round. */
+function reason(rule, score, several) {
+  const most = several ? "among the highest" : "the highest";
+  if (rule === "random" || (score === null && ["ib", "entropy", "fixed_width"].includes(rule))) return ", chosen at random";
+  if (score === null) return "";
+  if (rule === "ib") return `: its IB-Score, ${signed(score)}, was ${most} of the tree then`;
+  if (rule === "entropy") return `: a token there surprised the model, its −log π of ${plain(score)} was ${most} of the tree then`;
+  if (rule === "fixed_width") return ": of the steps continued only once the nearest to the prompt";
+  return `: ${rule ? `the rule “${visible(rule)}”` : "the branching rule"} saw ${signed(score)} there`;
+}
 
 /** Equal verdicts once, with how many they are. */
 function summary(verdicts) {

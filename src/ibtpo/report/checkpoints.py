@@ -1,0 +1,95 @@
+"""`diagnosis.html`: the curve over checkpoints that `ibtpo diagnose` measured, in one offline HTML file."""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from ..diagnosis import Measured
+from ..runs import write_whole
+from .draw import Held, Series, Sheet, draw
+from .pages import Figure, render
+from .plots import PLOTS, Plot, csv_lines
+from .viewer_data import visible
+
+_RUNS = {plot.key: plot for plot in PLOTS}
+CURVES: tuple[Plot, ...] = (
+    replace(_RUNS["cov"], curves=(("cov_eta", "Cov(η1, η2)"),)),
+    replace(
+        _RUNS["signal"], title="Eff-Rate", curves=(("eff_rate", "Eff-Rate"),),
+        reads="Share of questions whose answers differ in correctness; falling to 0, nothing can be learned.",
+    ),
+    replace(_RUNS["ib-score"], curves=(("ib_score", "IB-Score"),)),
+    replace(_RUNS["entropy"], curves=(("entropy", "policy entropy"),)),
+    Plot(
+        "avg-rate", "Avg-Rate", (("avg_rate", "Avg-Rate"),), "accuracy",
+        "Mean correctness over the trees' leaves. The search branches where it scores high, so it is not the policy's "
+        "own accuracy.", percent=True,
+    ),
+)  # fmt: skip
+DATA = "curve.csv"
+
+
+def write_diagnosis(
+    rows: Sequence[Mapping[str, Any]], verdict: Sequence[str], facts: Sequence[tuple[str, Any]], output: Path
+) -> Path:
+    """Writes the page and, beside it, `curve.csv`; returns the page's path.
+
+    rows: one a checkpoint, as `summary.json` holds them: `label`, `step` or None, and a metric's mean, low and high;
+    or `error` for one that could not be measured. verdict: sentences. facts: (name, value) pairs of the measurement.
+    """
+    measured = [row for row in rows if "error" not in row]
+    x, label = _places([row["step"] for row in measured])
+    sheet = Sheet()
+    axis = "Means over the problems, with 95 % intervals. "
+    axis += "A first checkpoint of no step is at 0." if label == "step" else "Checkpoints in the order of the table."
+    header = ["checkpoint", "step"] + [f"{p.metrics[0]}{end}" for p in CURVES for end in ("", "_low", "_high")]
+    lines = [
+        [row["label"], row["step"], *(_known(row[p.metrics[0]][k]) for p in CURVES for k in ("mean", "low", "high"))]
+        for row in measured
+    ]
+    page = render(
+        "checkpoints.html.j2", sheet, title="Diagnosis of checkpoints", facts=facts, verdict=verdict, axis=axis,
+        broken=[row["error"] for row in rows if "error" in row], titles=[p.title for p in CURVES],
+        figures=[f for p in CURVES if (f := _figure(p, measured, x, label, sheet))],
+        table=[(row["label"], [str(Measured(**row[p.metrics[0]])) for p in CURVES]) for row in measured],
+    )  # fmt: skip
+    write_whole(output.with_name(DATA), "".join(csv_lines(header, lines)))
+    write_whole(output, page)
+    return output
+
+
+def _places(steps: Sequence[int | None]) -> tuple[list[int], str]:
+    """Where the checkpoints stand on the x axis, and its name: their steps where those ascend, else 1, 2, …"""
+    known = [0 if step is None and i == 0 else step for i, step in enumerate(steps)]  # a base model before its run
+    ascending = [step for step in known if step is not None]
+    if len(steps) > 1 and len(ascending) == len(steps) and ascending == sorted(set(ascending)):
+        return ascending, "step"
+    return list(range(1, len(steps) + 1)), "checkpoint"
+
+
+def _figure(plot: Plot, rows: Sequence[Mapping[str, Any]], x: Sequence[int], label: str, sheet: Sheet) -> Figure | None:
+    (name, words) = plot.curves[0]
+    points = [
+        (place, row["label"], row[name]) for place, row in zip(x, rows, strict=True) if math.isfinite(row[name]["mean"])
+    ]
+    if not points:
+        return None
+    series = Series(np.array([p[0] for p in points], float), np.array([p[2]["mean"] for p in points]), words, 0)
+    held = [Held(place, m["mean"], m["low"], m["high"], 0) for place, _, m in points]
+    alt = "; ".join(f"{checkpoint}: {Measured(**m)}" for _, checkpoint, m in points)
+    svg = draw(plot, [series], label, sheet, visible(f"{plot.title} against {label}. {alt}."), held, "95 % interval")
+    text = "".join(
+        csv_lines([label, plot.unit, "low", "high"], [[p, m["mean"], m["low"], m["high"]] for p, _, m in points])
+    )
+    address = "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()
+    return Figure(plot.key, plot.title, Markup(svg), plot.reads, DATA, address, "")
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
