@@ -7,6 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ import pytest
 from ibtpo import cli
 
 pytest_plugins = ["malformed_place"]  # fixtures of the tests of malformed input
+if (llama := find_spec("llama_index")) and llama.submodule_search_locations:  # its wheel carries NLTK's punkt_tab
+    folders = [str(Path(f) / "core" / "_static" / "nltk_cache") for f in llama.submodule_search_locations]
+    os.environ["NLTK_DATA"] = os.pathsep.join([*folders, os.environ.get("NLTK_DATA", "")]).rstrip(os.pathsep)
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
 

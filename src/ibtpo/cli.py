@@ -23,6 +23,8 @@ VERBS = {
     "score": "p-hat, IB-Score and step advantages of stored trees",
     "view": "trees as one offline HTML page to explore, or in the terminal",
     "eval": "avg@k and pass@k of a model on a set of problems, with confidence intervals",
+    "regrade": "grade the answers that eval stored again, without sampling",
+    "benchmarks": "list the benchmarks of eval; split DAPO-Math into held-out and training problems",
     "diagnose": "IB-Score, Cov(eta1, eta2) and Eff-Rate over checkpoints; what a flat GRPO log can say",
     "compare": "branching rules, or training methods, side by side at the same number of generated tokens",
     "report": "one offline page: what a run did, or how several runs compare",

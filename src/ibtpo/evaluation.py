@@ -97,23 +97,26 @@ def pass_at_k(draws: np.ndarray, solved: np.ndarray, k: int) -> np.ndarray:
 
 
 def bootstrap_interval(
-    values: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95
+    values: np.ndarray,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = 0.95,
+    weights: np.ndarray | None = None,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of `values` (P,), NaNs left out; (NaN, NaN) if nothing is left.
 
-    Problems are resampled, not draws: the interval speaks of other problems of the same kind.
+    Problems are resampled, not draws: the interval speaks of other problems of the same kind. weights: (P,) positive,
+    how much each counts in the mean; alike by default.
     """
     known = values[~np.isnan(values)]
+    share = np.ones(len(known)) if weights is None else weights[~np.isnan(values)]
     if not len(known):
         return math.nan, math.nan
     rng = np.random.default_rng(seed)
     block = max(1, 4_000_000 // len(known))  # rows at once: 32 MB of indices
-    means = np.concatenate(
-        [
-            known[rng.integers(0, len(known), (min(block, resamples - start), len(known)))].mean(axis=1)
-            for start in range(0, resamples, block)
-        ]
-    )
+    draws = (rng.integers(0, len(known), (min(block, resamples - at), len(known))) for at in range(0, resamples, block))
+    means = np.concatenate([(known * share)[drawn].sum(axis=1) / share[drawn].sum(axis=1) for drawn in draws])
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
@@ -168,8 +171,10 @@ async def evaluate(
 
 
 def summarise_answers(answers: Sequence[Sequence[Answer]], k: int, *, seed: int = 0) -> EvalResult:
-    """The result of (P, K) answers. seed: the bootstrap's."""
-    grades = np.array([[math.nan if a.grade is None else a.grade for a in row] for row in answers], dtype=float)
+    """The result of (P, K) answers, of some problems perhaps fewer. seed: the bootstrap's."""
+    grades = np.full((len(answers), max(map(len, answers))), math.nan)
+    for row, given in zip(grades, answers, strict=True):
+        row[: len(given)] = [math.nan if a.grade is None else a.grade for a in given]
     graded = (~np.isnan(grades)).sum(axis=1)
     solved = (np.nan_to_num(grades, nan=0.0) >= FULL_MARKS).sum(axis=1)
     avg = avg_at_k(grades)

@@ -27,8 +27,13 @@ if TYPE_CHECKING:
 ANSWER_VERIFIERS = ("math", "countdown", "choice", "walk")  # need a reference answer in every row
 
 
-def add_data_options(parser: argparse.ArgumentParser, *, several_models: bool = False) -> None:
-    """`--model`, `--data` and how to read and grade them; with `several_models` neither is required."""
+def add_data_options(
+    parser: argparse.ArgumentParser, *, several_models: bool = False, benchmarks: bool = False
+) -> None:
+    """`--model`, `--data` and how to read and grade them.
+
+    With `several_models` neither is required; with `benchmarks` there is `--benchmark`, in whose place `--data` may be.
+    """
     group = parser.add_argument_group("model and problems")
     model = "nano, smollm2-135m, a folder, or a hub id"
     if several_models:
@@ -40,23 +45,35 @@ def add_data_options(parser: argparse.ArgumentParser, *, several_models: bool = 
     )
     group.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default: %(default)s)")
     group.add_argument("--device", help="e.g. cpu, cuda:1 (default: the first GPU, else the CPU)")
-    group.add_argument(
-        "--data", required=not several_models, help="a file (.jsonl, .parquet, …), walk[:test], or a dataset id"
-    )
-    group.add_argument("--split", default="train", help="of a dataset (default: %(default)s)")
-    group.add_argument("--limit", type=int, help="the first N problems only")
-    group.add_argument("--question-column", help="default: question, prompt or problem")
-    group.add_argument("--answer-column", help="default: answer or solution")
+    add_problem_options(group, required=not several_models and not benchmarks, benchmarks=benchmarks)
     group.add_argument("--system-prompt", help="put before the question")
     group.add_argument("--instruction", help=r"put after the question, e.g. 'Put your final answer in \boxed{}.'")
     group.add_argument("--no-chat-template", action="store_true", help="the bare question, even to a chat model")
     add_verifier_options(group, "by the data's columns, else math")
 
 
+def add_problem_options(group: Any, *, required: bool, benchmarks: bool) -> None:
+    """`--data` and its columns; with `benchmarks` also `--benchmark`."""
+    if benchmarks:
+        group.add_argument(
+            "--benchmark", help="math500, gsm8k, …: problems, prompt, verifier and k; see ibtpo benchmarks"
+        )
+    group.add_argument(
+        "--data", required=required, help="a file (.jsonl, .parquet, …), walk[:test], or a dataset id"
+    )
+    group.add_argument(
+        "--split",
+        help="of a dataset (default: train, or the benchmark's)" if benchmarks else "of a dataset (default: train)",
+    )
+    group.add_argument("--limit", type=int, help="the first N problems only")
+    group.add_argument("--question-column", help="default: question, prompt or problem")
+    group.add_argument("--answer-column", help="default: answer or solution")
+
+
 def add_verifier_options(group: Any, default: str) -> None:
     """`--verifier` and its limits."""
     group.add_argument(
-        "--verifier", help=f"math, countdown, choice, walk or package.module:function (default: {default})"
+        "--verifier", help=f"math, countdown, choice, walk, ifeval or package.module:function (default: {default})"
     )
     group.add_argument("--verifier-workers", type=int, default=2, help="child processes (default: %(default)s)")
     group.add_argument("--verifier-timeout", type=float, default=10.0, help="seconds a row (default: %(default)s)")
@@ -153,9 +170,11 @@ def read_problems(args: argparse.Namespace) -> tuple[list["Problem"], str]:
 
     if args.verifier is not None:
         function_name(args.verifier)  # a misspelt name is told before anything is read or loaded
+    if getattr(args, "benchmark", None) is not None:
+        return _read_benchmark(args)
     problems = load_problems(
         args.data,
-        split=args.split,
+        split=args.split or "train",
         limit=args.limit,
         question_column=args.question_column,
         answer_column=args.answer_column,
@@ -163,6 +182,24 @@ def read_problems(args: argparse.Namespace) -> tuple[list["Problem"], str]:
         instruction=args.instruction,
     )
     return problems, args.verifier if args.verifier is not None else verifier_for(problems[0])
+
+
+def _read_benchmark(args: argparse.Namespace) -> tuple[list["Problem"], str]:
+    from ..tasks.benchmarks import find_benchmark, load_benchmark
+
+    benchmark = find_benchmark(args.benchmark)
+    problems = load_benchmark(
+        benchmark,
+        args.data,
+        split=args.split,
+        limit=args.limit,
+        instruction=args.instruction,
+        question_column=args.question_column,
+        answer_column=args.answer_column,
+    )
+    if args.limit is None and benchmark.problems not in (None, len(problems)):
+        print(f"note: {benchmark.name} has {benchmark.problems} problems, {args.data} {len(problems)}", file=sys.stderr)
+    return problems, args.verifier or benchmark.verifier
 
 
 def open_verifier(args: argparse.Namespace, name: str) -> "VerifierPool":

@@ -6,9 +6,11 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, IBTPOError
 from . import (
@@ -27,7 +29,6 @@ from . import (
     read_problems,
     sampling_options,
     table,
-    without_nan,
 )
 
 if TYPE_CHECKING:
@@ -39,14 +40,14 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `ibtpo eval`."""
-    parser.usage = "ibtpo eval --model M --data D [options]"
-    parser.add_argument("--k", type=int, default=8, help="answers a problem (default: %(default)s)")
+    parser.usage = "ibtpo eval --model M (--benchmark B [--data D] | --data D) [options]"
+    parser.add_argument("--k", type=int, help="answers a problem (default: 32 for a benchmark, else 8)")
     parser.add_argument(
         "--output", type=file_name, metavar="FILE", help="eval.json; every answer goes to eval.answers.jsonl next to it"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     add_output_options(parser)
-    add_data_options(parser)
+    add_data_options(parser, benchmarks=True)
     add_sampling_options(parser)
 
 
@@ -55,6 +56,13 @@ def run(args: argparse.Namespace) -> int:
     from ..search import Budget, SearchOptions
 
     sampling = sampling_options(args)
+    if args.benchmark is not None:
+        from ..tasks.benchmarks import find_benchmark
+
+        args.k = find_benchmark(args.benchmark).k if args.k is None else args.k
+    elif args.data is None:
+        raise ConfigError("give --benchmark, or --data with problems of yours; see ibtpo eval --help")
+    args.k = 8 if args.k is None else args.k
     if args.k < 1:
         raise ConfigError(f"--k must be at least 1, got {args.k}")
     # Before the model is loaded: evaluate() would complain of the same.
@@ -77,7 +85,12 @@ def _evaluate(
     answers_file: Path | None,
 ) -> int:
     from ..evaluation import evaluate
+    from ..stored_answers import answer_lines
 
+    if verifier_name == "ifeval":
+        from ..verify.ifeval import require
+
+        require()  # before the model is loaded and the first answer sampled
     engine, tokenizer = open_model(args)
     prompts = make_prompts(args, problems, engine, tokenizer)
     if answers_file is not None:
@@ -89,7 +102,7 @@ def _evaluate(
         progress.add(sum(a.tokens for a in answers), [a.grade for a in answers if a.grade is not None])
         if answers_file is not None:
             with answers_file.open("a", encoding="utf-8") as f:
-                f.write(_lines(answers))
+                f.write(answer_lines(answers))
 
     job = evaluate(
         engine,
@@ -116,30 +129,48 @@ def _evaluate(
             raise type(e)(f"{e}; the answers to {progress.done} problems are kept in {answers_file}") from e
     how = {
         "model": args.model,
-        "data": args.data,
+        **{key: getattr(args, key) for key in ("benchmark", "data") if getattr(args, key) is not None},
         "verifier": verifier_name,
         "sampling": asdict(sampling),
         "max_new_tokens": args.max_new_tokens,
         "seed": args.seed,
         "seconds": round(time.monotonic() - began, 3),
     }
-    record = {**result.to_json(), **how}
-    if args.output is not None and answers_file is not None:
-        _replace(answers_file, _lines(result.answers))  # in input order now
+    finish(args, result, problems, how)
+    return 0
+
+
+def finish(
+    args: argparse.Namespace, result: "EvalResult", problems: Sequence["Problem"], how: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Stores the result and its answers, in input order, and prints it. how: what it came from, for the record."""
+    levels = {}
+    if how["verifier"] == "ifeval":
+        from ..stored_answers import ifeval_accuracies
+
+        workers, timeout = args.verifier_workers, args.verifier_timeout
+        levels = ifeval_accuracies(result.answers, problems, workers=workers, timeout=timeout)
+    record = {**result.to_json(), **({"levels": levels} if levels else {}), **how}
+    if args.output is not None:
+        from ..stored_answers import answer_lines
+
+        _replace(args.output.with_suffix(".answers.jsonl"), answer_lines(result.answers))
         _replace(args.output, json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
     if args.json:
         print_json(record)
     else:
-        print(report(result))
-    return 0
+        print(report(result, levels))
+    return record
 
 
-def report(result: "EvalResult") -> str:
-    """The result as a small table."""
+def report(result: "EvalResult", levels: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> str:
+    """The result as a small table. levels: IFEval's accuracies, if it is one."""
     rows: list[list[object]] = [[f"avg@{result.k}", *_percent(result.avg, result.avg_ci)]]
     for k, value in result.pass_at.items():
         interval = result.pass_ci if k == result.k else (math.nan, math.nan)
         rows.append([f"pass@{k}", *_percent(value, interval)])
+    for level, found in levels.items():
+        rows.append([level.replace("_", ", "), *_percent(found["accuracy"], found["ci"])])
     rows += [["problems", result.n, ""], ["generated tokens", result.tokens, ""]]
     rows.append(["truncated answers", f"{100 * result.truncated:.1f} %", ""])
     rows.append(["verifier errors", result.verifier_errors, "(left out)" if result.verifier_errors else ""])
@@ -148,15 +179,11 @@ def report(result: "EvalResult") -> str:
     return table(rows)
 
 
-def _percent(value: float, interval: tuple[float, float]) -> tuple[str, str]:
-    if math.isnan(value):
+def _percent(value: float | None, interval: Sequence[float] | None) -> tuple[str, str]:
+    if value is None or interval is None or math.isnan(value):
         return "-", ""
     low, high = interval
     return f"{100 * value:.1f} %", "" if math.isnan(low) else f"[{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _lines(answers: list["Answer"]) -> str:
-    return "".join(json.dumps(without_nan(asdict(a)), ensure_ascii=False) + "\n" for a in answers)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -53,6 +53,7 @@ def load_problems(
     require_answer: bool = True,
     instruction: str | None = None,
     seed: int = 0,
+    prepare: Callable[[str, Any], Any] | None = None,
 ) -> list[Problem]:
     r"""Problems of a file, of the embedded task or of a Hugging Face dataset.
 
@@ -64,6 +65,7 @@ def load_problems(
     require_answer: False lets rows have none.
     instruction: appended to each question after an empty line, e.g. r"Put your final answer in \boxed{}."
     seed: which problems of the embedded task, and their order.
+    prepare: (file and line, row) -> the row to read in its place.
 
     Raises `DataError` for anything wrong in the source, `DependencyError` for a missing reader.
     """
@@ -73,7 +75,7 @@ def load_problems(
     reader = _RowReader(name, question_column, answer_column, require_answer, instruction)
     problems = []
     for where, row in rows:
-        problems.append(reader.read(where, row))
+        problems.append(reader.read(where, row if prepare is None else prepare(f"{name}, {where}", row)))
         if limit is not None and len(problems) == limit:
             break
     if not problems:

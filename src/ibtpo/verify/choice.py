@@ -21,6 +21,8 @@ _STATED = re.compile(
 )
 _ALONE = re.compile(r"[\s*_$\\()（）\[\]]*" + _LETTER + r"[\s*_$\\().（）\[\]]*")
 _WITH_TEXT = re.compile(r"[(（]\s*(?P<paren>[A-Ja-j])\s*[)）].*|(?P<dot>[A-J])\s*[).:：].*", re.DOTALL)
+# A formula with two letters in parentheses is a list of the options.
+_IN_DOLLARS = re.compile(r"\$\s*\(" + _LETTER + r"\)(?:(?!\([A-J]\))[^$])*\$[\s.*]*")
 _HEDGE = re.compile(r"[\s)）*.}$]*(?:,|/|\||&|\bor\b|\band\b)\s*[*(（$]*(?:\\text\w*\{)?\(?[A-J](?![a-z])")
 _BOUNDARY = re.compile(r"\s*$|[)）}.,:;*$!?。，]|\s+(?:because|since|as|[-(（—–])")
 
@@ -48,7 +50,8 @@ def chosen_letter(text: str) -> str | None:
     r"""The letter A to J that a text settles on, or None.
 
     A letter is named by `\boxed{B}`, by "answer is B" or "Answer: B", and by a last line that is nothing but the
-    letter, "(B)" or "**B**". The last of these wins; "B or C" names none.
+    letter, "(B)", "**B**" or "$\textbf{(B)}$", or, within dollars, the letter and its text, "$\textbf{(B) } 29$".
+    The last of these wins; "B or C" names none.
     """
     mentions = [(start, _boxed_letter(content)) for start, content in boxed_contents(text)]
     for match in _STATED.finditer(text):
@@ -57,16 +60,20 @@ def chosen_letter(text: str) -> str | None:
             mentions.append((match.start(), None))
         elif _BOUNDARY.match(after):
             mentions.append((match.start(), match["letter"]))
-    last_line = text.rstrip().rpartition("\n")[2]
-    if alone := _ALONE.fullmatch(last_line):
+    last_line = _open_macros(text.rstrip().rpartition("\n")[2])
+    if (alone := _ALONE.fullmatch(last_line)) or (alone := _IN_DOLLARS.fullmatch(last_line)):
         mentions.append((len(text), alone["letter"]))
     return max(mentions, key=lambda mention: mention[0])[1] if mentions else None
 
 
+def _open_macros(text: str) -> str:
+    while (opened := _MACRO.sub(r"\1", text)) != text:
+        text = opened
+    return text.strip()
+
+
 def _boxed_letter(content: str) -> str | None:
-    while (opened := _MACRO.sub(r"\1", content)) != content:
-        content = opened
-    content = content.strip()
+    content = _open_macros(content)
     if alone := _ALONE.fullmatch(content.upper()):
         return alone["letter"]
     if with_text := _WITH_TEXT.fullmatch(content):

@@ -58,7 +58,7 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     for pattern, replacement in (
         (r"\\(?:left|right)\s*\.", ""),
         (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle)(?![a-zA-Z])", ""),
-        (r"(?:,\\!|\{,\}(?:\\!)?)(?=\d{3}(?!\d))", ""),
+        (r"(?:,\s*\\!|\{,\}(?:\\!)?)(?=\d{3}(?!\d))", ""),
         (r"(?<!\\)\\!", ""),
         (r"(?<!\\)\\[,;: ]|\\q?quad(?![a-zA-Z])|~", " "),
         (r"\{\s*,\s*\}", ","),
@@ -269,7 +269,8 @@ def _parse(text: str) -> Any | None:
     if not text:
         return None
     parse, _, boxed, _ = _math_verify()
-    return _first_expression(parse(rf"\boxed{{{text}}}", boxed, parsing_timeout=None))
+    # Without first_match a box that cannot be read passes for any fraction within it.
+    return _first_expression(parse(rf"\boxed{{{text}}}", boxed, parsing_timeout=None, extraction_mode="first_match"))
 
 
 def _parse_prose(text: str) -> Any | None:

@@ -33,7 +33,8 @@ IMPORT_TIMEOUT = 60.0  # seconds a child may take to import its functions, apart
 class VerifierPool:
     """A `Verifier` over named reward functions with TRL's signature, each row judged in a child process.
 
-    reward: "math", "countdown", "choice", "walk", a dotted path ("package.module:function"), or several of them.
+    reward: "math", "countdown", "choice", "walk", "ifeval", a dotted path ("package.module:function"), or several of
+        them.
     weights: (F,) what each value is multiplied with before the sum; 1 each by default.
     workers: child processes. timeout: seconds a row may take, all functions together.
 

@@ -28,6 +28,7 @@ BUILTIN = {
     "countdown": "ibtpo.verify.countdown:countdown_reward",
     "choice": "ibtpo.verify.choice:choice_reward",
     "walk": "ibtpo.verify.walk:walk_reward",
+    "ifeval": "ibtpo.verify.ifeval:ifeval_reward",
 }
 _MEMORY_LIMIT = 8 << 30  # bytes of address space for built-in verifiers: a tower of powers must not eat the machine
 

@@ -1,0 +1,159 @@
+r"""The benchmarks of `ibtpo eval --benchmark NAME`: where the problems come from, how they are put and graded.
+
+    problems = load_benchmark(BENCHMARKS["math500"], "math500.jsonl")
+
+Nothing is downloaded with the package: problems come from a file of yours or from a Hugging Face dataset.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, DataError, unknown
+from .data import Problem, load_problems
+from .gpqa import load_gpqa
+from .ifeval import ifeval_row
+
+MATH = r"Please reason step by step, and put your final answer within \boxed{}."
+CHOICE = r"Please reason step by step, and put the letter of the right choice within \boxed{}."
+
+HELDOUT_ONE_IN = 48  # of DAPO-Math's questions one in so many is held out: 341 of 17243
+# Questions of MATH-500 and AMC 2023 that DAPO-Math holds too, as `question_key`s: no slice of it has them.
+DAPO_OVERLAP = frozenset(
+    [
+        "d05d31c90f0b8c8d",
+        "04d8476e5694bdc6",
+        "6fcba36e2db66e3a",
+        "30fa238805116ba2",
+        "71b107583f4d52c8",
+        "7ca51aabdf6d3ce3",
+        "6dd4e5a41d54e0e5",
+        "4c7f821d7d84e0da",
+        "efe6ddf48131a5cd",
+        "8fb7e98015fc63ac",
+        "f9f71ef4ba176ba6",
+        "2900f64cc2dc2c2b",
+        "7cd78bf451bacbef",
+        "1e6b0631848c0e98",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One row of the table.
+
+    hub: Hugging Face dataset (`:configuration` included) used where no file is named; None: a file must be named.
+    split: of that dataset. problems: how many there are, None where the data decide. instruction: put after each
+    question. verifier: of `VerifierPool`. k: answers a problem. reference: where the benchmark comes from.
+    """
+
+    name: str
+    hub: str | None
+    split: str
+    problems: int | None
+    instruction: str | None
+    verifier: str
+    reference: str
+    k: int = 32
+
+
+BENCHMARKS = {
+    b.name: b
+    for b in (
+        Benchmark("math500", "HuggingFaceH4/MATH-500", "test", 500, MATH, "math", "arXiv 2305.20050, 2103.03874"),
+        Benchmark("aime2024", "HuggingFaceH4/aime_2024", "train", 30, MATH, "math", "MAA, AIME I and II 2024"),
+        Benchmark("aime2025", "math-ai/aime25", "test", 30, MATH, "math", "MAA, AIME I and II 2025"),
+        Benchmark("amc2023", "math-ai/amc23", "test", 40, MATH, "math", "MAA, AMC 12A and 12B 2023"),
+        Benchmark("amc2024", None, "train", 22, CHOICE, "choice", "MAA, AMC 10A and 12A 2024"),
+        Benchmark("gsm8k", "openai/gsm8k:main", "test", 1319, MATH, "math", "arXiv 2110.14168"),
+        Benchmark("gpqa_diamond", None, "train", 198, CHOICE, "choice", "arXiv 2311.12022"),
+        Benchmark("ifeval", "google/IFEval", "train", 541, None, "ifeval", "arXiv 2311.07911"),
+        Benchmark(
+            "dapo_heldout", "open-r1/DAPO-Math-17k-Processed:all", "train", None, MATH, "math", "arXiv 2503.14476"
+        ),
+    )
+}
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """The benchmark of that name. Raises `ConfigError` naming the nearest one."""
+    if name not in BENCHMARKS:
+        raise unknown("benchmark", name, BENCHMARKS)
+    return BENCHMARKS[name]
+
+
+def load_benchmark(
+    benchmark: Benchmark,
+    source: str | Path | None = None,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    instruction: str | None = None,
+    question_column: str | None = None,
+    answer_column: str | None = None,
+) -> list[Problem]:
+    """The problems of a benchmark, its instruction put after each question.
+
+    source: a file or dataset id; by default the benchmark's own dataset. split, instruction: in place of the
+    benchmark's. question_column, answer_column: see `load_problems`; GPQA's columns are fixed.
+
+    Raises `DataError` for anything wrong in the source, `ConfigError` where one must be named.
+    """
+    source = source or benchmark.hub
+    if source is None:
+        raise ConfigError(f"{benchmark.name} comes from a file of yours: name it with --data")
+    instruction = benchmark.instruction if instruction is None else instruction
+    if benchmark.name == "gpqa_diamond":
+        return load_gpqa(source, limit=limit, instruction=instruction)
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit must be at least 1, got {limit}; leave it out to read everything")
+    problems = load_problems(
+        source,
+        split=split or benchmark.split,
+        limit=None if benchmark.name == "dapo_heldout" else limit,
+        question_column=question_column,
+        answer_column=answer_column,
+        require_answer=benchmark.verifier != "ifeval",
+        instruction=instruction,
+        prepare=_PREPARE.get(benchmark.name),
+    )
+    if benchmark.name == "dapo_heldout":
+        problems = [p for p in problems if is_held_out(_bare(p, instruction))][:limit]
+        if not problems:
+            raise DataError(f"{source}: none of its questions is held out; name the whole of DAPO-Math")
+    return problems
+
+
+def split_dapo(source: str | Path) -> tuple[list[Problem], list[Problem]]:
+    """(held out, for training) of a copy of DAPO-Math; questions that other benchmarks hold are in neither."""
+    problems = [p for p in load_problems(source) if question_key(_bare(p)) not in DAPO_OVERLAP]
+    held_out = [p for p in problems if is_held_out(_bare(p))]
+    return held_out, [p for p in problems if not is_held_out(_bare(p))]
+
+
+def is_held_out(question: str) -> bool:
+    """Whether `dapo_heldout` holds a question: decided by its text, so that row order and copies do not matter."""
+    key = question_key(question)
+    return int(key[:8], 16) % HELDOUT_ONE_IN == 0 and key not in DAPO_OVERLAP
+
+
+def question_key(question: str) -> str:
+    """16 hexadecimal digits that are the same for two questions that differ in spacing, case or punctuation only.
+
+    Signs of operations count: a question with a minus is another one than with a plus.
+    """
+    text = re.sub(r"[^a-z0-9+\-*/=<>^\u4e00-\u9fff]", "", question.casefold())
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _bare(problem: Problem, instruction: str | None = None) -> str:
+    """A problem's question without the instruction after it."""
+    prompt = problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1]["content"]
+    return prompt if instruction is None else prompt.removesuffix(f"\n\n{instruction}")
+
+
+_PREPARE: dict[str, Callable[[str, Any], Any]] = {"ifeval": ifeval_row}
