@@ -58,9 +58,7 @@ def add_problem_options(group: Any, *, required: bool, benchmarks: bool) -> None
         group.add_argument(
             "--benchmark", help="math500, gsm8k, …: problems, prompt, verifier and k; see ibtpo benchmarks"
         )
-    group.add_argument(
-        "--data", required=required, help="a file (.jsonl, .parquet, …), walk[:test], or a dataset id"
-    )
+    group.add_argument("--data", required=required, help="a file (.jsonl, .parquet, …), walk[:test], or a dataset id")
     group.add_argument(
         "--split",
         help="of a dataset (default: train, or the benchmark's)" if benchmarks else "of a dataset (default: train)",
