@@ -45,7 +45,7 @@ class TransformersEngine:
     rollout at a time with their own cache: right, slow, and announced by one warning.
 
     Statistics, counted since construction: `generated_tokens`, `prefilled_tokens` (prompt tokens computed),
-    `cached_tokens` (prompt tokens copied), `steps` (decode steps), `busy_seconds` (in the model and in sampling).
+    `cached_tokens` (prompt tokens copied), `steps` (decode steps), `busy_seconds` (in requests, the model and the choice of tokens).
     """
 
     def __init__(
@@ -91,7 +91,9 @@ class TransformersEngine:
         Raises `EngineError` for a prompt that is empty, does not fit or holds an unknown id, and for anything that
         goes wrong in the model; in that case all rollouts in flight fail, and the engine can be used again.
         """
+        started = self._clock()
         rollout = self._request(prompt_ids, sampling, seed, max_new_tokens)
+        self.busy_seconds += self._clock() - started
         self._start_driver()
         self._queue.append(rollout)
         return await rollout.future
