@@ -158,9 +158,9 @@ def test_without_a_reset_the_cache_would_be_stale(
     engine: VLLMEngine, reference: Reference, prompts: list[Prompt]
 ) -> None:
     """The trap is real here: were `update_weights` not to reset the cache, the test above would fail."""
-    prompt = (prompts[0].ids * 12)[:100]
+    prompt = prompts[0].ids * 8  # after 104 tokens the model is not sure of its move
     ask(engine, prompt, [0], 4)
-    changed = {n: p.detach() * (1.3 if "v_proj" in n else 1.0) for n, p in reference.model.named_parameters()}
+    changed = {n: p.detach() * (4.0 if "v_proj" in n else 1.0) for n, p in reference.model.named_parameters()}
     engine.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(changed.items())})
     stale = ask(engine, prompt, [0], 4)[0]
     engine.reset_cache()
