@@ -12,3 +12,5 @@ ask gsm8k gsm8k_test 40 3 250 --instruction "$box"
 ask amc2024 amc2024 22 4 200 --instruction 'Answer with the letter of the right choice in \boxed{}.'
 ask math500 math500 60 2 250 --instruction "$box"
 ask ifeval ifeval_input_data 80 1 200
+ask amc2023 amc2023 40 1 200
+ask aime2024 aime2024 30 1 200
