@@ -45,7 +45,8 @@ class TransformersEngine:
     rollout at a time with their own cache: right, slow, and announced by one warning.
 
     Statistics, counted since construction: `generated_tokens`, `prefilled_tokens` (prompt tokens computed),
-    `cached_tokens` (prompt tokens copied), `steps` (decode steps), `busy_seconds` (in requests, the model and the choice of tokens).
+    `cached_tokens` (prompt tokens copied), `steps` (decode steps), `busy_seconds` (in requests, the model
+    and the choice of tokens).
     """
 
     def __init__(
