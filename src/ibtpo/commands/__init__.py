@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..tasks.data import Problem
     from ..verify.pool import VerifierPool
 
+SMALL_MODEL = 10_000_000  # parameters; below, a second CPU thread gains nothing
 ANSWER_VERIFIERS = ("math", "countdown", "choice", "walk")  # need a reference answer in every row
 
 
@@ -214,7 +215,7 @@ def open_model(args: argparse.Namespace) -> tuple[Any, Any]:
     from ..engines.open import open_engine
 
     transformers_logging.disable_progress_bar()  # "Loading weights" would land between our own lines
-    return open_engine(
+    engine, tokenizer = open_engine(
         args.engine,
         args.model,
         dtype=args.dtype,
@@ -222,6 +223,13 @@ def open_model(args: argparse.Namespace) -> tuple[Any, Any]:
         max_in_flight=args.max_in_flight,
         kv_memory_gb=args.kv_memory_gb,
     )
+    model: Any = getattr(engine, "model", None)
+    if hasattr(model, "num_parameters") and model.num_parameters() < SMALL_MODEL:
+        import torch
+
+        # On a busy machine threads that wait for each other after every small product take a hundred times as long.
+        torch.set_num_threads(1)
+    return engine, tokenizer
 
 
 def make_prompts(
