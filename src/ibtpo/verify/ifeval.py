@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..errors import DependencyError
-from .math import completion_text
+from . import completion_text
 
 LEVELS = ("prompt_strict", "prompt_loose", "instruction_strict", "instruction_loose")
 
