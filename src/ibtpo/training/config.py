@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -65,6 +65,7 @@ class IBTPOConfig(GRPOConfig):
     advantage: str = _option("ibtpo", "ibtpo, grpo, treerl or treepo")
     lam: float = _option(0.1, "weight of the local IB advantage")
     ib_beta: float = _option(5.0, "beta of the Information Bottleneck (`beta` is TRL's KL weight)")
+    branch_beta: float | None = _option(None, "beta of the IB-Score that chooses where to branch; default: ib_beta")
     value: str = _option("leaves", "value of a node: leaves or draws")
     confidence: str = _option("geomean", "confidence in a step: geomean, joint or head:k")
     weight: str = _option("draws", "weight of a child in the IB-Score: draws or unique")
@@ -214,7 +215,7 @@ class IBTPOConfig(GRPOConfig):
         return SearchOptions(
             budget=self.budget(),
             sampling=Sampling(self.temperature, self.top_p, self.top_k),
-            score=self.score_options(),
+            score=replace(self.score_options(), beta=self.ib_beta if self.branch_beta is None else self.branch_beta),
             branching=self.branching,
             splitter=self.splitter,
             max_new_tokens=self.max_completion_length or 2048,
