@@ -60,7 +60,7 @@ def test_a_model_that_slots_cannot_hold_falls_back_with_one_warning_and_is_right
 
 
 def test_a_model_whose_logits_slots_would_change_is_found_out_and_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = llama()
+    model = build(FAMILIES["gemma"])
     forward = type(model.model).forward
     # As a model that ignores `position_ids` and counts from the cache would.
     monkeypatch.setattr(

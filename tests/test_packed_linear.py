@@ -9,7 +9,7 @@ pytest.importorskip("transformers")
 
 from engine_models import PAPER, SHAPE, assert_matches_plain_forward, build, llama, one  # noqa: E402
 from torch.nn.functional import linear  # noqa: E402
-from transformers import LlamaConfig  # noqa: E402
+from transformers import GemmaConfig  # noqa: E402
 
 from ibtpo.engines.packed_linear import PackedLinears, _available  # noqa: E402
 from ibtpo.engines.transformers import TransformersEngine  # noqa: E402
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not _available(), reason="this build of PyTorch 
 
 def large() -> Any:
     """A model whose feed-forward layers are above the threshold."""
-    return build(LlamaConfig(**{**SHAPE, "hidden_size": 128, "intermediate_size": 1024}))
+    return build(GemmaConfig(**{**SHAPE, "hidden_size": 128, "intermediate_size": 1024}))
 
 
 def packed(model: Any) -> PackedLinears:
@@ -92,7 +92,7 @@ def test_an_engine_step_uses_them_and_an_optimizer_step_is_noticed() -> None:
     model = large()
     engine = TransformersEngine(model, eos_token_ids=[])
     before = one(engine, [5, 6, 7], PAPER)
-    assert len(engine._linears._forwards) == 3 * model.config.num_hidden_layers
+    assert len(engine._linears._forwards) == 5 * model.config.num_hidden_layers  # the wide attention's, too
     assert_matches_plain_forward(model, [5, 6, 7], before, PAPER.temperature)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     model(input_ids=torch.tensor([[5, 6, 7, 8]]), labels=torch.tensor([[5, 6, 7, 8]])).loss.backward()

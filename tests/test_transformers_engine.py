@@ -227,9 +227,10 @@ def record_batches(model: Any) -> list[tuple[int, int]]:
 def test_freed_slots_are_refilled_at_the_next_step_and_never_exceed_the_batch_size() -> None:
     model = llama()
     engine = TransformersEngine(model, eos_token_ids=[], max_batch_size=4)
-    one(engine, [3], PAPER, n=1)  # the first use checks the model with forwards of its own
-    before = engine.steps
     shapes = record_batches(model)
+    one(engine, [3], PAPER, n=1)  # the first use checks the model with forwards of its own
+    shapes.clear()
+    before = engine.steps
     caps = [10, 1, 7, 2, 9, 3, 8, 4, 6, 5, 1, 1, 2]
     results = many(engine, [([5 + i], PAPER, i, cap) for i, cap in enumerate(caps)])
     assert [len(result.token_ids) for result in results] == caps
@@ -249,8 +250,9 @@ def test_freed_slots_are_refilled_at_the_next_step_and_never_exceed_the_batch_si
 def test_a_follow_up_awaited_by_the_search_joins_the_very_next_step() -> None:
     model = llama()
     engine = TransformersEngine(model, eos_token_ids=[], max_batch_size=2)
-    one(engine, [3], PAPER, n=1)
     shapes = record_batches(model)
+    one(engine, [3], PAPER, n=1)
+    shapes.clear()
 
     async def two_in_a_row() -> None:
         await engine.generate([5], PAPER, 0, 4)
@@ -308,7 +310,7 @@ def test_a_rollout_ends_where_the_models_context_ends() -> None:
 def test_a_step_that_raises_fails_every_rollout_with_its_cause_and_the_engine_works_again(
     fails_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = llama()
+    model = build(FAMILIES["gemma"])  # a family that runs its own forward
     engine = TransformersEngine(model, eos_token_ids=[], max_batch_size=2)
     expected = one(TransformersEngine(model, eos_token_ids=[]), [5, 6, 7], PAPER, 1)
     if fails_at > 1:  # otherwise in the very first forward
@@ -351,7 +353,7 @@ def test_logits_that_are_not_finite_are_an_engine_error_and_leave_nothing_behind
 
 
 def test_cancelling_waiting_rollouts_frees_their_slots() -> None:
-    model = llama()
+    model = build(FAMILIES["gemma"])  # a family that runs its own forward
     engine = TransformersEngine(model, eos_token_ids=[], max_batch_size=2)
     expected = one(TransformersEngine(model, eos_token_ids=[]), [9, 9], PAPER, 5)
     before = engine.generated_tokens

@@ -72,6 +72,16 @@ class SlotCache(Cache):
         values[rows, :, positions] = value_states.transpose(1, 2).to(values.dtype)
         return keys[:, :, :length], values[:, :, :length]
 
+    def write(self, layer: int, fresh: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `update`, of (R, Q, 2, heads, head_dim) keys and values in one tensor."""
+        assert self._write is not None, "set window() before the forward"
+        first, last, length = self._window
+        rows, positions = self._write
+        slots = self.kv[layer, :, first:last]
+        slots[:, rows, :, positions] = fresh
+        keys, values = slots[..., :length, :].unbind(0)
+        return keys, values
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Longest row the next forward sees (models that get `position_ids` do not rely on it)."""
         return self._window[2]

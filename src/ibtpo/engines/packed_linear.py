@@ -5,7 +5,7 @@ that costs as much as the product. Here they are packed once, as `torch.compile`
 again after the weights have changed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -16,6 +16,9 @@ from torch.nn.functional import linear
 _ROWS = 32  # oneDNN packs for about as many
 _LEAST = 2**17  # elements of a weight; below, the operator's overhead is more than what it saves
 _MOST_BYTES = 4e9  # held for packed weights; what is left over is multiplied as it is, still faster than by MKL
+
+
+Product = Callable[[torch.Tensor], torch.Tensor]
 
 
 class PackedLinears:
@@ -50,6 +53,23 @@ class PackedLinears:
             packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS) if size <= _MOST_BYTES else weight
             forwards.append(_forward(module, packed))
         return forwards
+
+
+def product(*linears: torch.nn.Linear) -> Product:
+    """The outputs of float32 CPU linears of one input side by side, as one product with a copy of their weights.
+
+    Of (tokens, in) rows; packed where that is faster.
+    """
+    with torch.no_grad():
+        weight = torch.cat([linear.weight for linear in linears])
+        bias = None
+        if any(linear.bias is not None for linear in linears):
+            bias = torch.cat([x.weight.new_zeros(x.out_features) if x.bias is None else x.bias for x in linears])
+        if weight.numel() < _LEAST or not _available():
+            turned = weight.t().contiguous()
+            return turned.__rmatmul__ if bias is None else lambda x: torch.addmm(bias, x, turned)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+    return lambda x: torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
 
 
 def _forward(module: Any, packed: torch.Tensor) -> Any:

@@ -10,6 +10,7 @@ import torch
 from transformers.cache_utils import DynamicLayer
 
 from . import Completion, Sampling
+from .fused import FusedForward
 from .kv import PrefixStore, Segment, SlotCache, chain_hashes, fork, round_up
 
 # In one forward, padding included: bounds the memory of activations and masks.
@@ -46,10 +47,13 @@ class SlotRunner:
     """Rollout i of `rows` lives in row i of the slot cache. Rows stay compact: the last one moves into a gap.
 
     Law between calls: row i holds the keys and values of all of `rows[i].token_ids` but the last.
+    fused: computes the model's forward, unless its logits turn out to be others.
     Raises `Unsupported` at construction if the model cannot be run this way.
     """
 
-    def __init__(self, model: Any, max_rows: int, kv_bytes: float, vocab_size: int) -> None:
+    def __init__(
+        self, model: Any, max_rows: int, kv_bytes: float, vocab_size: int, fused: FusedForward | None = None
+    ) -> None:
         self.model = model
         self.max_rows = max_rows
         self.rows: list[Rollout] = []
@@ -58,6 +62,7 @@ class SlotRunner:
         # Logits of prompt tokens are never used; some models can leave them out.
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(forward).parameters else {}
         self._device = model.get_input_embeddings().weight.device
+        self._fused = fused
         self._prefill_tokens = _PREFILL_TOKENS_CPU if self._device.type == "cpu" else _PREFILL_TOKENS
         self.cache = self._probe(vocab_size)
 
@@ -103,7 +108,7 @@ class SlotRunner:
         self._reserve()
         last = [len(rollout.token_ids) - 1 for rollout in self.rows]
         tokens = [rollout.token_ids[-1:] for rollout in self.rows]
-        return self._forward(0, tokens, torch.tensor(last, device=self._device)[:, None], max(last) + 1)[:, -1]
+        return self._forward(0, tokens, torch.tensor(last, device=self._device)[:, None], max(last) + 1)
 
     def keep(self, rows: list[int]) -> None:
         """Puts the rows' keys and values into the store."""
@@ -159,20 +164,24 @@ class SlotRunner:
         self._forward(first, tokens, positions, max(starts) + width)
 
     def _forward(self, first: int, tokens: list[list[int]], positions: torch.Tensor, length: int) -> torch.Tensor:
+        """(R, V) logits after each row's last token."""
         kv = self.cache.kv
         length = min(round_up(length), kv.shape[4])
         visible = torch.arange(length, device=self._device) <= positions[:, None, :, None]
         # Additive and finite: the one form that every mask-taking attention understands.
         mask = torch.zeros((), dtype=kv.dtype, device=self._device).where(visible, torch.finfo(kv.dtype).min)
         self.cache.window(first, positions, length)
+        ids = torch.tensor(tokens, device=self._device)
+        if self._fused is not None and not torch.is_autocast_enabled("cpu"):
+            return self._fused(ids, positions, mask, self.cache)
         return self.model(
-            input_ids=torch.tensor(tokens, device=self._device),
+            input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
             **self._last_only,
-        ).logits
+        ).logits[:, -1]
 
     def _probe(self, vocab_size: int) -> SlotCache:
         """A cache of the shape of the model's own, once slots have given the logits of a plain forward."""
@@ -198,7 +207,11 @@ class SlotRunner:
         error, scale = self._probe_error(ids, expected), expected.abs().max().item()
         tolerance = 0.1 if self.cache.values_dtype in (torch.bfloat16, torch.float16) else 2e-3
         # Logits that are not finite say nothing about slots; the first step reports them.
-        if expected.isfinite().all() and not error <= tolerance * scale + 1e-6:
+        finite, allowed = bool(expected.isfinite().all()), tolerance * scale + 1e-6
+        if finite and self._fused is not None and not error <= allowed:
+            self._fused = None
+            error = self._probe_error(ids, expected)
+        if finite and not error <= allowed:
             raise Unsupported(f"slots change its logits by {error:.2g} where the largest is {scale:.2g}")
         return self.cache
 

@@ -24,6 +24,7 @@ import torch
 
 from ..errors import ConfigError, EngineError
 from . import Completion, Sampling, check_request
+from .fused import FusedForward
 from .packed_linear import PackedLinears
 from .runners import PlainRunner, Rollout, SlotRunner, Unsupported
 from .sampling import draw, uniform_stream
@@ -74,6 +75,7 @@ class TransformersEngine:
         self._weights: list[float] = []
         self._modules: list[torch.nn.Module] = []
         self._linears = PackedLinears([])
+        self._fused: FusedForward | None = None
         if max_batch_size < 1:
             raise ConfigError(f"max_batch_size must be at least 1, got {max_batch_size}")
         if not kv_memory_gb >= 0:
@@ -135,8 +137,13 @@ class TransformersEngine:
                 raise EngineError("the engine serves one event loop at a time, and another one is using it now")
             self._abandon()  # that loop was stopped for good with rollouts in flight
         modules = list(self.model.modules())
-        if modules != self._modules:  # the first time, or adapters were added
-            self._modules, self._linears = modules, PackedLinears(modules)
+        fits = FusedForward.fits(self.model)
+        if modules != self._modules or fits != (
+            self._fused is not None
+        ):  # the first time, or adapters or hooks are new
+            self._modules, self._runner = modules, None
+            self._fused = FusedForward(self.model) if fits else None
+            self._linears = PackedLinears([] if self._fused else modules)
         weights = _fingerprint(self.model)
         if weights != self._weights:
             self._weights = weights
@@ -209,7 +216,7 @@ class TransformersEngine:
 
     def _choose_runner(self) -> SlotRunner | PlainRunner:
         try:
-            return SlotRunner(self.model, self.max_batch_size, self.kv_memory_gb * 1e9, self.vocab_size)
+            return SlotRunner(self.model, self.max_batch_size, self.kv_memory_gb * 1e9, self.vocab_size, self._fused)
         except Unsupported as reason:
             warnings.warn(
                 f"{type(self.model).__name__} cannot share a batch of key/value slots ({reason}); rollouts run one "
@@ -238,6 +245,8 @@ class TransformersEngine:
     def _forget(self) -> None:
         self._queue.clear()
         self._linears.clear()
+        if self._fused is not None:
+            self._fused.clear()
         if self._runner is not None:
             self._runner.clear()
 
