@@ -24,7 +24,7 @@ from ibtpo.models import resolve_model
 from ibtpo.search import TreeSearch
 from ibtpo.verify.pool import VerifierPool
 
-PLAIN = {"rows": 32, "new_tokens": 128}
+PLAIN = {"rows": 32, "new_tokens": 64}
 APART = "one after the other, not in turn: the peer has an environment of its own"
 
 
@@ -65,7 +65,7 @@ def trees(kind: str, args: argparse.Namespace) -> list[Row]:
 
 
 def plain(args: argparse.Namespace) -> list[Row]:
-    """32 rollouts of 128 tokens from SmolLM2: tokens a second."""
+    """32 rollouts of 64 tokens from SmolLM2: tokens a second."""
     model, tokenizer, prompts = workload.smollm2(PLAIN["rows"], chat=False)
     sampling = Sampling()
     ids = [list(p.ids) for p in prompts]

@@ -58,7 +58,7 @@ def one(kind: type, questions: int, steps: int) -> float:
         common: dict[str, Any] = {
             "output_dir": folder, "per_device_train_batch_size": 96, "num_generations": 12, "max_steps": steps + 1,
             "gradient_accumulation_steps": questions // 8,
-            "max_completion_length": 48, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "learning_rate": 1e-5,
+            "max_completion_length": 36, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "learning_rate": 1e-5,
             "beta": 0.0, "report_to": "none", "save_strategy": "no", "logging_steps": 1, "bf16": False,
             "loss_type": "grpo", "use_cpu": True, "disable_tqdm": True, "seed": 0,
         }  # fmt: skip
