@@ -94,6 +94,16 @@ def test_first_loss_is_minus_the_mean_over_trajectories_of_the_mean_step_advanta
     assert logged(t, "sampling/logp_gap_max")[0] < 1e-4
 
 
+def test_branches_may_be_chosen_with_another_beta_than_credit_is_given_with(tmp_path):
+    common = {"output_dir": str(tmp_path), "num_generations": 12, "per_device_train_batch_size": 12}
+    one = IBTPOConfig(**common, ib_beta=7.0)
+    assert (one.search_options().score.beta, one.credit_options().score.beta) == (7.0, 7.0)
+    two = IBTPOConfig(**common, branch_beta=1.0)
+    assert (two.search_options().score.beta, two.credit_options().score.beta) == (1.0, 5.0)
+    with pytest.raises(ConfigError, match="beta must be > 0, got -1"):
+        IBTPOConfig(**common, branch_beta=-1.0)
+
+
 def test_logged_advantages_are_the_ones_trained_on(tiny_model, tmp_path):
     t = train(tiny_model, tmp_path, cls=Recording)
     means = (t.step_advantages * t.mask).sum(1) / t.mask.sum(1)
