@@ -274,6 +274,7 @@ def test_the_command_chooses_rates_runs_seed_by_seed_and_sums_up(call: Compare, 
     assert "| ibtpo | 40.5 [" in text
     assert "| +10.0 [+10.0, +10.0] |" in text
     assert "Token-matched" in text
+    assert "learning rate was chosen on 3 other problems" in text
     curves = Path("out/curves.csv").read_text().splitlines()
     assert curves[0] == "arm,seed,measure,tokens,seconds,value"
     assert len([line for line in curves if line.startswith("ibtpo,1,accuracy")]) == 3
@@ -295,6 +296,7 @@ def test_seeds_and_arms_are_added_and_nothing_is_done_twice(call: Compare, place
         f"out/runs/{run}" for run in ("ibtpo/seed0", "ibtpo-lam-0/seed0", "ibtpo/seed1", "ibtpo-lam-0/seed1")
     ]
     assert [Path(f"out/runs/ibtpo/seed{seed}/model").exists() for seed in (0, 1)] == [False, True]
+    assert "All arms have the same learning rate." in Path("out/table.md").read_text()
     summary = json.loads(Path("out/summary.json").read_text())
     assert list(summary["paired"]) == ["ibtpo-ibtpo,lam=0"]
     wall = summary["wall_seconds"]

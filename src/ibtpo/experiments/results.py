@@ -138,12 +138,17 @@ def markdown(summary: dict[str, Any], shared: dict[str, Any]) -> str:
         return "No run is finished yet."
     before = summary["before"] and _percent(summary["before"]["acc"], summary["before"]["ci"])
     k = summary["k"]
+    rates = "All arms have the same learning rate."
+    if len(shared["learning_rates"]) > 1:
+        rates = (
+            f"Each arm's learning rate was chosen on {shared['validation']} other problems by pilots of "
+            f"{shared['pilot_tokens']:,} tokens; * marks one at the edge of the grid."
+        )
     lines = [
         f"Token-matched: every run ends with the step that takes it to {summary['tokens']:,} generated tokens; "
         f"optimiser steps and trajectories are what those tokens bought. Accuracy is avg@{k} on {summary['problems']} "
-        f"held-out problems. Before training: {before or '–'}. Each arm's learning "
-        f"rate was chosen on {shared['validation']} other problems by pilots of {shared['pilot_tokens']:,} tokens; * "
-        "marks one at the edge of the grid. 95 % intervals: bootstrap over seeds and problems; differences paired.",
+        f"held-out problems. Before training: {before or '–'}. {rates} "
+        "95 % intervals: bootstrap over seeds and problems; differences paired.",
         "",
         f"| arm | accuracy, % | {REFERENCE} minus it, points | pass@{k}, % | seeds | learning rate | Eff-Rate, % | "
         "tokens | steps | trajectories | seconds |",
