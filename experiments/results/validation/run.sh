@@ -8,7 +8,7 @@ import json
 from ibtpo.tasks.walk import make_problems
 open("validation.jsonl", "w").writelines(json.dumps(p) + "\n" for p in make_problems("train", 300, seed=77))
 PY
-study() {  # NAME TOKENS RATE SEEDS SETTINGS ARM...
+study() {  # NAME TOKENS RATE SEEDS EVALUATIONS SETTINGS ARM...
   ibtpo compare training --output "run-$1" --tokens "$2" --learning-rates "$3" --seeds $4 --validation 50 \
     --evaluations "$5" --set beta=0.001 eval_data=validation.jsonl eval_limit=300 $6 --jobs 2 --arms "${@:7}"
   mkdir -p "$1"
