@@ -101,6 +101,18 @@ def assert_matches_plain_forward(
     assert np.allclose(completion.entropies, -(logprobs.exp() * logprobs).sum(-1).numpy(), atol=tolerance)
 
 
+def assert_an_optimizer_step_is_noticed(model: Any, engine: TransformersEngine) -> None:
+    """Before and after it, without `reset_cache`, the engine's log-probs are the model's."""
+    before = one(engine, [5, 6, 7], PAPER)
+    assert_matches_plain_forward(model, [5, 6, 7], before, PAPER.temperature)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    model(input_ids=torch.tensor([[5, 6, 7, 8]]), labels=torch.tensor([[5, 6, 7, 8]])).loss.backward()
+    optimizer.step()
+    after = one(engine, [5, 6, 7], PAPER)
+    assert after.logprobs != before.logprobs
+    assert_matches_plain_forward(model, [5, 6, 7], after, PAPER.temperature)
+
+
 def same(left: Completion, right: Completion) -> bool:
     return (
         left.token_ids == right.token_ids

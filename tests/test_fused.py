@@ -7,7 +7,17 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from engine_models import FAMILIES, PAPER, SHAPE, VOCAB, assert_matches_plain_forward, build, llama, one  # noqa: E402
+from engine_models import (  # noqa: E402
+    FAMILIES,
+    PAPER,
+    SHAPE,
+    VOCAB,
+    assert_an_optimizer_step_is_noticed,
+    assert_matches_plain_forward,
+    build,
+    llama,
+    one,
+)
 from transformers import LlamaConfig, Qwen2Config  # noqa: E402
 
 from ibtpo.engines.fused import MODEL_TYPES, FusedForward  # noqa: E402
@@ -54,16 +64,9 @@ def test_logits_are_transformers_own(config: Any) -> None:
 def test_an_engine_uses_it_and_an_optimizer_step_is_noticed() -> None:
     model = llama()
     engine = TransformersEngine(model, eos_token_ids=[])
-    before = one(engine, [5, 6, 7], PAPER)
+    assert_an_optimizer_step_is_noticed(model, engine)
     assert engine._fused is not None
     assert len(engine._fused._layers) == 2
-    assert_matches_plain_forward(model, [5, 6, 7], before, PAPER.temperature)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    model(input_ids=torch.tensor([[5, 6, 7, 8]]), labels=torch.tensor([[5, 6, 7, 8]])).loss.backward()
-    optimizer.step()
-    after = one(engine, [5, 6, 7], PAPER)
-    assert after.logprobs != before.logprobs
-    assert_matches_plain_forward(model, [5, 6, 7], after, PAPER.temperature)
     engine.reset_cache()
     assert not engine._fused._layers
 
