@@ -94,6 +94,14 @@ def test_other_logits_than_the_models_switch_it_off(monkeypatch: pytest.MonkeyPa
     assert_matches_plain_forward(model, [5, 6, 7], completion, PAPER.temperature)
 
 
+def test_a_model_too_large_for_a_second_copy_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = sum(p.nbytes for p in llama().parameters())
+    monkeypatch.setattr("ibtpo.engines.fused.MOST_BYTES", size)
+    assert FusedForward.fits(llama())
+    monkeypatch.setattr("ibtpo.engines.fused.MOST_BYTES", size - 1)
+    assert not FusedForward.fits(llama())
+
+
 def test_what_is_not_plain_does_not_fit() -> None:
     assert not FusedForward.fits(build(FAMILIES["gemma"]))
     assert not FusedForward.fits(build(FAMILIES["smollm3"]))

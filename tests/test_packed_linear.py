@@ -76,7 +76,7 @@ def test_cleared_weights_are_packed_anew() -> None:
 
 
 def test_beyond_the_limit_weights_are_used_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ibtpo.engines.packed_linear._MOST_BYTES", 512 * 512 * 4)
+    monkeypatch.setattr("ibtpo.engines.packed_linear.MOST_BYTES", 512 * 512 * 4)
     layers = torch.nn.Sequential(torch.nn.Linear(512, 512), torch.nn.Linear(512, 512))
     x = torch.randn(3, 512)
     expected = layers(x).detach()

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import embedding, rms_norm, scaled_dot_product_attention, silu
 
 from .kv import SlotCache
-from .packed_linear import Product, product
+from .packed_linear import MOST_BYTES, Product, product
 
 # The families whose decoder is exactly this one; others with the same parts may scale or bias them elsewhere.
 MODEL_TYPES = frozenset(("llama", "mistral", "qwen2", "qwen3"))
@@ -31,10 +31,13 @@ class FusedForward:
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Whether it is one of `MODEL_TYPES`, float32, on the CPU, and has no adapter, hook or patched forward."""
+        """Whether it is one of `MODEL_TYPES` in float32 on the CPU, small enough for a second copy of its weights, and
+        nothing changes its forward: no adapter, no hook, no patch."""
         if not type(model).__module__.startswith("transformers.models.") or model.config.model_type not in MODEL_TYPES:
             return False
         if not hasattr(model, "lm_head") or any(type(linear) is not torch.nn.Linear for linear in _linears(model)):
+            return False
+        if sum(p.nbytes for p in model.parameters()) > MOST_BYTES:
             return False
         touched = any(m._forward_hooks or m._forward_pre_hooks or "forward" in m.__dict__ for m in model.modules())
         return not touched and all(

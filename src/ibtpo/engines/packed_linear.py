@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 
 _ROWS = 32  # oneDNN packs for about as many
 _LEAST = 2**17  # elements of a weight; below, the operator's overhead is more than what it saves
-_MOST_BYTES = 4e9  # held for packed weights; what is left over is multiplied as it is, still faster than by MKL
+MOST_BYTES = 4e9  # held for packed weights; what is left over is multiplied as it is, still faster than by MKL
 
 
 Product = Callable[[torch.Tensor], torch.Tensor]
@@ -50,7 +50,7 @@ class PackedLinears:
         for module in self._linears:
             weight = module.weight.detach()
             size += weight.nbytes
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS) if size <= _MOST_BYTES else weight
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS) if size <= MOST_BYTES else weight
             forwards.append(_forward(module, packed))
         return forwards
 
