@@ -64,12 +64,12 @@ def of_success(tree: ReasoningTree) -> list[np.ndarray]:
     rewards = np.array([leaf.reward for leaf in tree.leaves], dtype=float)
     n = len(rewards)
     advantages = (rewards - rewards.mean()) * n / (n - 1)
-    return [np.full(len(_completion(tree, i)), advantages[i] / n) for i in range(n)]
+    return [np.full(len(tree.completion_ids(i)), advantages[i] / n) for i in range(n)]
 
 
 def gradients(model: Any, trees: Sequence[ReasoningTree], weightings: Sequence[Weights]) -> list[np.ndarray]:
     """(P,) gradient of the mean over `trees` of Σ weight · log-prob, for each weighting; ascent increases it."""
-    rows = [(list(t.prompt_ids), _completion(t, i)) for t in trees for i in range(len(t.leaves))]
+    rows = [(list(t.prompt_ids), t.completion_ids(i)) for t in trees for i in range(len(t.leaves))]
     width = max(len(p) + len(c) for p, c in rows)
     ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width)
     for i, (p, c) in enumerate(rows):
@@ -87,10 +87,6 @@ def gradients(model: Any, trees: Sequence[ReasoningTree], weightings: Sequence[W
         parts = torch.autograd.grad(loss, parameters, retain_graph=k < len(weightings) - 1)
         found.append(torch.cat([part.flatten() for part in parts]).double().numpy())
     return found
-
-
-def _completion(tree: ReasoningTree, leaf: int) -> list[int]:
-    return [t for n in tree.path(tree.leaves[leaf].node) for t in tree.nodes[n].step.token_ids]
 
 
 def main() -> None:
@@ -124,7 +120,7 @@ def main() -> None:
         success = float(np.mean([leaf.reward for t in reference for leaf in t.leaves]))
         parts = [gradients(model, reference[i : i + 2], [of_success])[0] for i in range(0, len(reference), 2)]
         true = np.mean(parts, 0)
-        base: np.ndarray | None = None
+        base, base_thousands = np.empty(0), 0.0  # of the first group, which all are compared with
         for group, (branching, budget, score) in GROUPS.items():
             trees = grow(branching, budget, score, 5)
             names = ["grpo"] if branching == "independent" else list(ADVANTAGES)
@@ -134,8 +130,8 @@ def main() -> None:
                 [[_cosine(g, true) for g in gradients(model, batch, weightings)] for batch in batches]
             )  # (batches, advantages)
             thousands = sum(t.generated_tokens for t in trees) / len(batches) / 1000
-            base = cosines[:, 0] if base is None else base
-            base_thousands = thousands if not rows else rows[0]["tokens"] * BATCH / 1000
+            if not rows:
+                base, base_thousands = cosines[:, 0], thousands
             samples = rng.integers(0, len(batches), (10_000, len(batches)))
             for name, c in zip(names, cosines.T, strict=True):
                 ratio = _signal(c[samples].mean(1), thousands) / _signal(base[samples].mean(1), base_thousands)
