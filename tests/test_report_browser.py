@@ -141,5 +141,5 @@ def test_on_paper_what_is_folded_on_the_screen_is_open_and_no_heading_is_left_al
     assert page.evaluate(seen)
     assert not any(page.evaluate(seen))
     page.emulate_media(media="print")
-    assert all(page.evaluate(seen))
+    page.wait_for_function(f"{seen}.every((e) => e)")  # content-visibility takes effect with a frame
     assert page.evaluate("getComputedStyle(document.querySelector('#curves')).breakAfter") == "avoid"
