@@ -2,6 +2,7 @@
 
 import importlib.machinery
 import importlib.util
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -66,6 +67,29 @@ def fake(generation_eos, config_eos, tokenizer_eos, template=None, rows=100):
     vocabulary = {"<|im_end|>": 50, "<|endoftext|>": 51, "<end_of_turn>": 52, "<|eot_id|>": 500}
     tokenizer = SimpleNamespace(eos_token_id=tokenizer_eos, chat_template=template, get_added_vocab=lambda: vocabulary)
     return model, tokenizer
+
+
+@pytest.mark.parametrize(
+    ("attention", "error", "message"),
+    [
+        ("nonsense", ConfigError, "nonsense.*not supported"),
+        pytest.param(
+            "flash_attention_2",
+            DependencyError,
+            "attention 'flash_attention_2' cannot be used: .*flash",
+            marks=pytest.mark.skipif(importlib.util.find_spec("flash_attn") is not None, reason="flash-attn is here"),
+        ),
+    ],
+)
+def test_an_unusable_attention_is_one_readable_error(
+    tiny_model: Path, attention: str, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.compile(message, re.IGNORECASE)):
+        load_model(str(tiny_model), attention=attention, device="cpu")
+
+
+def test_the_asked_attention_is_used(tiny_model: Path) -> None:
+    assert load_model(str(tiny_model), attention="eager")[0].config._attn_implementation == "eager"
 
 
 def test_eos_is_the_union_of_what_generation_config_and_tokenizer_say() -> None:

@@ -381,7 +381,61 @@ def test_prompt_tuning_and_unknown_inputs_are_left_to_trl() -> None:
     fallen_back(build(FAMILIES["llama"]), batch, "does not handle token_type_ids", token_type_ids=batch[0] * 0)
 
 
-def test_attention_that_takes_no_dense_mask_is_left_to_trl() -> None:
+@pytest.fixture
+def flex_trains(monkeypatch: Any) -> Any:
+    """FlexAttention's unfused implementation, let to differentiate on a CPU, which only its fused kernels cannot."""
+    from torch.nn.attention import flex_attention
+
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
+        yield
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_flex_attention_gives_the_gradients_of_the_trajectories(family: str, quiet: Any, flex_trains: Any) -> None:
+    config = deepcopy(FAMILIES[family])
+    config._attn_implementation = "flex_attention"
+    model = build(config, temperature=0.7)
+    for seed in range(3):
+        assert_same_update(model, random_batch(seed), forward := packer())
+    assert forward.computed < 0.8
+
+
+def test_flex_attention_skips_blocks_that_do_not_see_each_other() -> None:
+    from ibtpo.training.packed import _ancestor_mask, _block_mask
+
+    stem = list(range(100))
+    rows = arrays([stem + [100 + i] * 300 for i in range(4)])
+    layout = lay_out(rows, [1] * 4)
+    blocks = _block_mask(layout.end, torch.device("cpu"))
+    assert blocks.shape[-2:] == (len(layout.end),) * 2
+    dense = _ancestor_mask(layout.end, torch.float32, torch.device("cpu")) == 0
+    size = 128
+    for query in range(0, len(layout.end), size):
+        part = dense[0, 0, query : query + size]
+        wanted = [k // size for k in range(0, len(layout.end), size) if part[:, k : k + size].any()]
+        kept = [*_blocks(blocks.kv_num_blocks, blocks.kv_indices, query // size)]
+        kept += _blocks(blocks.full_kv_num_blocks, blocks.full_kv_indices, query // size)
+        assert sorted(kept) == wanted
+    assert blocks.sparsity() > 60  # a causal mask of ten blocks: 45
+
+
+def _blocks(counts: Any, indices: Any, row: int) -> list[int]:
+    return indices[0, 0, row, : counts[0, 0, row]].tolist()
+
+
+def test_flex_attention_compiled_gives_the_log_probs_of_the_trajectories(quiet: Any) -> None:
+    config = deepcopy(FAMILIES["llama"])
+    config._attn_implementation = "flex_attention"
+    flex, sdpa = build(config), build(FAMILIES["llama"])
+    batch = random_batch(0)
+    with torch.no_grad():
+        found = packer()(plain, flex, *batch)[0]
+        torch.testing.assert_close(found, plain(sdpa, *batch)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_attention_that_takes_no_such_mask_is_left_to_trl() -> None:
     model = build(FAMILIES["llama"])
     model.config._attn_implementation = "flash_attention_2"
     with pytest.warns(UserWarning, match="attention 'flash_attention_2' takes no mask"):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import make_tiny_model
 
@@ -177,6 +178,14 @@ def test_a_dry_run_prints_the_plan_and_makes_no_folder(place, capsys):
     assert plan["answers_per_step"] == 48
     assert plan["settings"]["learning_rate"] == 0.01
     assert not (place / "dry").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU differentiates FlexAttention")
+def test_flex_attention_is_refused_on_a_cpu_before_anything_starts(place, capsys):
+    flex = ["--attn_implementation", "flex_attention", "--output", str(place / "flex")]
+    assert main(["train", str(place / "recipe.yaml"), *flex]) == 2
+    assert "flex_attention cannot train on a CPU" in capsys.readouterr().err
+    assert not (place / "flex").exists()
 
 
 @pytest.mark.parametrize(

@@ -60,11 +60,14 @@ def resolve_model(name: str) -> str:
     return name
 
 
-def load_model(name: str, *, dtype: str = "float32", device: str | None = None) -> tuple[Any, Any]:
+def load_model(
+    name: str, *, dtype: str = "float32", device: str | None = None, attention: str | None = None
+) -> tuple[Any, Any]:
     """A causal LM in eval mode and its tokenizer.
 
     name: see `resolve_model`. dtype: "float32", "bfloat16" or "float16". device: e.g. "cpu", "cuda:1"; by default the
-    first GPU if there is one. Raises `ConfigError` when transformers cannot load it.
+    first GPU if there is one. attention: transformers' `attn_implementation`; by default its own choice. Raises
+    `ConfigError` when transformers cannot load it.
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
@@ -72,9 +75,15 @@ def load_model(name: str, *, dtype: str = "float32", device: str | None = None) 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = resolve_model(name)
-    with _loading(name):
-        tokenizer = AutoTokenizer.from_pretrained(where)
-        model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=getattr(torch, dtype))
+    options = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
+    try:
+        with _loading(name):
+            tokenizer = AutoTokenizer.from_pretrained(where)
+            model: Any = AutoModelForCausalLM.from_pretrained(where, **options)
+    except ImportError as e:
+        if attention is None:
+            raise
+        raise DependencyError(f"attention {attention!r} cannot be used: {e}") from e
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "meta":
         raise ConfigError("device 'meta' cannot be used: it holds no numbers; e.g. cpu or cuda:1")

@@ -167,7 +167,9 @@ def _train(
     elif state.is_main_process:
         folder.check_free(overwrite)
 
-    model, tokenizer = load_model(run.model, dtype=run.dtype)
+    model, tokenizer = load_model(run.model, dtype=run.dtype, attention=run.attn_implementation)
+    if run.attn_implementation == "flex_attention" and model.device.type == "cpu":
+        raise ConfigError("flex_attention cannot train on a CPU: PyTorch has no backward for it there")
     model.generation_config.eos_token_id = eos_token_ids(model, tokenizer)  # a chat model's end of turn, too
     how = {"instruction": run.instruction, "require_answer": run.verifier in (None, *ANSWER_VERIFIERS)}
     problems = load_problems(run.data, split=run.data_split, limit=run.limit, **how)

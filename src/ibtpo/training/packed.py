@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import PreTrainedConfig
 
 from ..verify.rewards import describe
@@ -116,10 +117,12 @@ class PackedForward:
         with self.accelerator.autocast():
             autocast = torch.is_autocast_enabled(device.type)
             dtype = torch.get_autocast_dtype(device.type) if autocast else self._unwrap(model).dtype
+            flex = self._config(model)._attn_implementation == "flex_attention"
             for layout in layouts:
+                mask = _block_mask(layout.end, device) if flex else _ancestor_mask(layout.end, dtype, device)
                 output = model(
                     input_ids=torch.from_numpy(layout.input_ids).to(device)[None],
-                    attention_mask=_ancestor_mask(layout.end, dtype, device),
+                    attention_mask=mask,
                     position_ids=torch.from_numpy(layout.position_ids).to(device)[None],
                     shift_labels=torch.from_numpy(layout.labels).to(device)[None],
                     fused_lm_head=True,
@@ -162,8 +165,11 @@ class PackedForward:
 
     def _unsupported(self, model: Any) -> str | None:
         config = self._config(model)
-        if config._attn_implementation not in ("sdpa", "eager"):
-            return f"attention {config._attn_implementation!r} takes no mask of its kind (sdpa and eager do)"
+        if config._attn_implementation not in ("sdpa", "eager", "flex_attention"):
+            return (
+                f"attention {config._attn_implementation!r} takes no mask of its kind (sdpa and flex_attention do: "
+                "attn_implementation)"
+            )
         adapters = getattr(self._unwrap(model), "peft_config", {})
         if isinstance(adapters, dict) and any(a.is_prompt_learning for a in adapters.values()):
             return "prompt-learning adapters put tokens of their own before each row"
@@ -224,6 +230,16 @@ def _ancestor_mask(end: np.ndarray, dtype: torch.dtype, device: torch.device) ->
     hidden = (position[:, None] < position) | (position[:, None] >= after)
     result = torch.zeros(hidden.shape, dtype=dtype, device=device)
     return result.masked_fill_(hidden, torch.finfo(dtype).min)[None, None]
+
+
+def _block_mask(end: np.ndarray, device: torch.device) -> BlockMask:
+    """The same for FlexAttention, which skips blocks of positions that do not see each other."""
+    after = torch.from_numpy(end).to(device)
+
+    def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return (key <= query) & (query < after[key])
+
+    return create_block_mask(sees, None, None, len(end), len(end), device=device)
 
 
 def _warn(what: str) -> None:

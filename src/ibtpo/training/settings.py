@@ -28,7 +28,7 @@ _RESERVED = {
     "run_dir": "--output",
     "per_device_train_batch_size": "prompts_per_step and rows_per_forward",
     "gradient_accumulation_steps": "prompts_per_step and rows_per_forward",
-    "model_init_kwargs": "dtype",
+    "model_init_kwargs": "dtype and attn_implementation",
 }
 
 
@@ -42,6 +42,9 @@ class RunSettings:
 
     model: str = _setting("nano", "nano, smollm2-135m, a folder or a hub id")
     dtype: str = _setting("float32", "the model's floating point type")
+    attn_implementation: str | None = _setting(
+        None, "sdpa, eager or, on a GPU, flex_attention, which skips what a tree's mask hides; default: transformers'"
+    )
     data: str = _setting("walk:train", "walk:train, a .jsonl file or a hub data set id")
     data_split: str = _setting("train", "split of a hub data set")
     limit: int | None = _setting(None, "use the first n problems")
