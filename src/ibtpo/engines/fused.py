@@ -1,15 +1,16 @@
 """A Llama-style decoder's forward with fewer, larger operations, for decode steps of a float32 model on a CPU.
 
 A decode step of a small batch spends most of its time between operations: module calls, three projections where one
-does, a rotation of four. Here the query, key and value weights are one matrix, gate and up another; keys and values go
-into their slots in one write; the query heads of a key/value head are the rows of one attention. The numbers are
-transformers' own up to rounding, which the runner checks before it relies on them.
+does, a rotation of four. Here the query, key and value weights are one matrix, gate and up another, with the weights
+of the norm before them multiplied in; keys and values go into their slots in one write; the query heads of a key/value
+head are the rows of one attention; what is the same for all layers is made once. The numbers are transformers' own up
+to rounding, which the runner checks before it relies on them.
 """
 
 from typing import Any
 
 import torch
-from torch.nn.functional import embedding, rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import embedding, scaled_dot_product_attention, silu
 
 from .kv import SlotCache
 from .packed_linear import MOST_BYTES, Product, product
@@ -28,6 +29,7 @@ class FusedForward:
         self.model = model
         self._layers: list[_Layer] = []
         self._head: Product | None = None
+        self._eps = torch.tensor(model.model.norm.variance_epsilon, dtype=torch.float32)
 
     @staticmethod
     def fits(model: Any) -> bool:
@@ -60,7 +62,7 @@ class FusedForward:
         decoder = self.model.model
         if self._head is None:
             self._layers = [_Layer(layer) for layer in decoder.layers]
-            self._head = product(self.model.lm_head)
+            self._head = product(self.model.lm_head, scale=decoder.norm.weight)
         rows, width = tokens.shape
         x = embedding(tokens, decoder.embed_tokens.weight)
         cos, sin = decoder.rotary_emb(x, positions)
@@ -69,10 +71,21 @@ class FusedForward:
         sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
         rotation = cos.view(rows * width, 1, -1), sin.view(rows * width, 1, -1)
         x = x.view(rows * width, -1)
-        for i, layer in enumerate(self._layers):
-            x = layer(x, rotation, mask, cache, i, rows)
-        last = x.view(rows, width, -1)[:, -1]
-        return self._head(rms_norm(last, last.shape[-1:], decoder.norm.weight, decoder.norm.variance_epsilon))
+        slots = cache.slots()
+        first = self._layers[0]
+        if width == 1:
+            mask = mask.expand(-1, first.keys, -1, -1).flatten(0, 1)
+        else:
+            mask = mask.repeat_interleave(first.queries // first.keys, 2)
+        for layer, target, keys, values in zip(self._layers, *slots[1:], strict=True):
+            x = layer(x, rows, rotation, mask, slots.where, target, keys, values)
+        return self._head(_normalize(x.view(rows, width, -1)[:, -1], self._eps))
+
+
+def _normalize(x: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
+    """(tokens, size) divided by its root mean square: in half the operations of `rms_norm` on a CPU."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x * torch.addcmul(eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
 
 
 def _linears(model: Any) -> list[torch.nn.Module]:
@@ -89,15 +102,14 @@ class _Layer:
 
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.layer = layer
         self.head_dim: int = attention.head_dim
         self.scaling: float = attention.scaling
-        self.eps: float = layer.input_layernorm.variance_epsilon
+        self.eps = torch.tensor(layer.input_layernorm.variance_epsilon, dtype=torch.float32)
         self.queries = attention.q_proj.out_features // self.head_dim
         self.keys = attention.k_proj.out_features // self.head_dim
-        self.qkv = product(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.qkv = product(attention.q_proj, attention.k_proj, attention.v_proj, scale=layer.input_layernorm.weight)
         self.out = product(attention.o_proj)
-        self.gate_up = product(mlp.gate_proj, mlp.up_proj)
+        self.gate_up = product(mlp.gate_proj, mlp.up_proj, scale=layer.post_attention_layernorm.weight)
         self.down = product(mlp.down_proj)
         self.hidden: int = mlp.gate_proj.out_features
         self.activation = silu if type(mlp.act_fn).__name__ in ("SiLU", "SiLUActivation") else mlp.act_fn
@@ -105,45 +117,46 @@ class _Layer:
         if hasattr(attention, "q_norm"):  # Qwen3
             q, k = attention.q_norm.weight.detach(), attention.k_norm.weight.detach()
             self.head_norm = torch.cat((q.expand(self.queries, -1), k.expand(self.keys, -1)))
+            self.head_eps = torch.tensor(attention.q_norm.variance_epsilon, dtype=torch.float32)
 
     def __call__(
         self,
         x: torch.Tensor,
+        rows: int,
         rotation: tuple[torch.Tensor, torch.Tensor],
         mask: torch.Tensor,
-        cache: SlotCache,
-        index: int,
-        rows: int,
+        where: torch.Tensor,
+        target: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
     ) -> torch.Tensor:
-        """(R·Q, hidden size) in and out."""
-        tokens, size = x.shape
-        h = rms_norm(x, (size,), self.layer.input_layernorm.weight, self.eps)
-        qkv = self.qkv(h).view(tokens, -1, self.head_dim)
+        """(R·Q, hidden size) in and out. The last four: see `Slots`.
+
+        mask: (R·heads, 1, length) for one token a row; for more, each token's line as often as queries share a head.
+        """
+        tokens = len(x)
+        qkv = self.qkv(_normalize(x, self.eps)).view(tokens, -1, self.head_dim)
         turned = qkv[:, : self.queries + self.keys]
         if self.head_norm is not None:
-            turned.copy_(rms_norm(turned, (self.head_dim,), None, self.eps) * self.head_norm)
+            turned.copy_(_normalize(turned, self.head_eps) * self.head_norm)
         rolled = turned.roll(self.head_dim // 2, -1)
         turned.mul_(rotation[0]).addcmul_(rolled, rotation[1])
-        fresh = qkv[:, self.queries :].view(rows, -1, 2, self.keys, self.head_dim)
-        keys, values = cache.write(index, fresh)
+        target.index_copy_(0, where, qkv[:, self.queries :].reshape(-1, self.head_dim))
         # The query heads that share a key/value head, and the row's tokens, are one attention's queries.
         q = qkv[:, : self.queries].view(rows, -1, self.keys, self.queries // self.keys, self.head_dim)
         mixed = self._decode(q, keys, values, mask) if q.shape[1] == 1 else self._prefill(q, keys, values, mask)
-        mixed = mixed.reshape(tokens, -1)
-        x = x + self.out(mixed)
-        h = rms_norm(x, (size,), self.layer.post_attention_layernorm.weight, self.eps)
-        gate, up = self.gate_up(h).split(self.hidden, -1)
+        x = x + self.out(mixed.reshape(tokens, -1))
+        gate, up = self.gate_up(_normalize(x, self.eps)).split(self.hidden, -1)
         return x.add_(self.down(self.activation(gate).mul_(up)))
 
     def _decode(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Written out: for a few queries a head it is up to three times as fast as SDPA's kernel."""
-        q, keys, values = q.reshape(-1, *q.shape[3:]), keys.flatten(0, 1), values.flatten(0, 1)
-        mask = mask.expand(-1, self.keys, -1, -1).flatten(0, 1)
+        q = q.reshape(-1, *q.shape[3:])
         return torch.baddbmm(mask, q, keys.transpose(1, 2), alpha=self.scaling).softmax(-1) @ values
 
     def _prefill(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         rows, width, heads, group, size = q.shape
         q = q.transpose(1, 2).reshape(rows, heads, width * group, size)
-        mask = mask.repeat_interleave(group, 2)
+        keys, values = keys.unflatten(0, (rows, heads)), values.unflatten(0, (rows, heads))
         mixed = scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=self.scaling)
         return mixed.view(rows, heads, width, group * size).transpose(1, 2)

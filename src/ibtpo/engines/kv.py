@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import Cache
@@ -14,6 +14,19 @@ _BLOCK = 32  # lengths are rounded up to this, so that masks stay aligned and bu
 def round_up(length: int) -> int:
     """`length` rounded up to whole blocks."""
     return -(-length // _BLOCK) * _BLOCK
+
+
+class Slots(NamedTuple):
+    """A window of a `SlotCache`, layer by layer.
+
+    where: (R·Q·2·heads,) index of each new key and value, in that order, into a layer's `targets` (…, head_dim).
+    keys, values: (R·heads, length, head_dim) views of what a layer attends to.
+    """
+
+    where: torch.Tensor
+    targets: tuple[torch.Tensor, ...]
+    keys: tuple[torch.Tensor, ...]
+    values: tuple[torch.Tensor, ...]
 
 
 class SlotCache(Cache):
@@ -72,15 +85,19 @@ class SlotCache(Cache):
         values[rows, :, positions] = value_states.transpose(1, 2).to(values.dtype)
         return keys[:, :, :length], values[:, :, :length]
 
-    def write(self, layer: int, fresh: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `update`, of (R, Q, 2, heads, head_dim) keys and values in one tensor."""
+    def slots(self) -> Slots:
+        """The window of all layers at once, for a forward that writes it by itself."""
         assert self._write is not None, "set window() before the forward"
         first, last, length = self._window
         rows, positions = self._write
-        slots = self.kv[layer, :, first:last]
-        slots[:, rows, :, positions] = fresh
-        keys, values = slots[..., :length, :].unbind(0)
-        return keys, values
+        layers, two, all_rows, heads, all_length, head_dim = self.kv.shape
+        row = torch.arange(two, device=rows.device)[:, None] * all_rows + (rows + first)[..., None, None]
+        head = row * heads + torch.arange(heads, device=rows.device)
+        where = head * all_length + positions[..., None, None]
+        views = self.kv[:, :, first:last, :, :length].flatten(2, 3)
+        return Slots(
+            where.flatten(), self.kv.view(layers, -1, head_dim).unbind(0), views[:, 0].unbind(0), views[:, 1].unbind(0)
+        )
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Longest row the next forward sees (models that get `position_ids` do not rely on it)."""

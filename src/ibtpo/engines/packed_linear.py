@@ -55,13 +55,15 @@ class PackedLinears:
         return forwards
 
 
-def product(*linears: torch.nn.Linear) -> Product:
+def product(*linears: torch.nn.Linear, scale: torch.Tensor | None = None) -> Product:
     """The outputs of float32 CPU linears of one input side by side, as one product with a copy of their weights.
 
-    Of (tokens, in) rows; packed where that is faster.
+    Of (tokens, in) rows; packed where that is faster. scale: (in,) what the input is multiplied with before.
     """
     with torch.no_grad():
         weight = torch.cat([linear.weight for linear in linears])
+        if scale is not None:
+            weight = weight * scale
         bias = None
         if any(linear.bias is not None for linear in linears):
             bias = torch.cat([x.weight.new_zeros(x.out_features) if x.bias is None else x.bias for x in linears])
