@@ -41,7 +41,8 @@ bench: $(VENV)/.ready $(VLLM_VENV)/.ready
 	$(PY) benchmarks/bookkeeping.py
 	$(PY) benchmarks/update.py --model nano
 	$(PY) benchmarks/update.py --model smollm2-135m --trees $(SMOLLM2_TREES)
-	$(PY) benchmarks/step.py
+	$(PY) benchmarks/step.py nano
+	$(PY) benchmarks/step.py smollm2 --threads 2 --steps 1
 	$(PY) benchmarks/rollouts.py trees-nano --threads 1
 	$(PY) benchmarks/rollouts.py plain --continuous --vllm $(VLLM_PY)
 	$(PY) benchmarks/rollouts.py trees-smollm2 --vllm $(VLLM_PY)

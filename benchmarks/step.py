@@ -1,16 +1,20 @@
-"""A full training step, embedded model: `IBTPOTrainer` against TRL's `GRPOTrainer`, same model, G, questions, limits.
+"""A full training step: `IBTPOTrainer` against TRL's `GRPOTrainer`, same model, G, questions and limits.
 
-Both sample, grade, and update on 32 or 8 questions with 12 answers each, in micro-batches of 8 questions. Trees sample
-fewer tokens for the same answers, so the figure is milliseconds a trained answer token: the same number of tokens in
-the loss.
+    python benchmarks/step.py nano
+    python benchmarks/step.py smollm2 --threads 2
+
+Both sample, grade, and update on the same number of questions with 12 answers each. Trees sample fewer tokens for the
+same answers, so the figure is milliseconds a trained answer token: the same number of tokens in the loss.
 """
 
 import argparse
 import tempfile
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import workload
 from datasets import Dataset
 from harness import Row, paired, row, write
 from transformers import TrainerCallback
@@ -20,7 +24,36 @@ import ibtpo
 from ibtpo import IBTPOConfig, IBTPOTrainer
 from ibtpo.models import eos_token_ids
 from ibtpo.tasks.data import trl_prompt
+from ibtpo.verify.math import math_reward
 from ibtpo.verify.walk import walk_reward
+
+GROUP = 12
+
+
+@dataclass
+class Setup:
+    """A model and its questions. rows: answers of a micro-batch. questions: of a step, one benchmark each."""
+
+    title: str
+    model: str
+    data: str
+    instruction: str | None
+    reward: tuple[str, Any]
+    sampling: dict[str, Any]
+    rows: int
+    questions: tuple[int, ...]
+
+
+SETUPS = {
+    "nano": Setup(
+        "embedded model", "nano", "walk:train", None, ("walk", walk_reward),
+        {"max_completion_length": 36, "temperature": 1.0, "top_p": 1.0, "top_k": 0}, 96, (32, 8),
+    ),
+    "smollm2": Setup(
+        "SmolLM2-135M on GSM8K", "smollm2-135m", str(workload.GSM8K), workload.ASK, ("math", math_reward),
+        {"max_completion_length": 64, "temperature": 0.7, "top_p": 0.95, "top_k": 20}, 24, (2,),
+    ),
+}  # fmt: skip
 
 
 class Clock(TrainerCallback):
@@ -47,50 +80,51 @@ class Clock(TrainerCallback):
             )
 
 
-def one(kind: type, questions: int, steps: int) -> float:
+def one(kind: type, setup: Setup, questions: int, steps: int) -> float:
     """Milliseconds a trained token of one run."""
-    model, tokenizer = ibtpo.load_model("nano")
+    model, tokenizer = ibtpo.load_model(setup.model)
     model.generation_config.eos_token_id = eos_token_ids(model, tokenizer)
-    problems = ibtpo.load_problems("walk:train", limit=128)
+    problems = ibtpo.load_problems(setup.data, limit=128, instruction=setup.instruction)
     rows = [{**p.columns, "id": p.id, "prompt": trl_prompt(p, tokenizer, None)} for p in problems]
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         common: dict[str, Any] = {
-            "output_dir": folder, "per_device_train_batch_size": 96, "num_generations": 12, "max_steps": steps + 1,
-            "gradient_accumulation_steps": questions // 8,
-            "max_completion_length": 36, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "learning_rate": 1e-5,
-            "beta": 0.0, "report_to": "none", "save_strategy": "no", "logging_steps": 1, "bf16": False,
-            "loss_type": "grpo", "use_cpu": True, "disable_tqdm": True, "seed": 0,
+            "output_dir": folder, "per_device_train_batch_size": setup.rows, "num_generations": GROUP,
+            "gradient_accumulation_steps": questions * GROUP // setup.rows, "max_steps": steps + 1,
+            "learning_rate": 1e-5, "beta": 0.0, "report_to": "none", "save_strategy": "no", "logging_steps": 1,
+            "bf16": False, "loss_type": "grpo", "use_cpu": True, "disable_tqdm": True, "seed": 0, **setup.sampling,
         }  # fmt: skip
         config = (
             IBTPOConfig(**common, tree="4,9,1,1", confidence="joint", save_trees_every=0)
             if kind is IBTPOTrainer
             else GRPOConfig(**common)
         )
-        reward = ["walk"] if kind is IBTPOTrainer else walk_reward
+        reward = setup.reward[kind is GRPOTrainer]
         kind(model, reward, config, Dataset.from_list(rows), processing_class=tokenizer, callbacks=[clock]).train()
     return 1000 * clock.seconds / clock.tokens
 
 
-def main(runs: int, steps: int) -> list[Row]:
-    """Writes a row for 32 questions a step, and one for 8."""
-    rows = []
-    for questions, target in ((32, 1 / 0.7), (8, None)):
+def main(setup: Setup, runs: int, steps: int) -> None:
+    """Writes a row for each number of questions a step; the first has the target."""
+    for questions in setup.questions:
         figures = paired(
-            lambda n=questions: one(IBTPOTrainer, n, steps), lambda n=questions: one(GRPOTrainer, n, steps), runs
+            lambda n=questions: one(IBTPOTrainer, setup, n, steps),
+            lambda n=questions: one(GRPOTrainer, setup, n, steps),
+            runs,
         )
-        name = f"full training step, embedded model, {questions} questions, G=12"
-        rows.append(row(name, "TRL GRPOTrainer", *figures, "ms a trained token", target, more_is_better=False))
-        print(rows[-1], flush=True)
-    write(rows)
-    return rows
+        name = f"full training step, {setup.title}, {questions} questions, G={GROUP}"
+        target = 1 / 0.7 if questions == setup.questions[0] else None
+        found: Row = row(name, "TRL GRPOTrainer", *figures, "ms a trained token", target, more_is_better=False)
+        print(found, flush=True)
+        write([found])
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=SETUPS)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    main(args.runs, args.steps)
+    main(SETUPS[args.what], args.runs, args.steps)
