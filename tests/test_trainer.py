@@ -100,8 +100,10 @@ def test_branches_may_be_chosen_with_another_beta_than_credit_is_given_with(tmp_
     assert (one.search_options().score.beta, one.credit_options().score.beta) == (7.0, 7.0)
     two = IBTPOConfig(**common, branch_beta=1.0)
     assert (two.search_options().score.beta, two.credit_options().score.beta) == (1.0, 5.0)
-    with pytest.raises(ConfigError, match="beta must be > 0, got -1"):
+    with pytest.raises(ConfigError, match="branch_beta must be > 0, got -1"):
         IBTPOConfig(**common, branch_beta=-1.0)
+    with pytest.raises(ConfigError, match="ib_beta must be > 0, got 0"):
+        IBTPOConfig(**common, ib_beta=0.0)
 
 
 def test_logged_advantages_are_the_ones_trained_on(tiny_model, tmp_path):

@@ -144,6 +144,10 @@ class IBTPOConfig(GRPOConfig):
                 f"save_steps ({self.save_steps:g}) must end with a generation batch, that is every "
                 f"{cycle / self.gradient_accumulation_steps:g} steps, or a resumed run would sample it again"
             )
+        for name in ("ib_beta", "branch_beta"):  # both are "beta" where they are used
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} must be > 0, got {value}")
         if self.ib_policy not in ("old", "ref"):
             raise ConfigError(f"ib_policy must be 'old' or 'ref', got {self.ib_policy!r}")
         if self.ib_policy == "ref" and self.beta == 0:
