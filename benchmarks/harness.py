@@ -55,10 +55,13 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def paired(ours: Callable[[], float], theirs: Callable[[], float], runs: int) -> tuple[list[float], list[float]]:
-    """(runs,) figures of each, measured in turn after one warm-up of each."""
-    ours()
-    theirs()
+def paired(
+    ours: Callable[[], float], theirs: Callable[[], float], runs: int, *, warm_up: bool = True
+) -> tuple[list[float], list[float]]:
+    """(runs,) figures of each, measured in turn, after a warm-up of each unless a run has one of its own."""
+    if warm_up:
+        ours()
+        theirs()
     pairs = []
     for i in range(runs):
         if i % 2:  # who goes first takes turns, too

@@ -32,7 +32,10 @@ GROUP = 12
 
 @dataclass
 class Setup:
-    """A model and its questions. rows: answers of a micro-batch. questions: of a step, one benchmark each."""
+    """A model and its questions.
+
+    rows: answers of a micro-batch. questions: of a step, one benchmark each; the first has the target.
+    """
 
     title: str
     model: str
@@ -51,7 +54,7 @@ SETUPS = {
     ),
     "smollm2": Setup(
         "SmolLM2-135M on GSM8K", "smollm2-135m", str(workload.GSM8K), workload.ASK, ("math", math_reward),
-        {"max_completion_length": 64, "temperature": 0.7, "top_p": 0.95, "top_k": 20}, 24, (2,),
+        {"max_completion_length": 64, "temperature": 0.7, "top_p": 0.95, "top_k": 20}, 24, (4, 2),
     ),
 }  # fmt: skip
 
@@ -105,12 +108,13 @@ def one(kind: type, setup: Setup, questions: int, steps: int) -> float:
 
 
 def main(setup: Setup, runs: int, steps: int) -> None:
-    """Writes a row for each number of questions a step; the first has the target."""
+    """Writes a row for each number of questions a step."""
     for questions in setup.questions:
         figures = paired(
             lambda n=questions: one(IBTPOTrainer, setup, n, steps),
             lambda n=questions: one(GRPOTrainer, setup, n, steps),
             runs,
+            warm_up=False,  # a run's first step is not counted
         )
         name = f"full training step, {setup.title}, {questions} questions, G={GROUP}"
         target = 1 / 0.7 if questions == setup.questions[0] else None
