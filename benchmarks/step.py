@@ -1,7 +1,7 @@
 """A full training step: `IBTPOTrainer` against TRL's `GRPOTrainer`, same model, G, questions and limits.
 
     python benchmarks/step.py nano
-    python benchmarks/step.py smollm2 --threads 2
+    python benchmarks/step.py smollm2 --threads 2 --steps 1
 
 Both sample, grade, and update on the same number of questions with 12 answers each. Trees sample fewer tokens for the
 same answers, so the figure is milliseconds a trained answer token: the same number of tokens in the loss.
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import workload
 from datasets import Dataset
-from harness import Row, paired, row, write
+from harness import paired, row, write
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -34,7 +34,8 @@ GROUP = 12
 class Setup:
     """A model and its questions.
 
-    rows: answers of a micro-batch. questions: of a step, one benchmark each; the first has the target.
+    reward: its name for ours, its function for TRL's. rows: answers of a micro-batch. questions: of a step, one
+    benchmark each; the first has the target.
     """
 
     title: str
@@ -102,7 +103,8 @@ def one(kind: type, setup: Setup, questions: int, steps: int) -> float:
             if kind is IBTPOTrainer
             else GRPOConfig(**common)
         )
-        reward = setup.reward[kind is GRPOTrainer]
+        name, function = setup.reward
+        reward = name if kind is IBTPOTrainer else function
         kind(model, reward, config, Dataset.from_list(rows), processing_class=tokenizer, callbacks=[clock]).train()
     return 1000 * clock.seconds / clock.tokens
 
@@ -118,7 +120,7 @@ def main(setup: Setup, runs: int, steps: int) -> None:
         )
         name = f"full training step, {setup.title}, {questions} questions, G={GROUP}"
         target = 1 / 0.7 if questions == setup.questions[0] else None
-        found: Row = row(name, "TRL GRPOTrainer", *figures, "ms a trained token", target, more_is_better=False)
+        found = row(name, "TRL GRPOTrainer", *figures, "ms a trained token", target, more_is_better=False)
         print(found, flush=True)
         write([found])
 
