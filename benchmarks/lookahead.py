@@ -9,9 +9,9 @@ import torch
 import workload
 from harness import HERE
 
-from ibtpo.diagnostics import tree_record
 from ibtpo.engines import Sampling
 from ibtpo.engines.transformers import TransformersEngine
+from ibtpo.metrics import tree_record
 from ibtpo.models import eos_token_ids
 from ibtpo.score import ScoreOptions
 from ibtpo.search import Budget, SearchOptions, TreeSearch

@@ -18,7 +18,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from ibtpo import IBScoreCallback, load_model, load_problems
 from ibtpo.diagnosis import verdict
-from ibtpo.diagnostics import tree_record
+from ibtpo.metrics import tree_record
 from ibtpo.tree import read_trees
 from ibtpo.verify.walk import walk_reward
 

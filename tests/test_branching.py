@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 from trees import all_wrong, merged, step, three_leaf
 
-from ibtpo.branching import BRANCHING, BranchPoint, entropy, fixed_width, ib, independent, stable_hash
+from ibtpo._seeds import stable_hash
+from ibtpo.branching import BRANCHING, BranchPoint, entropy, fixed_width, ib, independent
 from ibtpo.branching import random as random_rule
 from ibtpo.score import ScoreOptions, score_tree
 from ibtpo.tree import ROOT, ReasoningTree

@@ -16,7 +16,7 @@ import pytest
 
 import ibtpo.commands.sample as sample
 from ibtpo import cli
-from ibtpo.diagnostics import summarise, tree_record
+from ibtpo.metrics import summarise, tree_record
 from ibtpo.tree import read_trees, write_trees
 
 GOLDEN = Path(__file__).parent / "golden"

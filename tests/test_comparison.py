@@ -84,7 +84,7 @@ def compare(call: Callable[..., Any], folder: Path, *more: Any) -> Any:
 
 def test_the_command_compares_stored_trees_and_resumes(call: Callable[..., Any], tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from ibtpo.diagnostics import tree_record
+    from ibtpo.metrics import tree_record
     from ibtpo.tree import read_trees
 
     folder = tmp_path / "branching"

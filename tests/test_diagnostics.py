@@ -6,7 +6,7 @@ import warnings
 import pytest
 from trees import BUILDERS, HAND, all_equal, fractional, inner_leaf, merged, step, three_leaf
 
-from ibtpo.diagnostics import correctness, rescued, summarise, tree_record
+from ibtpo.metrics import correctness, rescued, summarise, tree_record
 from ibtpo.score import ScoreOptions
 from ibtpo.tree import ReasoningTree
 

@@ -20,8 +20,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from ibtpo import IBScoreCallback, Prompt, Sampling, SearchOptions, TransformersEngine, TreeSearch
 from ibtpo.cli import main
-from ibtpo.diagnostics import summarise, tree_record
 from ibtpo.errors import ConfigError, DataError, EngineError
+from ibtpo.metrics import summarise, tree_record
 from ibtpo.search import Budget
 from ibtpo.tree import read_trees
 from ibtpo.verify.rewards import RewardFunctions
@@ -67,7 +67,7 @@ def trained(trainer):
 
 def by_hand(model, tokenizer, texts):
     """The numbers of trees of `texts`, ids as the callback gives them."""
-    from ibtpo.branching import stable_hash
+    from ibtpo._seeds import stable_hash
 
     prompts = [
         Prompt(f"{stable_hash(t):x}", tuple(tokenizer(t)["input_ids"]), t, {"prompt": t}) for t in dict.fromkeys(texts)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ibtpo.branching import BRANCHING
-from ibtpo.running import RunningScores, running_ib_scores
+from ibtpo.incremental import RunningScores, running_ib_scores
 from ibtpo.score import ScoreOptions, score_tree
 from ibtpo.tree import ReasoningTree, Step
 

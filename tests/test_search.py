@@ -16,10 +16,10 @@ from trees import FunctionVerifier
 
 from ibtpo.branching import BRANCHING
 from ibtpo.credit import ADVANTAGES, CreditOptions, path_advantages
-from ibtpo.diagnostics import summarise, tree_record
 from ibtpo.engines import Completion, Sampling
 from ibtpo.engines.scripted import ScriptedEngine
 from ibtpo.errors import ConfigError, EngineError
+from ibtpo.metrics import summarise, tree_record
 from ibtpo.score import ScoreOptions, score_tree
 from ibtpo.search import Budget, Prompt, SearchOptions, TreeSearch
 from ibtpo.steps import make_splitter

@@ -13,12 +13,12 @@ from trees import BUILDERS, OPTIONS
 from view_pages import EVIL, Page, csp_hash, evil_tree, example_trees, wide_tree, write_run
 
 from ibtpo import cli
+from ibtpo._text import visible
 from ibtpo.credit import CreditOptions
-from ibtpo.diagnostics import COLUMNS, tree_scores
 from ibtpo.errors import ConfigError, DataError
+from ibtpo.metrics import COLUMNS, tree_scores
 from ibtpo.report.terminal import print_tree
 from ibtpo.report.viewer import default_output, tree_key, write_viewer
-from ibtpo.report.viewer_data import visible
 from ibtpo.score import ScoreOptions
 from ibtpo.tree import ReasoningTree, write_trees
 

@@ -9,13 +9,13 @@ What is listed here is the public surface; modules' other names may change.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .branching import BranchPoint as BranchPoint
     from .credit import CreditOptions as CreditOptions
     from .credit import path_advantages as path_advantages
     from .credit import token_advantages as token_advantages
-    from .diagnostics import summarise as summarise
-    from .diagnostics import tree_record as tree_record
     from .engines import Completion as Completion
     from .engines import Engine as Engine
     from .engines import Sampling as Sampling
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .errors import IBTPOError as IBTPOError
     from .evaluation import EvalResult as EvalResult
     from .evaluation import evaluate as evaluate
+    from .metrics import summarise as summarise
+    from .metrics import tree_record as tree_record
     from .models import load_model as load_model
     from .score import ScoreOptions as ScoreOptions
     from .score import score_tree as score_tree
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
     from .verify import Verdict as Verdict
     from .verify import Verifier as Verifier
     from .verify.pool import VerifierPool as VerifierPool
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BranchPoint",

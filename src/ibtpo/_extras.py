@@ -1,6 +1,9 @@
 """Which extra of ours brings which optional package, for errors that name the install line."""
 
-from .errors import DependencyError
+import importlib
+from collections.abc import Callable
+
+from .errors import ConfigError, DependencyError
 
 EXTRAS = {
     "accelerate": "train",
@@ -30,3 +33,15 @@ def missing_package(error: ModuleNotFoundError, what: str) -> DependencyError | 
     package = (error.name or "").partition(".")[0]
     extra = EXTRAS.get(package)
     return DependencyError(f"{what} needs the package {package!r}: pip install 'ibtpo[{extra}]'") if extra else None
+
+
+def load_object(path: str) -> Callable[..., list[int]]:
+    """The function a dotted path `package.module:name` stands for."""
+    module, _, attribute = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as e:  # no such module, no such name, or whatever the module raises while it is imported
+        raise ConfigError(f"cannot load {path!r}: {type(e).__name__}: {e}") from e
+    if not callable(found):
+        raise ConfigError(f"cannot load {path!r}: it is a {type(found).__name__}, not a function")
+    return found

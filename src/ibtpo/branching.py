@@ -4,13 +4,13 @@ A rule is a function `(tree, k, options, seed) -> list[BranchPoint]`: at most k 
 the tree alone; ties are broken by a hash of the place's tokens, so that the order of siblings cannot matter.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .running import running_ib_scores
+from ._seeds import stable_hash
+from .incremental import running_ib_scores
 from .score import ScoreOptions
 from .tree import ROOT, ReasoningTree
 
@@ -28,12 +28,6 @@ class BranchPoint:
 
 
 BranchingRule = Callable[[ReasoningTree, int, ScoreOptions, int], list[BranchPoint]]
-
-
-def stable_hash(*parts: object) -> int:
-    """A 63-bit hash of the parts, the same in every process and on every machine."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 def _tie(tree: ReasoningTree, node: int, seed: int) -> int:

@@ -142,7 +142,7 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     verb, rest = argv[0], argv[1:]
     if verb == "--version":
-        from . import __version__
+        from ._version import __version__
 
         print(f"ibtpo {__version__}")
         return 0

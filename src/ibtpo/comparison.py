@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from .diagnostics import Record
 from .errors import DataError
 from .evaluation import FULL_MARKS, RESAMPLES
+from .metrics import Record
 
 MEASURES = (
     "eff_rate", "avg_rate", "pass_at_g", "generated_tokens", "trajectories", "distinct", "branch_cost", "branch_depth",

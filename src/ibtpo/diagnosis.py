@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .diagnostics import Record
 from .evaluation import bootstrap_interval
+from .metrics import Record
 
 TOTALS = ("trajectories", "generated_tokens", "verifier_errors")  # sums, not means, and without an interval
 

@@ -44,15 +44,6 @@ class DependencyError(IBTPOError, ImportError):
     """An optional package is missing."""
 
 
-def half_character(text: str) -> str | None:
-    """The first lone surrogate of a text as an escape, or None: no file, pipe or tokenizer takes one."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as e:
-        return f"\\u{ord(text[e.start]):04x}"
-    return None
-
-
 def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """A `ConfigError` for a name that is not one of `known`, naming the nearest one."""
     choices = sorted(known)

@@ -17,11 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-from .branching import BRANCHING, BranchingRule, BranchPoint, stable_hash
+from ._extras import load_object
+from ._seeds import stable_hash
+from .branching import BRANCHING, BranchingRule, BranchPoint
 from .engines import Completion, Engine, Sampling
 from .errors import ConfigError, EngineError, unknown
 from .score import ScoreOptions
-from .steps import PieceDecoder, cut, load_object, make_splitter
+from .steps import PieceDecoder, cut, make_splitter
 from .tree import ROOT, Node, ReasoningTree
 from .verify import Verdict, Verifier
 

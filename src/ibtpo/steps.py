@@ -6,10 +6,10 @@ alone and cutting its whole trajectory give the same steps.
 """
 
 import hashlib
-import importlib
 import re
 from collections.abc import Callable, Sequence
 
+from ._extras import load_object
 from .errors import ConfigError, unknown
 from .tree import Step
 
@@ -164,18 +164,6 @@ def make_splitter(name: str) -> Splitter:
         return load_object(name)
     known = ("blank_line", "delimiter:TEXT", "regex:PATTERN", "tokens:COUNT", "sentence", "noisy:SHARE")
     raise unknown("splitter", name, known)
-
-
-def load_object(path: str) -> Callable[..., list[int]]:
-    """The function a dotted path `package.module:name` stands for."""
-    module, _, attribute = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except Exception as e:  # no such module, no such name, or whatever the module raises while it is imported
-        raise ConfigError(f"cannot load {path!r}: {type(e).__name__}: {e}") from e
-    if not callable(found):
-        raise ConfigError(f"cannot load {path!r}: it is a {type(found).__name__}, not a function")
-    return found
 
 
 class PieceDecoder:

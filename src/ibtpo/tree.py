@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError, half_character
+from ._text import half_character
+from .errors import DataError
 
 SCHEMA = "ibtpo.tree/1"
 ROOT = 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import SAMPLING, LengthReward, Reference, ask
 
-from ibtpo.branching import stable_hash
+from ibtpo._seeds import stable_hash
 from ibtpo.engines import Sampling
 from ibtpo.engines.transformers import TransformersEngine
 from ibtpo.engines.vllm import VLLMEngine, open_llm

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ..search import Prompt, SearchOptions
     from ..tasks.data import Problem
     from ..verify.pool import VerifierPool
+
+from .._text import without_nan
 
 SMALL_MODEL = 10_000_000  # parameters; below, a second CPU thread gains nothing
 ANSWER_VERIFIERS = ("math", "countdown", "choice", "walk")  # need a reference answer in every row
@@ -351,37 +353,3 @@ def check_free(paths: Sequence[Any], *, overwrite: bool, resume: bool = False, c
 def print_json(value: Any) -> None:
     """One line of JSON on stdout, NaN as null."""
     print(json.dumps(without_nan(value), ensure_ascii=False, allow_nan=False))
-
-
-def without_nan(value: Any) -> Any:
-    """The same with None for NaN and infinities: JSON has neither."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {k: without_nan(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(v) for v in value]
-    return value
-
-
-def cell(value: Any, digits: int = 4) -> str:
-    """A value as a table shows it: "-" for none, whole numbers without a point."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() and abs(value) >= 10 else f"{value:.{digits}f}"
-    return str(value)
-
-
-def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = (), *, left: int = 1) -> str:
-    """Aligned columns: the first `left` to the left, the others to the right."""
-    lines = [list(header)] * bool(header) + [[cell(v) for v in row] for row in rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            f"{v:<{w}}" if i < left else f"{v:>{w}}" for i, (v, w) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )

@@ -3,8 +3,9 @@
 import argparse
 import json
 
+from .._text import table
 from ..errors import ConfigError
-from . import check_free, file_name, make_folder_of, table
+from . import check_free, file_name, make_folder_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

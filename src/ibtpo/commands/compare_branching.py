@@ -17,7 +17,8 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
+from .._text import without_nan
+from .._version import __version__
 from ..errors import ConfigError, IBTPOError
 from . import (
     Progress,
@@ -33,13 +34,12 @@ from . import (
     print_json,
     read_problems,
     search_options,
-    without_nan,
 )
 from .sample import TreeFile, check_same
 
 if TYPE_CHECKING:
     from ..comparison import Pool
-    from ..diagnostics import Record
+    from ..metrics import Record
     from ..score import ScoreOptions
     from ..search import Prompt, SearchOptions
     from ..tree import ReasoningTree
@@ -176,7 +176,7 @@ def first_answers(tree: "ReasoningTree", g: int) -> "ReasoningTree":
 def read_pool(path: Path, score: "ScoreOptions") -> "tuple[Pool, dict[int, list[Record]]]":
     """The pool of independent answers, and the records of its first 8 and its first 12."""
     from ..comparison import Pool
-    from ..diagnostics import correctness, tree_record
+    from ..metrics import correctness, tree_record
     from ..tree import read_trees
 
     pool, records = Pool([], []), {g: [] for g in GROUPS}  # type: ignore[var-annotated]
@@ -191,7 +191,7 @@ def read_pool(path: Path, score: "ScoreOptions") -> "tuple[Pool, dict[int, list[
 def summarise(folder: Path, arms: Sequence[str], score: "ScoreOptions", *, seed: int = 0) -> dict[str, Any]:
     """The result of a folder's stored trees."""
     from ..comparison import Resamples, at_equal_tokens, interval, measured, nanmean
-    from ..diagnostics import tree_record
+    from ..metrics import tree_record
     from ..tree import read_trees
 
     pool, first = read_pool(_store(folder, POOL).path, score)

@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._text import without_nan
 from ..errors import ConfigError, IBTPOError
-from . import ANSWER_VERIFIERS, add_output_options, print_json, without_nan
+from . import ANSWER_VERIFIERS, add_output_options, print_json
 
 if TYPE_CHECKING:
     from ..experiments.jobs import Job

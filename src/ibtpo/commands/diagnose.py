@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
 from .._extras import missing_package
+from .._text import table, without_nan
+from .._version import __version__
 from ..errors import ConfigError, EngineError, IBTPOError
 from . import (
     Progress,
@@ -34,13 +35,11 @@ from . import (
     print_json,
     read_problems,
     search_options,
-    table,
-    without_nan,
 )
 from .sample import TreeFile, check_same
 
 if TYPE_CHECKING:
-    from ..diagnostics import Record
+    from ..metrics import Record
     from ..search import SearchOptions
     from ..tasks.data import Problem
     from ..tree import ReasoningTree
@@ -201,7 +200,7 @@ class _Curve:
 
     def _records(self, name: str, label: str) -> "list[Record]":
         """(P,) records of one checkpoint, from stored trees as far as there are any."""
-        from ..diagnostics import tree_record
+        from ..metrics import tree_record
         from ..search import Prompt, TreeSearch
 
         args, options = self.args, self.options

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from .._text import table
 from ..errors import ConfigError, IBTPOError
 from . import (
     Progress,
@@ -28,7 +29,6 @@ from . import (
     print_json,
     read_problems,
     sampling_options,
-    table,
 )
 
 if TYPE_CHECKING:

@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from .._text import table
 from ..errors import ConfigError, unknown
-from . import check_free, file_name, make_folder_of, table
+from . import check_free, file_name, make_folder_of
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._text import cell
 from ..errors import ConfigError, DataError
 from . import (
     add_output_options,
     add_problem_options,
     add_verifier_options,
-    cell,
     check_free,
     file_name,
     make_folder_of,

@@ -15,7 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
+from .._text import table
+from .._version import __version__
 from ..errors import ConfigError, DataError, IBTPOError
 from . import (
     Progress,
@@ -34,7 +35,6 @@ from . import (
     print_json,
     read_problems,
     search_options,
-    table,
 )
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def _sample(
     verifier_name: str,
     verifier: "VerifierPool",
 ) -> int:
-    from ..diagnostics import summarise, tree_record
     from ..engines.completions import bias
+    from ..metrics import summarise, tree_record
     from ..search import TreeSearch
 
     made_by = {"ibtpo": __version__, "model": args.model, "verifier": verifier_name}

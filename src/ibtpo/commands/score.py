@@ -4,10 +4,10 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import DataError
-from . import add_score_options, cell, print_json, score_options, table
+from . import add_score_options, print_json, score_options
 
 if TYPE_CHECKING:
     from ..tree import ReasoningTree
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the scores of every tree."""
     from ..credit import CreditOptions
-    from ..diagnostics import tree_scores
+    from ..metrics import readable, tree_scores
     from ..tree import read_trees
 
     options = CreditOptions(lam=args.lam, score=score_options(args))
@@ -52,22 +52,3 @@ def _from_stdin() -> Iterator["ReasoningTree"]:
             raise DataError(f"<stdin>:{number}: {e}") from e
     if number == 0:
         raise DataError("<stdin>: nothing to read; expected one tree a line")
-
-
-def readable(tree: "ReasoningTree", record: dict[str, Any]) -> str:
-    """A tree as a table, a step under the one it follows."""
-    from ..diagnostics import COLUMNS
-    from ..report.viewer_data import visible
-    from ..tree import ROOT
-
-    rows, texts, stack = [], [], [(ROOT, 0)]
-    while stack:  # depth first, so that a step stands under the one it follows
-        node, depth = stack.pop()
-        stack += [(child, depth + 1) for child in reversed(tree.nodes[node].children)]
-        scores = record["nodes"][node]
-        rows.append(["  " * depth + str(node), tree.nodes[node].draws, *(scores[c] for c in COLUMNS)])
-        texts.append(visible(json.dumps(tree.nodes[node].step.text[:40], ensure_ascii=False)[1:-1]))
-    header, *lines = table(rows, ["node", "draws", *COLUMNS]).split("\n")
-    lines = [f"{line}  {text}" for line, text in zip(lines, texts, strict=True)]
-    summary = ", ".join(f"{name} {cell(record[name])}" for name in ("avg_reward", "effective", "ib_score", "cov_eta"))
-    return f"{visible(record['id'], '')}: {len(tree.leaves)} trajectories, {summary}\n" + "\n".join([header, *lines])

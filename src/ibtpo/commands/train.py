@@ -14,9 +14,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .._text import percent, table
 from ..errors import CheckpointError, ConfigError, IBTPOError
 from ..runs import STATE_FILE, RunFolder
-from . import ANSWER_VERIFIERS, table
+from . import ANSWER_VERIFIERS
 from .recipes import find_recipe
 
 
@@ -236,13 +237,13 @@ def _train(
             if name:
                 folder.write_eval(name, result)
             when = f"{name} training" if name else f"after {tokens} tokens"
-            console.print(f"held-out accuracy {when}: {_percent(result['avg'], result['avg_ci'])}", highlight=False)
+            console.print(f"held-out accuracy {when}: {percent(result['avg'], result['avg_ci'])}", highlight=False)
         state.wait_for_everyone()
 
     if run.eval_before:
         measure("before")
     if before := folder.read_eval().get("before"):
-        display.held_out = f"{_percent(before['avg'], before['avg_ci'])} before training"
+        display.held_out = f"{percent(before['avg'], before['avg_ci'])} before training"
     checkpoint = _same_everywhere(folder.last_checkpoint() if resume and state.is_main_process else None)
     if resume:
         where = f"from {checkpoint.name}" if checkpoint else "from the start: no checkpoint was finished"
@@ -306,12 +307,6 @@ def _evaluate(
     return result.to_json(), {id: sum(g) / len(g) if g else None for id, g in grades.items()}
 
 
-def _percent(value: float | None, interval: Any) -> str:
-    if value is None:  # every verdict was an error
-        return "nothing graded"
-    return f"{100 * value:.1f} % [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
-
-
 def _write_report(folder: RunFolder) -> Path | None:
     """The run's report.html, or None: a finished training does not fail for want of a picture of it."""
     try:
@@ -340,7 +335,7 @@ def _report(console: Console, folder: RunFolder, seconds: float, report: Path | 
         for name, label in (("avg", f"avg@{k}"), ("pass", f"pass@{k}")):
             known = before[name] is not None and after[name] is not None
             change = f"{100 * (after[name] - before[name]):+.1f} points" if known else ""
-            values = [_percent(r[name], r[f"{name}_ci"]) for r in (before, after)]
+            values = [percent(r[name], r[f"{name}_ci"]) for r in (before, after)]
             table.add_row(label, *values, change)
         console.print(table)
     console.print(f"done in {seconds:.0f} s; run folder: {folder.path}", highlight=False, soft_wrap=True)

@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.tree is not None:
         raise ConfigError("--tree goes with --terminal; in a page every tree has a link: FILE.html#tree=ID")
+    from .._text import visible
     from ..report.viewer import default_output, write_viewer
-    from ..report.viewer_data import visible
 
     output = args.output or default_output(args.trees)
     make_folder_of(output)

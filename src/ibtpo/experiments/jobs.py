@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..runs import RunFolder
 
-COMMAND = (sys.executable, "-m", "ibtpo.experiments.child")
+COMMAND = (sys.executable, "-m", "ibtpo", "--end-with-parent")
 POLL = 0.2  # seconds
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from .._text import visible
 from ..diagnosis import Measured
 from ..runs import write_whole
 from .draw import Held, Series, Sheet, draw
 from .pages import Figure, render
 from .plots import PLOTS, Plot, csv_lines
-from .viewer_data import visible
 
 _RUNS = {plot.key: plot for plot in PLOTS}
 CURVES: tuple[Plot, ...] = (

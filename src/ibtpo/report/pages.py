@@ -8,9 +8,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from .. import __version__
+from .._text import visible
+from .._version import __version__
 from .draw import Sheet
-from .viewer_data import visible
 
 GENERATOR = "ibtpo report"
 

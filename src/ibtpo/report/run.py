@@ -16,6 +16,7 @@ from urllib.parse import quote
 import numpy as np
 from markupsafe import Markup
 
+from .._text import visible
 from ..errors import ConfigError
 from ..runs import write_whole
 from .data import MOST_TREE_FILES, Curves, Run, read_run, stored_trees
@@ -26,7 +27,6 @@ from .trees import gallery
 from .trend import trend
 from .verdict import STATES, difference, headline, verdict
 from .viewer import write_viewer
-from .viewer_data import visible
 
 _OURS = re.compile(rf'<meta name="generator" content="{GENERATOR} [^"]*">'.encode())
 

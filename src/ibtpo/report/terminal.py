@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from ..diagnostics import correctness, rescued, tree_scores
+from .._text import visible
 from ..errors import DataError, unknown
+from ..metrics import correctness, rescued, tree_scores
 from ..tree import ROOT, ReasoningTree
-from .viewer_data import open_source, options_of, visible
+from .viewer_data import open_source, options_of
 from .viewer_static import answers, marks_of, number
 
 MOST_TEXT = 400  # characters of a step, before the terminal's width cuts it

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from ..diagnostics import correctness, rescued
+from ..metrics import correctness, rescued
 from ..score import effective
 from ..tree import ROOT, ReasoningTree
 from .viewer import tree_key

@@ -19,20 +19,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..diagnostics import tree_scores
+from .._text import visible
 from ..errors import ConfigError, DataError
-from .viewer_data import (
-    COLOURS,
-    Source,
-    index_entry,
-    open_source,
-    options_of,
-    pack,
-    pack_index,
-    tree_chunk,
-    tree_key,
-    visible,
-)
+from ..metrics import tree_scores
+from .viewer_data import COLOURS, Source, index_entry, open_source, options_of, pack, pack_index, tree_chunk, tree_key
 from .viewer_static import NestedLists
 from .viewer_words import find_tokenizer, token_texts
 

@@ -15,16 +15,14 @@ from typing import Any
 from urllib.parse import quote
 
 from ..credit import CreditOptions
-from ..diagnostics import COLUMNS, correctness, rescued
 from ..errors import DataError
+from ..metrics import COLUMNS, correctness, rescued
 from ..score import ScoreOptions
 from ..tree import ReasoningTree, read_trees
 
 SCORE_OPTIONS = ("beta", "value", "confidence", "weight", "ratio_prior")
 COLOURS = ("ib_score", "p_hat", "advantage")  # what a step can be coloured by
 PROMPT_START = 120  # characters of a prompt in the index
-# They can show a text in another order than it is stored in; and Unicode's line separators.
-BIDI = "\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 @dataclass(slots=True)
@@ -195,11 +193,3 @@ def pack(value: Any) -> str:
     data = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # A lone surrogate could come from a file's name or a foreign meta; it has no UTF-8.
     return base64.b64encode(gzip.compress(data.encode("utf-8", "replace"), 6, mtime=0)).decode()
-
-
-def visible(text: str, keep: str = "\n\t") -> str:
-    """The text with control characters, bidirectional overrides and lone surrogates as [U+202E]; `keep` stays."""
-    return _HIDDEN.sub(lambda m: m[0] if m[0] in keep else f"[U+{ord(m[0]):04X}]", text)
-
-
-_HIDDEN = re.compile(f"[\x00-\x1f\x7f-\x9f{BIDI}\ud800-\udfff]")

@@ -8,6 +8,7 @@ from fractions import Fraction
 from itertools import permutations
 from typing import Any
 
+from .._text import short
 from ..verify import Verdict, Verifier
 from ..verify.math import gold_text
 from .data import Problem, verifier_for
@@ -47,7 +48,7 @@ class CheckReport:
         share = 100 * self.passed / self.n if self.n else 0.0
         lines = [f"gold answers accepted: {self.passed} of {self.n} ({share:.2f} %), verifier errors: {self.errors}"]
         for identity, answer, verdict in self.failing[:SHOWN]:
-            lines.append(f"  {identity}: {_short(answer)}: {verdict.error or f'reward {verdict.reward:g}'}")
+            lines.append(f"  {identity}: {short(answer, 80, str)}: {verdict.error or f'reward {verdict.reward:g}'}")
         lines += _more(len(self.failing))
         if self.negative:
             different = self.negative - self.negative_same
@@ -56,7 +57,9 @@ class CheckReport:
                 f"(and {self.negative_same} pairs with the same answer), verifier errors: {self.negative_errors}"
             )
             for identity, answer, next_id, next_answer in self.negative_accepted[:SHOWN]:
-                lines.append(f"  {identity}: {_short(answer)} accepted for {next_id}: {_short(next_answer)}")
+                lines.append(
+                    f"  {identity}: {short(answer, 80, str)} accepted for {next_id}: {short(next_answer, 80, str)}"
+                )
             lines += _more(len(self.negative_accepted))
         return "\n".join([*lines, f"{self.seconds:.1f} s"])
 
@@ -159,8 +162,3 @@ def _score(pool: Verifier, problems: Sequence[Problem], completions: Sequence[st
 
 def _more(total: int) -> list[str]:
     return [f"  … and {total - SHOWN} more"] if total > SHOWN else []
-
-
-def _short(answer: str | None) -> str:
-    text = " ".join(str(answer).split())
-    return text if len(text) <= 80 else text[:80] + "…"

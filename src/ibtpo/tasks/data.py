@@ -14,7 +14,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, DataError, DependencyError, half_character
+from .._text import half_character, short
+from ..errors import ConfigError, DataError, DependencyError
 
 Message = dict[str, str]
 
@@ -163,7 +164,7 @@ class _RowReader:
     def _message(at: str, item: Any) -> Message:
         if not isinstance(item, dict) or not isinstance(item.get("content"), str) or item.get("role") not in ROLES:
             raise DataError(
-                f'{at}: expected {{"role": one of {", ".join(ROLES)}, "content": text}}, got {_short(item)}'
+                f'{at}: expected {{"role": one of {", ".join(ROLES)}, "content": text}}, got {short(item, 80)}'
             )
         if not item["content"].strip():
             raise DataError(f"{at}: the content is empty")
@@ -171,7 +172,7 @@ class _RowReader:
 
     def _answer(self, at: str, value: Any) -> str | None:
         if isinstance(value, bool) or not isinstance(value, str | int | float | None):
-            raise DataError(f"{at}: expected text or a number, got {type(value).__name__} {_short(value)}")
+            raise DataError(f"{at}: expected text or a number, got {type(value).__name__} {short(value, 80)}")
         text = None if value is None else str(value).strip()
         if not text and self.require_answer:
             raise DataError(f"{at}: the answer is empty; pass require_answer=False if the verifier needs none")
@@ -186,7 +187,7 @@ class _RowReader:
         elif isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
             identity = str(value)
         else:
-            raise DataError(f"{at}, column 'id': expected text or an integer, got {_short(value)}")
+            raise DataError(f"{at}, column 'id': expected text or an integer, got {short(value, 80)}")
         if identity in self.seen:
             raise DataError(f"{at}: id {identity!r} was already used in {self.seen[identity]}; ids must be unique")
         self.seen[identity] = where
@@ -440,8 +441,3 @@ def _nearest_file(path: Path) -> str:
         return f" (nor does the folder {folder})"
     near = get_close_matches(path.name, [item.name for item in folder.iterdir() if item.is_file()], n=1)
     return f" (did you mean {folder / near[0]}?)" if near else ""
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:80] + "…"

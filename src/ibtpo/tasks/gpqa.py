@@ -8,7 +8,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import ConfigError, DataError, half_character
+from .._text import half_character
+from ..errors import ConfigError, DataError
 from .data import Problem
 
 CORRECT = "Correct Answer"

@@ -20,7 +20,7 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import PreTrainedConfig
 
-from ..verify.rewards import describe
+from .._text import describe
 from .trie import ATTENTION, NO_LABEL, START, Layout, cost_of, lay_out, split, where_predicted
 
 Plain = Callable[..., tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]]

@@ -22,12 +22,12 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from trl.data_utils import is_conversational
 
-from .. import __version__
-from ..branching import stable_hash
-from ..diagnostics import summarise, tree_record
+from .._seeds import stable_hash
+from .._version import __version__
 from ..engines import Sampling
 from ..engines.transformers import TransformersEngine
 from ..errors import ConfigError, DataError, EngineError, VerifierError
+from ..metrics import summarise, tree_record
 from ..search import Prompt, SearchOptions, TreeSearch, run_async
 from ..tasks.data import check_prompt_length, load_problems, trl_prompt
 from ..tree import ReasoningTree, write_trees

@@ -82,8 +82,7 @@ def show_tree(trainer: Any, tree: "ReasoningTree", step: int) -> None:
 
 def tree_text(tree: "ReasoningTree", options: Any) -> str:
     """The question, and the tree as `ibtpo score` prints it."""
-    from ..commands.score import readable
-    from ..diagnostics import tree_scores
-    from ..report.viewer_data import visible
+    from .._text import visible
+    from ..metrics import readable, tree_scores
 
     return f"{visible(tree.prompt.rstrip())}\n\n{readable(tree, tree_scores(tree, options))}"

@@ -23,18 +23,19 @@ from trl import GRPOTrainer
 from trl.data_utils import is_conversational
 from trl.trainer.utils import split_tensor_dict
 
-from .. import __version__
-from ..branching import stable_hash
+from .._seeds import stable_hash
+from .._text import describe
+from .._version import __version__
 from ..credit import batch_scale, path_advantages, token_advantages, treepo_values
-from ..diagnostics import summarise, tree_record
 from ..errors import CheckpointError, ConfigError, VerifierError
+from ..metrics import summarise, tree_record
 from ..runs import STATE_FILE
 from ..score import step_confidence
 from ..search import Prompt, TreeSearch, run_async
 from ..tree import ReasoningTree, write_trees
 from ..verify import Verifier
 from ..verify.pool import VerifierPool
-from ..verify.rewards import RewardFunctions, describe
+from ..verify.rewards import RewardFunctions
 from .config import IBTPOConfig
 from .packed import PackedForward, read_rows
 from .regularizers import ibro_term

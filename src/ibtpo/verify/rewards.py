@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from .._text import describe, short
 from ..errors import ConfigError, VerifierError
 from ..tree import MOST_REWARD
 from . import Verdict
@@ -168,11 +169,11 @@ def to_outcome(value: Any) -> Outcome:
     if value is None:
         return None, None
     if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
-        return None, f"returned {type(value).__name__} {_short(value)}, expected a number or None"
+        return None, f"returned {type(value).__name__} {short(value)}, expected a number or None"
     try:
         number = float(value)
     except Exception as error:
-        return None, f"returned {_short(value)}, not a number: {describe(error)}"
+        return None, f"returned {short(value)}, not a number: {describe(error)}"
     if math.isinf(number):
         return None, f"returned {number}, expected a finite number"
     if abs(number) > MOST_REWARD:
@@ -222,16 +223,6 @@ def check_timeout(timeout: float) -> float:
 def count(number: int, noun: str) -> str:
     """`1 row`, `8 rows`."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def describe(error: BaseException) -> str:
-    """Type and message of an exception on one line."""
-    return f"{type(error).__name__}: {_short(error, str)}" if str(error) else type(error).__name__
-
-
-def _short(value: Any, show: Callable[[Any], str] = repr) -> str:
-    text = " ".join(show(value).split())
-    return text if len(text) <= 300 else text[:300] + "…"
 
 
 def _current_device() -> int | None:

@@ -20,7 +20,8 @@ import time
 import traceback
 from typing import Any, BinaryIO
 
-from .rewards import Outcome, RewardFunction, call, count, describe, to_outcome
+from .._text import describe
+from .rewards import Outcome, RewardFunction, call, count, to_outcome
 
 HEADER = struct.Struct("<I")
 BUILTIN = {
@@ -130,7 +131,7 @@ def _where(error: BaseException) -> str:
 
 if __name__ == "__main__":
     # Under `-m` this module is __main__; the imported copy keeps one identity for pickles and user code.
-    from ibtpo.verify import worker
+    from . import worker
 
     worker.main(int(sys.argv[1]), sys.argv[2:])
     sys.stderr.flush()

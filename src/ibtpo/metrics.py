@@ -4,12 +4,14 @@
 Groups are judged on raw correctness, never on a shaped reward. docs/metrics.md says how to read each number.
 """
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ._text import cell, table, visible
 from .credit import CreditOptions, a_gl, a_ib, leaf_rewards, node_advantage
 from .score import ScoreOptions, effective, eta_covariance, score_tree, tree_ib_score
 from .tree import ROOT, ReasoningTree
@@ -113,3 +115,18 @@ def tree_scores(tree: ReasoningTree, options: CreditOptions) -> dict[str, Any]:
 
 def _or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def readable(tree: ReasoningTree, record: dict[str, Any]) -> str:
+    """A tree as a table, a step under the one it follows."""
+    rows, texts, stack = [], [], [(ROOT, 0)]
+    while stack:  # depth first, so that a step stands under the one it follows
+        node, depth = stack.pop()
+        stack += [(child, depth + 1) for child in reversed(tree.nodes[node].children)]
+        scores = record["nodes"][node]
+        rows.append(["  " * depth + str(node), tree.nodes[node].draws, *(scores[c] for c in COLUMNS)])
+        texts.append(visible(json.dumps(tree.nodes[node].step.text[:40], ensure_ascii=False)[1:-1]))
+    header, *lines = table(rows, ["node", "draws", *COLUMNS]).split("\n")
+    lines = [f"{line}  {text}" for line, text in zip(lines, texts, strict=True)]
+    summary = ", ".join(f"{name} {cell(record[name])}" for name in ("avg_reward", "effective", "ib_score", "cov_eta"))
+    return f"{visible(record['id'], '')}: {len(tree.leaves)} trajectories, {summary}\n" + "\n".join([header, *lines])

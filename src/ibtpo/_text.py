@@ -1,0 +1,76 @@
+"""Text for people: numbers, tables and messages as every part of the package shows them."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+# They can show a text in another order than it is stored in; and Unicode's line separators.
+BIDI = "\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+_HIDDEN = re.compile(f"[\x00-\x1f\x7f-\x9f{BIDI}\ud800-\udfff]")
+
+
+def without_nan(value: Any) -> Any:
+    """The same with None for NaN and infinities: JSON has neither."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(v) for v in value]
+    return value
+
+
+def cell(value: Any, digits: int = 4) -> str:
+    """A value as a table shows it: "-" for none, whole numbers without a point."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) >= 10 else f"{value:.{digits}f}"
+    return str(value)
+
+
+def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = (), *, left: int = 1) -> str:
+    """Aligned columns: the first `left` to the left, the others to the right."""
+    lines = [list(header)] * bool(header) + [[cell(v) for v in row] for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            f"{v:<{w}}" if i < left else f"{v:>{w}}" for i, (v, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def percent(value: float | None, interval: Any) -> str:
+    """A share and its interval in percent, such as "19.1 % [16.4, 22.1]"."""
+    if value is None:  # every verdict was an error
+        return "nothing graded"
+    return f"{100 * value:.1f} % [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def short(value: Any, most: int = 300, show: Callable[[Any], str] = repr) -> str:
+    """`value` on one line of at most `most` characters, for a message. show: how it becomes text."""
+    text = " ".join(show(value).split())
+    return text if len(text) <= most else text[:most] + "…"
+
+
+def describe(error: BaseException) -> str:
+    """Type and message of an exception on one line."""
+    return f"{type(error).__name__}: {short(error, show=str)}" if str(error) else type(error).__name__
+
+
+def visible(text: str, keep: str = "\n\t") -> str:
+    """The text with control characters, bidirectional overrides and lone surrogates as [U+202E]; `keep` stays."""
+    return _HIDDEN.sub(lambda m: m[0] if m[0] in keep else f"[U+{ord(m[0]):04X}]", text)
+
+
+def half_character(text: str) -> str | None:
+    """The first lone surrogate of a text as an escape, or None: no file, pipe or tokenizer takes one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        return f"\\u{ord(text[e.start]):04x}"
+    return None
