@@ -193,3 +193,12 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     tokenizer.model_max_length = config.max_position_embeddings
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def decoder(tokenizer: Any) -> Any:
+    """Token ids -> text, special tokens skipped, nothing tidied up."""
+
+    def decode(ids: list[int]) -> str:
+        return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    return decode

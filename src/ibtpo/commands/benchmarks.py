@@ -5,7 +5,7 @@ import json
 
 from .._text import table
 from ..errors import ConfigError
-from . import check_free, file_name, make_folder_of
+from .output import check_free, file_name, make_folder_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

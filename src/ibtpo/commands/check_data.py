@@ -7,7 +7,8 @@ import argparse
 import json
 import sys
 
-from . import add_verifier_options, open_verifier, read_problems
+from .inputs import open_verifier, read_problems
+from .options import add_verifier_options
 
 TOLERATED = 0.005  # share of a file's reference answers that may fail
 

@@ -20,21 +20,17 @@ from typing import TYPE_CHECKING, Any
 from .._text import without_nan
 from .._version import __version__
 from ..errors import ConfigError, IBTPOError
-from . import (
-    Progress,
+from ..models import decoder
+from .inputs import make_prompts, open_model, open_verifier, read_problems
+from .options import (
     add_data_options,
     add_output_options,
     add_sampling_options,
     add_score_options,
     add_tree_options,
-    decoder,
-    make_prompts,
-    open_model,
-    open_verifier,
-    print_json,
-    read_problems,
     search_options,
 )
+from .output import Progress, print_json
 from .sample import TreeFile, check_same
 
 if TYPE_CHECKING:

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from .._text import without_nan
 from ..errors import ConfigError, IBTPOError
-from . import ANSWER_VERIFIERS, add_output_options, print_json
+from ..tasks.data import ANSWER_VERIFIERS
+from .options import add_output_options
+from .output import print_json
 
 if TYPE_CHECKING:
     from ..experiments.jobs import Job

@@ -21,21 +21,17 @@ from .._extras import missing_package
 from .._text import table, without_nan
 from .._version import __version__
 from ..errors import ConfigError, EngineError, IBTPOError
-from . import (
-    Progress,
+from ..models import decoder
+from .inputs import make_prompts, open_model, open_verifier, read_problems
+from .options import (
     add_data_options,
     add_output_options,
     add_sampling_options,
     add_score_options,
     add_tree_options,
-    decoder,
-    make_prompts,
-    open_model,
-    open_verifier,
-    print_json,
-    read_problems,
     search_options,
 )
+from .output import Progress, print_json
 from .sample import TreeFile, check_same
 
 if TYPE_CHECKING:

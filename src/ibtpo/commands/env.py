@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from . import print_json
+from .output import print_json
 
 PACKAGES = (
     "torch",

@@ -14,22 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from .._text import table
 from ..errors import ConfigError, IBTPOError
-from . import (
-    Progress,
-    add_data_options,
-    add_output_options,
-    add_sampling_options,
-    check_free,
-    decoder,
-    file_name,
-    make_folder_of,
-    make_prompts,
-    open_model,
-    open_verifier,
-    print_json,
-    read_problems,
-    sampling_options,
-)
+from ..models import decoder
+from .inputs import make_prompts, open_model, open_verifier, read_problems
+from .options import add_data_options, add_output_options, add_sampling_options, sampling_options
+from .output import Progress, check_free, file_name, make_folder_of, print_json
 
 if TYPE_CHECKING:
     from ..engines import Sampling

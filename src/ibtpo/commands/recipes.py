@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .._text import table
 from ..errors import ConfigError, unknown
-from . import check_free, file_name, make_folder_of
+from .output import check_free, file_name, make_folder_of
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 

@@ -9,17 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from .._text import cell
 from ..errors import ConfigError, DataError
-from . import (
-    add_output_options,
-    add_problem_options,
-    add_verifier_options,
-    check_free,
-    file_name,
-    make_folder_of,
-    open_verifier,
-    read_problems,
-)
 from .eval import finish
+from .inputs import open_verifier, read_problems
+from .options import add_output_options, add_problem_options, add_verifier_options
+from .output import check_free, file_name, make_folder_of
 
 if TYPE_CHECKING:
     from ..evaluation import Answer

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from . import file_name, make_folder_of
+from .output import file_name, make_folder_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,24 +18,17 @@ from typing import TYPE_CHECKING, Any
 from .._text import table
 from .._version import __version__
 from ..errors import ConfigError, DataError, IBTPOError
-from . import (
-    Progress,
+from ..models import decoder
+from .inputs import make_prompts, open_model, open_verifier, read_problems
+from .options import (
     add_data_options,
     add_output_options,
     add_sampling_options,
     add_score_options,
     add_tree_options,
-    check_free,
-    decoder,
-    file_name,
-    make_folder_of,
-    make_prompts,
-    open_model,
-    open_verifier,
-    print_json,
-    read_problems,
     search_options,
 )
+from .output import Progress, check_free, file_name, make_folder_of, print_json
 
 if TYPE_CHECKING:
     from ..search import Prompt, SearchOptions

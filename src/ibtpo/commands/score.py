@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
-from . import add_score_options, print_json, score_options
+from .options import add_score_options, score_options
+from .output import print_json
 
 if TYPE_CHECKING:
     from ..tree import ReasoningTree

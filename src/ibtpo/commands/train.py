@@ -17,7 +17,7 @@ from rich.table import Table
 from .._text import percent, table
 from ..errors import CheckpointError, ConfigError, IBTPOError
 from ..runs import STATE_FILE, RunFolder
-from . import ANSWER_VERIFIERS
+from ..tasks.data import ANSWER_VERIFIERS
 from .recipes import find_recipe
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import file_name, make_folder_of
+from .output import file_name, make_folder_of
 
 OPTIONS = ("beta", "lam", "value", "confidence", "weight", "ratio_prior")
 EVERY = 10.0  # seconds between lines of progress

@@ -17,6 +17,9 @@ from typing import Any
 from .._text import half_character, short
 from ..errors import ConfigError, DataError, DependencyError
 
+ANSWER_VERIFIERS = ("math", "countdown", "choice", "walk")  # need a reference answer in every row
+
+
 Message = dict[str, str]
 
 QUESTION_COLUMNS = ("question", "prompt", "problem")

@@ -1,0 +1,106 @@
+"""What a verb works on: its problems, verifier, model and prompts, opened as its options say."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..tasks.data import ANSWER_VERIFIERS
+
+if TYPE_CHECKING:
+    from ..search import Prompt
+    from ..tasks.data import Problem
+    from ..verify.pool import VerifierPool
+
+SMALL_MODEL = 10_000_000  # parameters; below, a second CPU thread gains nothing
+
+
+def read_problems(args: argparse.Namespace) -> tuple[list["Problem"], str]:
+    """The problems, and the name of the verifier that goes with them."""
+    from ..tasks.data import load_problems, verifier_for
+    from ..verify.pool import function_name
+
+    if args.verifier is not None:
+        function_name(args.verifier)  # a misspelt name is told before anything is read or loaded
+    if getattr(args, "benchmark", None) is not None:
+        return _read_benchmark(args)
+    problems = load_problems(
+        args.data,
+        split=args.split or "train",
+        limit=args.limit,
+        question_column=args.question_column,
+        answer_column=args.answer_column,
+        require_answer=args.verifier is None or args.verifier in ANSWER_VERIFIERS,
+        instruction=args.instruction,
+    )
+    return problems, args.verifier if args.verifier is not None else verifier_for(problems[0])
+
+
+def _read_benchmark(args: argparse.Namespace) -> tuple[list["Problem"], str]:
+    from ..tasks.benchmarks import find_benchmark, load_benchmark
+
+    benchmark = find_benchmark(args.benchmark)
+    problems = load_benchmark(
+        benchmark,
+        args.data,
+        split=args.split,
+        limit=args.limit,
+        instruction=args.instruction,
+        question_column=args.question_column,
+        answer_column=args.answer_column,
+    )
+    if args.limit is None and benchmark.problems not in (None, len(problems)):
+        print(f"note: {benchmark.name} has {benchmark.problems} problems, {args.data} {len(problems)}", file=sys.stderr)
+    return problems, args.verifier or benchmark.verifier
+
+
+def open_verifier(args: argparse.Namespace, name: str) -> "VerifierPool":
+    """The verifier pool of the command line; a context manager."""
+    from ..verify.pool import VerifierPool
+
+    return VerifierPool(name, workers=args.verifier_workers, timeout=args.verifier_timeout)
+
+
+def open_model(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The engine and the tokenizer."""
+    from transformers.utils import logging as transformers_logging
+
+    from ..engines.open import open_engine
+
+    transformers_logging.disable_progress_bar()  # "Loading weights" would land between our own lines
+    engine, tokenizer = open_engine(
+        args.engine,
+        args.model,
+        dtype=args.dtype,
+        device=args.device,
+        max_in_flight=args.max_in_flight,
+        kv_memory_gb=args.kv_memory_gb,
+    )
+    model: Any = getattr(engine, "model", None)
+    if hasattr(model, "num_parameters") and model.num_parameters() < SMALL_MODEL:
+        import torch
+
+        # On a busy machine threads that wait for each other after every small product take a hundred times as long.
+        torch.set_num_threads(1)
+    return engine, tokenizer
+
+
+def make_prompts(
+    args: argparse.Namespace, problems: Sequence["Problem"], engine: Any, tokenizer: Any
+) -> list["Prompt"]:
+    """Prompts ready for the engine. Raises `DataError` naming a problem that does not fit the model's context."""
+    from ..search import Prompt
+    from ..tasks.data import check_prompt_length, encode_prompt
+
+    prompts = []
+    for problem in problems:
+        text, ids = encode_prompt(
+            problem,
+            tokenizer,
+            system_prompt=args.system_prompt,
+            chat_template=False if args.no_chat_template else None,
+        )
+        if engine.max_length is not None:
+            check_prompt_length(problem.id, len(ids), engine.max_length)
+        prompts.append(Prompt(problem.id, tuple(ids), text, {**problem.columns, "answer": problem.answer}))
+    return prompts

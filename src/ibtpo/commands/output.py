@@ -1,0 +1,106 @@
+"""How a verb shows what it does: progress, files that must not be overwritten, JSON."""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .._text import without_nan
+from ..errors import ConfigError
+
+
+class Progress:
+    """What is done of `total`: a bar where stderr is a terminal, else a line every few seconds, nothing when quiet."""
+
+    EVERY = 10.0  # seconds between plain lines
+
+    def __init__(self, what: str, total: int, done: int = 0, *, quiet: bool = False) -> None:
+        self.what, self.total, self.done, self.quiet = what, total, done, quiet
+        self.tokens = 0
+        self._grades: list[float] = []
+        self._start = self._last = time.monotonic()
+        self._bar: Any = None
+
+    def add(self, tokens: int, grades: Sequence[float]) -> None:
+        """One more is done; it took `tokens`, its answers were graded `grades`."""
+        self.done += 1
+        self.tokens += tokens
+        self._grades.extend(grades)
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, text=self._text(now))
+        elif not self.quiet and (now - self._last >= self.EVERY or self.done == self.total):
+            self._last = now
+            print(f"{self.done}/{self.total} {self.what}, {self._text(now)}", file=sys.stderr, flush=True)
+
+    def _text(self, now: float) -> str:
+        mean = math.fsum(self._grades) / len(self._grades) if self._grades else math.nan
+        rate = self.tokens / max(now - self._start, 1e-9)
+        return f"reward {mean:.3f}, {self.tokens} tokens, {rate:.0f} tokens/s"
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator["Progress"]:
+        """Draws the bar while the block runs."""
+        if self.quiet or not sys.stderr.isatty():
+            yield self
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (
+            TextColumn(self.what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
+        with Bar(*columns, console=Console(stderr=True)) as bar:
+            self._task = bar.add_task(self.what, total=self.total, completed=self.done, text="")
+            self._bar = bar
+            try:
+                yield self
+            finally:
+                self._bar = None
+
+
+def file_name(text: str) -> Path:
+    """A path that names a file, for argparse."""
+    if not Path(text).name:
+        raise argparse.ArgumentTypeError(f"{text!r} names no file")
+    return Path(text)
+
+
+def make_folder_of(path: Path) -> None:
+    """Makes the folder a file is to be written to. Raises `ConfigError` when that cannot be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ConfigError(f"{path}: its folder cannot be made: {e.strerror}; name a file in another folder") from e
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{path}: its folder cannot be written to; name a file in another folder")
+
+
+def check_free(paths: Sequence[Any], *, overwrite: bool, resume: bool = False, can_resume: bool = False) -> None:
+    """Raises `ConfigError` if one of the files exists and neither switch says what to do with it."""
+    if overwrite and resume:
+        raise ConfigError("--resume keeps what is there and --overwrite drops it: give one of them")
+    for path in paths:
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder; name a file")
+        if path.exists() and not overwrite and not resume:
+            fix = (
+                "--resume to go on with it or --overwrite to start again" if can_resume else "--overwrite to replace it"
+            )
+            raise ConfigError(f"{path} exists already; give {fix}")
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON on stdout, NaN as null."""
+    print(json.dumps(without_nan(value), ensure_ascii=False, allow_nan=False))
