@@ -32,7 +32,7 @@ from ..search import Prompt, SearchOptions, TreeSearch, run_async
 from ..tasks.data import check_prompt_length, load_problems, trl_prompt
 from ..tree import ReasoningTree, write_trees
 from ..verify import Verifier
-from ..verify.pool import VerifierPool
+from ..verify.open import open_verifier
 from ..verify.rewards import RewardFunctions
 
 PREFIX = "ibtpo/probe/"
@@ -101,7 +101,7 @@ class IBScoreCallback(TrainerCallback):
         if trainer.accelerator.is_main_process:
             with _undisturbed(trainer.accelerator.device):
                 self.prompts = _read_prompts(trainer, prompts, num_prompts)
-                self._verifier = _make_verifier(trainer, reward_funcs)  # now, so that a wrong name is told early
+                self._verifier = _open_verifier(trainer, reward_funcs)  # now, so that a wrong name is told early
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Starts the clock; probes unless a resumed run has this step's probe already."""
@@ -159,7 +159,7 @@ class IBScoreCallback(TrainerCallback):
         assert self.prompts, "only the main process probes"
         if self._verifier is None:
             with _undisturbed(trainer.accelerator.device):
-                self._verifier = _make_verifier(trainer, self._reward_funcs)
+                self._verifier = _open_verifier(trainer, self._reward_funcs)
         if self._engine is None or self._engine.model is not model:
             eos = [token for token in trainer.eos_token_ids if token is not None]
             self._engine = TransformersEngine(
@@ -244,21 +244,16 @@ def _read_prompts(trainer: Any, prompts: str | Sequence[Any] | None, most: int) 
     return found
 
 
-def _make_verifier(trainer: Any, reward_funcs: Any) -> Verifier:
+def _open_verifier(trainer: Any, reward_funcs: Any) -> Verifier:
     weights = None
     if reward_funcs is None:
         reward_funcs = trainer.reward_funcs
         weights = trainer.reward_weights.tolist()
-    funcs = [reward_funcs] if isinstance(reward_funcs, str) or callable(reward_funcs) else list(reward_funcs)
-    if funcs and all(isinstance(f, str) for f in funcs):
-        return VerifierPool(funcs, weights=weights)
-    if any(isinstance(f, str) for f in funcs):
-        raise ConfigError("reward_funcs mixes names and functions; give all as names or all as functions")
 
     def drop(*_: Any, **__: Any) -> None:
         """A probe's rewards must not land among training's."""
 
-    return RewardFunctions(funcs, weights=weights, extra={"log_metric": drop, "log_extra": drop})
+    return open_verifier(reward_funcs, weights=weights, extra={"log_metric": drop, "log_extra": drop})
 
 
 def _decoder(tokenizer: Any) -> Callable[[list[int]], str]:

@@ -9,7 +9,7 @@ Shapes: B rows of this process (trees one after the other, G rows each), T token
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -33,8 +33,7 @@ from ..runs import STATE_FILE
 from ..score import step_confidence
 from ..search import Prompt, TreeSearch, run_async
 from ..tree import ReasoningTree, write_trees
-from ..verify import Verifier
-from ..verify.pool import VerifierPool
+from ..verify.open import open_verifier, reward_functions
 from ..verify.rewards import RewardFunctions
 from .config import IBTPOConfig
 from .packed import PackedForward, read_rows
@@ -87,10 +86,12 @@ class IBTPOTrainer(GRPOTrainer):
             args = IBTPOConfig(output_dir="ibtpo-output")
         if not isinstance(args, IBTPOConfig):
             raise ConfigError(f"args must be an IBTPOConfig, got {type(args).__name__}")
-        self.verifier, reward_functions = _make_verifier(reward_funcs, args)
+        self.verifier = open_verifier(
+            reward_funcs, weights=args.reward_weights, workers=args.verifier_workers, timeout=args.verifier_timeout
+        )
         self.timer = StepTimer()
         with tree_generation():
-            super().__init__(model, reward_functions, args, train_dataset, **kwargs)
+            super().__init__(model, reward_functions(self.verifier), args, train_dataset, **kwargs)
         if self._tokenizer.pad_token_id is None:
             raise ConfigError("the tokenizer has neither a padding nor an end-of-sequence token; set its pad_token")
         # TRL puts the tokenizer's there even if it has none; without one, answers run to the length limit.
@@ -377,40 +378,3 @@ class _EpochOrder(torch.utils.data.Sampler):
 
     def __len__(self) -> int:
         return len(self.sampler)
-
-
-def _make_verifier(reward_funcs: Any, args: IBTPOConfig) -> tuple[Verifier, list[Callable[..., Any]]]:
-    """The verifier of the trees, and the functions TRL is given (it calls them in evaluation only)."""
-    if reward_funcs is None:
-        raise ConfigError("reward_funcs is missing: give a function with TRL's reward signature, or a name like 'math'")
-    funcs = (
-        list(reward_funcs)
-        if isinstance(reward_funcs, Sequence) and not isinstance(reward_funcs, str)
-        else [reward_funcs]
-    )
-    if all(isinstance(f, str) for f in funcs):
-        pool = VerifierPool(
-            funcs, weights=args.reward_weights, workers=args.verifier_workers, timeout=args.verifier_timeout
-        )
-        return pool, [_pool_function(pool, i) for i in range(len(funcs))]
-    if any(isinstance(f, str) for f in funcs):
-        raise ConfigError(
-            "reward_funcs mixes names and functions; give all as names ('package.module:function' for your own) or "
-            "all as functions (e.g. `from ibtpo.verify.math import math_reward`)"
-        )
-    return RewardFunctions(funcs, weights=args.reward_weights, timeout=args.verifier_timeout), funcs
-
-
-def _pool_function(pool: VerifierPool, index: int) -> Callable[..., list[float | None]]:
-    """One of a pool's rewards as a function with TRL's signature."""
-
-    def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
-        lists = {k: v for k, v in columns.items() if isinstance(v, list) and len(v) == len(prompts)}
-        rows = [
-            {**{k: v[i] for k, v in lists.items()}, "prompt": p, "completion": c}
-            for i, (p, c) in enumerate(zip(prompts, completions, strict=True))
-        ]
-        return [v.per_function[index] for v in pool.score(rows)]
-
-    reward.__name__ = pool.names[index]
-    return reward

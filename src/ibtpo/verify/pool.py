@@ -25,7 +25,7 @@ from typing import Any
 from .._text import describe
 from ..errors import ConfigError, VerifierError, unknown
 from . import Verdict
-from .rewards import Outcome, check_timeout, check_weights, combine
+from .outcome import Outcome, check_timeout, check_weights, combine
 from .worker import BUILTIN, HEADER
 
 IMPORT_TIMEOUT = 60.0  # seconds a child may take to import its functions, apart from any row's deadline

@@ -7,23 +7,19 @@ that can be imported by name are safer in `pool.VerifierPool`.
 """
 
 import asyncio
-import inspect
-import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from .._text import describe, short
+from .._text import describe
 from ..errors import ConfigError, VerifierError
-from ..tree import MOST_REWARD
 from . import Verdict
+from .outcome import Outcome, RewardFunction, call, check_timeout, check_weights, combine, count, to_outcome
 
 MAX_ABANDONED = 3
-
-RewardFunction = Callable[..., Any]
 
 
 class RewardFunctions:
@@ -135,94 +131,7 @@ class RewardFunctions:
         return result[0]
 
 
-Outcome = tuple[float | None, str | None]
 """One function's value for one row, and why there is none. (None, None): the function did not apply."""
-
-
-def call(func: RewardFunction, rows: Sequence[Mapping[str, Any]], extra: Mapping[str, Any] | None = None) -> list[Any]:
-    """Calls a reward function as TRL does: plural names for prompts and completions, a list a column.
-
-    A column that some rows lack is None there. Raises `TypeError` if the result is not a sequence, and whatever
-    the function raises.
-    """
-    columns = {key for row in rows for key in row} - {"prompt", "completion", "completion_ids"}
-    result = func(
-        prompts=[row.get("prompt") for row in rows],
-        completions=[row["completion"] for row in rows],
-        completion_ids=[row.get("completion_ids") for row in rows],
-        **{key: [row.get(key) for row in rows] for key in sorted(columns)},
-        **(extra or {}),
-    )
-    if inspect.isawaitable(result):
-        result = asyncio.run(_finish(result))
-    if isinstance(result, str | bytes | Mapping) or not hasattr(result, "__len__") or not hasattr(result, "__iter__"):
-        raise TypeError(f"returned {type(result).__name__}, expected a list with one number or None a row")
-    return list(result)
-
-
-async def _finish(awaitable: Any) -> Any:
-    return await awaitable
-
-
-def to_outcome(value: Any) -> Outcome:
-    """A returned value as a finite float, or why it is none. NaN counts as "did not apply", as in TRL."""
-    if value is None:
-        return None, None
-    if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
-        return None, f"returned {type(value).__name__} {short(value)}, expected a number or None"
-    try:
-        number = float(value)
-    except Exception as error:
-        return None, f"returned {short(value)}, not a number: {describe(error)}"
-    if math.isinf(number):
-        return None, f"returned {number}, expected a finite number"
-    if abs(number) > MOST_REWARD:
-        return None, f"returned {number:g}, expected a number within ±{MOST_REWARD:g}"
-    return number, None
-
-
-def combine(outcomes: Sequence[Outcome], names: Sequence[str], weights: Sequence[float]) -> Verdict:
-    """The verdict on one row: the weighted sum over the functions that gave a value, or why there is none.
-
-    outcomes: (F,). A failed function fails the row: a sum without it would be a silently wrong reward.
-    """
-    failures = [f"{name}: {error}" for name, (_, error) in zip(names, outcomes, strict=True) if error is not None]
-    values = tuple(None if value is None or math.isnan(value) else value for value, _ in outcomes)
-    if not failures and all(value is None for value in values):
-        failures = [f"{name}: returned {value}" for name, (value, _) in zip(names, outcomes, strict=True)]
-    if failures:
-        return Verdict(None, values, "; ".join(failures))
-    total = sum(weight * value for weight, value in zip(weights, values, strict=True) if value is not None)
-    return Verdict(float(total), values)
-
-
-def check_weights(weights: Sequence[float] | None, names: Sequence[str]) -> tuple[float, ...]:
-    """(F,) weights, 1 each by default. Raises `ConfigError` when there are no functions or the numbers differ."""
-    if not names:
-        raise ConfigError("no reward function given; name at least one")
-    if weights is None:
-        return (1.0,) * len(names)
-    if len(weights) != len(names):
-        raise ConfigError(
-            f"{count(len(weights), 'weight')} for {count(len(names), 'reward function')} ({', '.join(names)}); "
-            "give one weight a function"
-        )
-    for weight, name in zip(weights, names, strict=True):
-        if not hasattr(weight, "__float__") or not math.isfinite(weight):
-            raise ConfigError(f"the weight of reward function {name!r} must be a finite number, got {weight!r}")
-    return tuple(float(weight) for weight in weights)
-
-
-def check_timeout(timeout: float) -> float:
-    """`timeout` as it is. Raises `ConfigError` unless it is a positive number of seconds."""
-    if not 0 < timeout < math.inf:
-        raise ConfigError(f"timeout must be a positive number of seconds, got {timeout}")
-    return float(timeout)
-
-
-def count(number: int, noun: str) -> str:
-    """`1 row`, `8 rows`."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _current_device() -> int | None:

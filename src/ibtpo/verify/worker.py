@@ -21,7 +21,7 @@ import traceback
 from typing import Any, BinaryIO
 
 from .._text import describe
-from .rewards import Outcome, RewardFunction, call, count, to_outcome
+from .outcome import Outcome, RewardFunction, call, count, to_outcome
 
 HEADER = struct.Struct("<I")
 BUILTIN = {

@@ -1,0 +1,64 @@
+"""From what a user gives as `reward_funcs` to the verifier of the trees, and back to the functions TRL calls."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..errors import ConfigError
+from .outcome import RewardFunction
+from .pool import VerifierPool
+from .rewards import RewardFunctions
+
+
+def open_verifier(
+    reward_funcs: Any,
+    *,
+    weights: Sequence[float] | None = None,
+    workers: int = 2,
+    timeout: float = 30.0,
+    extra: Mapping[str, Any] | None = None,
+) -> VerifierPool | RewardFunctions:
+    """The verifier for one reward or several.
+
+    reward_funcs: names ("math", "package.module:function"), which run in child processes with a deadline, or functions
+        with TRL's reward signature, which are called in this process.
+    weights: (F,) what each value is multiplied with before the sum; default: 1 each.
+    workers: child processes for rewards given by name.
+    timeout: seconds one answer may take.
+    extra: keyword arguments handed to every call of a function; names get none, for they run in another process.
+
+    Raises `ConfigError` when nothing is given, or when names and functions are mixed.
+    """
+    if reward_funcs is None:
+        raise ConfigError("reward_funcs is missing: give a function with TRL's reward signature, or a name like 'math'")
+    several = isinstance(reward_funcs, Sequence) and not isinstance(reward_funcs, str)
+    rewards = list(reward_funcs) if several else [reward_funcs]
+    if all(isinstance(reward, str) for reward in rewards):
+        return VerifierPool(rewards, weights=weights, workers=workers, timeout=timeout)
+    if any(isinstance(reward, str) for reward in rewards):
+        raise ConfigError(
+            "reward_funcs mixes names and functions; give all as names ('package.module:function' for your own) or "
+            "all as functions (e.g. `from ibtpo.verify.math import math_reward`)"
+        )
+    return RewardFunctions(rewards, weights=weights, timeout=timeout, extra=extra)
+
+
+def reward_functions(verifier: VerifierPool | RewardFunctions) -> list[RewardFunction]:
+    """(F,) a verifier's rewards as functions with TRL's signature: TRL calls them itself, in evaluation only."""
+    if isinstance(verifier, RewardFunctions):
+        return list(verifier.funcs)
+    return [_pool_function(verifier, i) for i in range(len(verifier.names))]
+
+
+def _pool_function(pool: VerifierPool, index: int) -> Callable[..., list[float | None]]:
+    """The pool's reward number `index` as a function with TRL's signature."""
+
+    def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
+        lists = {k: v for k, v in columns.items() if isinstance(v, list) and len(v) == len(prompts)}
+        rows = [
+            {**{k: v[i] for k, v in lists.items()}, "prompt": p, "completion": c}
+            for i, (p, c) in enumerate(zip(prompts, completions, strict=True))
+        ]
+        return [v.per_function[index] for v in pool.score(rows)]
+
+    reward.__name__ = pool.names[index]
+    return reward
