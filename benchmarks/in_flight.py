@@ -13,8 +13,8 @@ import workload
 from harness import Row, paired, row, write
 
 from ibtpo.engines import Sampling
+from ibtpo.engines.models import eos_token_ids
 from ibtpo.engines.transformers import TransformersEngine
-from ibtpo.models import eos_token_ids
 from ibtpo.search import Budget, SearchOptions, TreeSearch
 from ibtpo.verify.pool import VerifierPool
 

@@ -10,9 +10,9 @@ import workload
 from harness import HERE
 
 from ibtpo.engines import Sampling
+from ibtpo.engines.models import eos_token_ids
 from ibtpo.engines.transformers import TransformersEngine
 from ibtpo.metrics import tree_record
-from ibtpo.models import eos_token_ids
 from ibtpo.score import ScoreOptions
 from ibtpo.search import Budget, SearchOptions, TreeSearch
 from ibtpo.verify.pool import VerifierPool

@@ -18,9 +18,9 @@ from harness import Row, paired, row, write
 from peers import BarrierEngine, generate_batch
 
 from ibtpo.engines import Sampling
+from ibtpo.engines.models import resolve_model
 from ibtpo.engines.packed_linear import PackedLinears
 from ibtpo.engines.transformers import TransformersEngine
-from ibtpo.models import resolve_model
 from ibtpo.search import TreeSearch
 from ibtpo.verify.pool import VerifierPool
 

@@ -22,8 +22,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 import ibtpo
 from ibtpo import IBTPOConfig, IBTPOTrainer
-from ibtpo.models import eos_token_ids
-from ibtpo.tasks.data import trl_prompt
+from ibtpo.engines.models import eos_token_ids
+from ibtpo.tasks.prompts import trl_prompt
 from ibtpo.verify.math import math_reward
 from ibtpo.verify.walk import walk_reward
 

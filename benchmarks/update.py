@@ -34,7 +34,7 @@ from harness import Row, machine, row, write
 
 import ibtpo
 from ibtpo.credit import path_advantages, token_advantages
-from ibtpo.models import resolve_model
+from ibtpo.engines.models import resolve_model
 from ibtpo.training.config import IBTPOConfig
 from ibtpo.training.packed import PackedForward, read_rows
 from ibtpo.training.trainer import IBTPOTrainer

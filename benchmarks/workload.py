@@ -5,7 +5,7 @@ from typing import Any
 
 import ibtpo
 from ibtpo.engines import Sampling
-from ibtpo.models import eos_token_ids as ends
+from ibtpo.engines.models import eos_token_ids as ends
 from ibtpo.search import Budget, Prompt, SearchOptions
 
 __all__ = ["ASK", "GSM8K", "TREES", "decoder", "ends", "nano", "smollm2", "tree_options"]

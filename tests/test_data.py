@@ -9,7 +9,8 @@ import pytest
 
 from ibtpo.errors import ConfigError, DataError
 from ibtpo.tasks.checkdata import CheckReport, check_data, gold_completion, solve_countdown
-from ibtpo.tasks.data import Problem, check_prompt_length, encode_prompt, load_problems
+from ibtpo.tasks.problems import Problem, load_problems
+from ibtpo.tasks.prompts import check_prompt_length, encode_prompt
 from ibtpo.verify import Verdict
 from ibtpo.verify.pool import VerifierPool
 

@@ -10,7 +10,7 @@ from conftest import DATA
 from ibtpo.errors import DependencyError
 from ibtpo.evaluation import Answer
 from ibtpo.stored_answers import ifeval_accuracies
-from ibtpo.tasks.data import Problem
+from ibtpo.tasks.problems import Problem
 from ibtpo.verify import ifeval
 
 try:

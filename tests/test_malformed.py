@@ -31,9 +31,9 @@ from malformed_place import LONGEST, Call, assert_one_message, letters, write
 from malformed_verifiers import IN_PROCESS, ROWS, VERIFIERS
 
 from ibtpo import cli
+from ibtpo.engines.models import load_model
 from ibtpo.errors import ConfigError, VerifierError
-from ibtpo.models import load_model
-from ibtpo.tasks.data import load_problems
+from ibtpo.tasks.problems import load_problems
 from ibtpo.tree import read_trees
 from ibtpo.verify.pool import VerifierPool
 from ibtpo.verify.rewards import RewardFunctions

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import ibtpo.models as models
+import ibtpo.engines.models as models
+from ibtpo.engines.models import eos_token_ids, load_model, resolve_model
 from ibtpo.errors import ConfigError, DependencyError
-from ibtpo.models import eos_token_ids, load_model, resolve_model
 
 
 def test_a_folder_loads_in_eval_mode_and_the_asked_dtype(tiny_model: Path) -> None:

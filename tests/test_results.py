@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ibtpo.engines.models import load_model
 from ibtpo.errors import DependencyError
-from ibtpo.models import load_model
 from ibtpo.tree import ROOT, read_trees
 
 STORED = sorted((Path(__file__).parents[1] / "experiments" / "results").glob("*/trees.jsonl.gz"))

@@ -20,7 +20,7 @@ from ibtpo.experiments.arms import COMPONENTS, METHODS, expand, folder_name, par
 from ibtpo.experiments.plan import Plan, choose_rate, split_problems
 from ibtpo.experiments.statistics import CrossedResamples, accuracy, difference, table
 from ibtpo.runs import RunFolder
-from ibtpo.tasks.data import Problem
+from ibtpo.tasks.problems import Problem
 
 # --- arms
 

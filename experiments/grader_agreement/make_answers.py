@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ibtpo.tasks.benchmarks import BENCHMARKS, load_benchmark
-from ibtpo.tasks.data import Problem
+from ibtpo.tasks.problems import Problem
 
 SOURCES = {
     "math500": ("math500.jsonl", 250),

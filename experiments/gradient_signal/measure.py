@@ -22,7 +22,7 @@ import torch
 import ibtpo
 from ibtpo.credit import CreditOptions, path_advantages, token_advantages
 from ibtpo.engines import Sampling
-from ibtpo.models import eos_token_ids
+from ibtpo.engines.models import eos_token_ids
 from ibtpo.score import ScoreOptions
 from ibtpo.search import Budget, Prompt, SearchOptions, TreeSearch
 from ibtpo.tree import ReasoningTree

@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from .engines import Completion as Completion
     from .engines import Engine as Engine
     from .engines import Sampling as Sampling
+    from .engines.models import load_model as load_model
     from .engines.transformers import TransformersEngine as TransformersEngine
     from .errors import IBTPOError as IBTPOError
     from .evaluation import EvalResult as EvalResult
     from .evaluation import evaluate as evaluate
     from .metrics import summarise as summarise
     from .metrics import tree_record as tree_record
-    from .models import load_model as load_model
     from .score import ScoreOptions as ScoreOptions
     from .score import score_tree as score_tree
     from .search import Budget as Budget
     from .search import Prompt as Prompt
     from .search import SearchOptions as SearchOptions
     from .search import TreeSearch as TreeSearch
-    from .tasks.data import Problem as Problem
-    from .tasks.data import encode_prompt as encode_prompt
-    from .tasks.data import load_problems as load_problems
+    from .tasks.problems import Problem as Problem
+    from .tasks.problems import load_problems as load_problems
+    from .tasks.prompts import encode_prompt as encode_prompt
     from .training.config import IBTPOConfig as IBTPOConfig
     from .training.probe import IBScoreCallback as IBScoreCallback
     from .training.trainer import IBTPOTrainer as IBTPOTrainer
@@ -91,7 +91,7 @@ _MODULE_OF = {
     "IBTPOConfig": "training.config",
     "IBTPOError": "errors",
     "IBTPOTrainer": "training.trainer",
-    "Problem": "tasks.data",
+    "Problem": "tasks.problems",
     "Prompt": "search",
     "ReasoningTree": "tree",
     "Sampling": "engines",
@@ -102,16 +102,16 @@ _MODULE_OF = {
     "Verdict": "verify",
     "Verifier": "verify",
     "VerifierPool": "verify.pool",
-    "encode_prompt": "tasks.data",
+    "encode_prompt": "tasks.prompts",
     "evaluate": "evaluation",
-    "load_model": "models",
-    "load_problems": "tasks.data",
+    "load_model": "engines.models",
+    "load_problems": "tasks.problems",
     "path_advantages": "credit",
     "read_trees": "tree",
     "score_tree": "score",
-    "summarise": "diagnostics",
+    "summarise": "metrics",
     "token_advantages": "credit",
-    "tree_record": "diagnostics",
+    "tree_record": "metrics",
     "write_trees": "tree",
 }
 

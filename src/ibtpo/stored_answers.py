@@ -11,7 +11,7 @@ import numpy as np
 
 from .errors import DataError
 from .evaluation import Answer, bootstrap_interval
-from .tasks.data import Problem
+from .tasks.problems import Problem
 from .verify import Verifier
 from .verify.ifeval import LEVELS
 from .verify.pool import VerifierPool

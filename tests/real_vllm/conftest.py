@@ -30,7 +30,7 @@ pytest.importorskip("vllm", reason="real vLLM tests: run them with `make test-vl
 import torch
 
 from ibtpo.engines import Completion, Engine, Sampling
-from ibtpo.models import eos_token_ids, load_model
+from ibtpo.engines.models import eos_token_ids, load_model
 from ibtpo.verify import Verdict
 
 SAMPLING = Sampling(0.7, 0.95, 20)

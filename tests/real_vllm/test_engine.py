@@ -10,12 +10,13 @@ from conftest import SAMPLING, LengthReward, Reference, ask
 
 from ibtpo._seeds import stable_hash
 from ibtpo.engines import Sampling
+from ibtpo.engines.models import resolve_model
 from ibtpo.engines.transformers import TransformersEngine
 from ibtpo.engines.vllm import VLLMEngine, open_llm
 from ibtpo.errors import ConfigError, EngineError
-from ibtpo.models import resolve_model
 from ibtpo.search import Budget, Prompt, SearchOptions, TreeSearch
-from ibtpo.tasks.data import encode_prompt, load_problems
+from ibtpo.tasks.problems import load_problems
+from ibtpo.tasks.prompts import encode_prompt
 
 TOLERANCE = 2e-4  # float32; measured: 6e-5
 

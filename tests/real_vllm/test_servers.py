@@ -19,11 +19,12 @@ from conftest import SAMPLING, LengthReward, Reference, ask
 
 from ibtpo.cli import main
 from ibtpo.engines.connect import connect
+from ibtpo.engines.models import resolve_model
 from ibtpo.engines.vllm import LOGITS_PROCESSOR, LOGPROBS_MODE
 from ibtpo.errors import EngineError
-from ibtpo.models import resolve_model
 from ibtpo.search import Budget, Prompt, SearchOptions, TreeSearch
-from ibtpo.tasks.data import encode_prompt, load_problems
+from ibtpo.tasks.problems import load_problems
+from ibtpo.tasks.prompts import encode_prompt
 
 FULL = ["--logits-processors", LOGITS_PROCESSOR, "--logprobs-mode", LOGPROBS_MODE]
 TOLERANCE = 2e-4

@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import SAMPLING, LengthReward, Reference
 
+from ibtpo.engines.models import resolve_model
 from ibtpo.engines.vllm import VLLMEngine, open_llm
 from ibtpo.errors import DependencyError
-from ibtpo.models import resolve_model
 from ibtpo.search import Budget, Prompt, SearchOptions, TreeSearch
 
 QUESTIONS = ("What is 17 + 25?", "Name three prime numbers.", "Why is the sky blue?", "Write a haiku about trees.")

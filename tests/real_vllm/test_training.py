@@ -8,8 +8,9 @@ import torch
 from conftest import SAMPLING
 from datasets import Dataset
 
-from ibtpo.models import load_model
-from ibtpo.tasks.data import load_problems, trl_prompt
+from ibtpo.engines.models import load_model
+from ibtpo.tasks.problems import load_problems
+from ibtpo.tasks.prompts import trl_prompt
 from ibtpo.training.config import IBTPOConfig
 from ibtpo.training.trainer import IBTPOTrainer
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from .._text import without_nan
 from .._version import __version__
+from ..engines.models import decoder
 from ..errors import ConfigError, IBTPOError
-from ..models import decoder
 from .inputs import make_prompts, open_model, open_verifier, read_problems
 from .options import (
     add_data_options,

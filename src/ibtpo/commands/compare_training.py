@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._text import without_nan
 from ..errors import ConfigError, IBTPOError
-from ..tasks.data import ANSWER_VERIFIERS
+from ..tasks.problems import ANSWER_VERIFIERS
 from .options import add_output_options
 from .output import print_json
 
@@ -161,7 +161,7 @@ def _prepare(args: argparse.Namespace) -> "Plan":
 def _write_data(folder: Path, recipe: dict[str, Any], validation: int) -> dict[str, int]:
     """The three disjoint lists of problems, frozen as files; how many each holds."""
     from ..experiments.plan import split_problems, write_problems
-    from ..tasks.data import load_problems
+    from ..tasks.problems import load_problems
     from ..training import settings as st
 
     run, _ = st.split(st.resolve(recipe, {}))

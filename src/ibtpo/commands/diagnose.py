@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from .._extras import missing_package
 from .._text import table, without_nan
 from .._version import __version__
+from ..engines.models import decoder
 from ..errors import ConfigError, EngineError, IBTPOError
-from ..models import decoder
 from .inputs import make_prompts, open_model, open_verifier, read_problems
 from .options import (
     add_data_options,
@@ -37,7 +37,7 @@ from .sample import TreeFile, check_same
 if TYPE_CHECKING:
     from ..metrics import Record
     from ..search import SearchOptions
-    from ..tasks.data import Problem
+    from ..tasks.problems import Problem
     from ..tree import ReasoningTree
     from ..verify.pool import VerifierPool
 
@@ -93,7 +93,7 @@ def find_checkpoints(models: Sequence[str]) -> list[str]:
 
     Raises `ConfigError` for a name that stands for nothing, before an hour is spent on the others.
     """
-    from ..models import NAMED, resolve_model
+    from ..engines.models import NAMED, resolve_model
 
     found: list[str] = []
     for name in models:

@@ -13,8 +13,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .._text import table
+from ..engines.models import decoder
 from ..errors import ConfigError, IBTPOError
-from ..models import decoder
 from .inputs import make_prompts, open_model, open_verifier, read_problems
 from .options import add_data_options, add_output_options, add_sampling_options, sampling_options
 from .output import Progress, check_free, file_name, make_folder_of, print_json
@@ -22,7 +22,7 @@ from .output import Progress, check_free, file_name, make_folder_of, print_json
 if TYPE_CHECKING:
     from ..engines import Sampling
     from ..evaluation import Answer, EvalResult
-    from ..tasks.data import Problem
+    from ..tasks.problems import Problem
     from ..verify.pool import VerifierPool
 
 

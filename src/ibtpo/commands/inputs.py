@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..tasks.data import ANSWER_VERIFIERS
+from ..tasks.problems import ANSWER_VERIFIERS
 
 if TYPE_CHECKING:
     from ..search import Prompt
-    from ..tasks.data import Problem
+    from ..tasks.problems import Problem
     from ..verify.pool import VerifierPool
 
 SMALL_MODEL = 10_000_000  # parameters; below, a second CPU thread gains nothing
@@ -17,7 +17,7 @@ SMALL_MODEL = 10_000_000  # parameters; below, a second CPU thread gains nothing
 
 def read_problems(args: argparse.Namespace) -> tuple[list["Problem"], str]:
     """The problems, and the name of the verifier that goes with them."""
-    from ..tasks.data import load_problems, verifier_for
+    from ..tasks.problems import load_problems, verifier_for
     from ..verify.pool import function_name
 
     if args.verifier is not None:
@@ -90,7 +90,7 @@ def make_prompts(
 ) -> list["Prompt"]:
     """Prompts ready for the engine. Raises `DataError` naming a problem that does not fit the model's context."""
     from ..search import Prompt
-    from ..tasks.data import check_prompt_length, encode_prompt
+    from ..tasks.prompts import check_prompt_length, encode_prompt
 
     prompts = []
     for problem in problems:

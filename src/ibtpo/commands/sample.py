@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from .._text import table
 from .._version import __version__
+from ..engines.models import decoder
 from ..errors import ConfigError, DataError, IBTPOError
-from ..models import decoder
 from .inputs import make_prompts, open_model, open_verifier, read_problems
 from .options import (
     add_data_options,
@@ -32,7 +32,7 @@ from .output import Progress, check_free, file_name, make_folder_of, print_json
 
 if TYPE_CHECKING:
     from ..search import Prompt, SearchOptions
-    from ..tasks.data import Problem
+    from ..tasks.problems import Problem
     from ..tree import ReasoningTree
     from ..verify.pool import VerifierPool
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from .._text import percent, table
 from ..errors import CheckpointError, ConfigError, IBTPOError
 from ..runs import STATE_FILE, RunFolder
-from ..tasks.data import ANSWER_VERIFIERS
+from ..tasks.problems import ANSWER_VERIFIERS
 from .recipes import find_recipe
 
 
@@ -145,8 +145,9 @@ def _train(
     from transformers import PrinterCallback
     from transformers.integrations import is_deepspeed_zero3_enabled
 
-    from ..models import eos_token_ids, load_model
-    from ..tasks.data import check_prompt_length, encode_prompt, load_problems, trl_prompt, verifier_for
+    from ..engines.models import eos_token_ids, load_model
+    from ..tasks.problems import load_problems, verifier_for
+    from ..tasks.prompts import check_prompt_length, encode_prompt, trl_prompt
     from ..training.callbacks import EveryTokens, MetricsFile
     from ..training.live import LiveScreen
     from ..training.trackers import check_installed, files_in
@@ -285,7 +286,7 @@ def _evaluate(
     from ..engines.transformers import TransformersEngine
     from ..evaluation import evaluate
     from ..search import Prompt, run_async
-    from ..tasks.data import encode_prompt
+    from ..tasks.prompts import encode_prompt
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     engine = TransformersEngine(model, eos_token_ids=trainer.eos_token_ids, max_batch_size=config.max_in_flight)

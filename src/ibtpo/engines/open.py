@@ -33,7 +33,7 @@ def open_engine(
     `models.resolve_model`; with servers, of its files only tokenizer and configuration are read.
     dtype, device, kv_memory_gb: see the engines; a server has its own. max_in_flight: rollouts at once.
     """
-    from ..models import eos_token_ids, load_model, load_skeleton, resolve_model
+    from .models import eos_token_ids, load_model, load_skeleton, resolve_model
 
     urls = server_urls(engine)
     if engine == "transformers":

@@ -25,7 +25,7 @@ from .arms import assignments, folder_name, parse
 from .jobs import Job
 
 if TYPE_CHECKING:
-    from ..tasks.data import Problem
+    from ..tasks.problems import Problem
 
 # Of a recipe, what a comparison replaces: how long a run lasts, its seed and rate, and which problems there are.
 _REPLACED = ("max_steps", "num_train_epochs", "seed", "learning_rate", "limit", "data_split")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError, unknown
-from .data import Problem, load_problems
 from .gpqa import load_gpqa
 from .ifeval import ifeval_row
+from .problems import Problem, load_problems
 
 MATH = r"Please reason step by step, and put your final answer within \boxed{}."
 CHOICE = r"Please reason step by step, and put the letter of the right choice within \boxed{}."

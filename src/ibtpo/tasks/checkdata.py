@@ -11,7 +11,7 @@ from typing import Any
 from .._text import short
 from ..verify import Verdict, Verifier
 from ..verify.math import gold_text
-from .data import Problem, verifier_for
+from .problems import Problem, verifier_for
 
 SHOWN = 10  # rows of each kind in the printed report
 _BATCH = 512

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .._text import half_character
 from ..errors import ConfigError, DataError
-from .data import Problem
+from .problems import Problem
 
 CORRECT = "Correct Answer"
 OPTIONS = (CORRECT, "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")

@@ -29,7 +29,8 @@ from ..engines.transformers import TransformersEngine
 from ..errors import ConfigError, DataError, EngineError, VerifierError
 from ..metrics import summarise, tree_record
 from ..search import Prompt, SearchOptions, TreeSearch, run_async
-from ..tasks.data import check_prompt_length, load_problems, trl_prompt
+from ..tasks.problems import load_problems
+from ..tasks.prompts import check_prompt_length, trl_prompt
 from ..tree import ReasoningTree, write_trees
 from ..verify import Verifier
 from ..verify.open import open_verifier

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..cli import TRAIN_SWITCHES
+from ..engines.models import DTYPES
 from ..errors import ConfigError, unknown
-from ..models import DTYPES
 from ..search import Budget
 from ..verify.pool import function_name
 from ..yaml_file import read_yaml

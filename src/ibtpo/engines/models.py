@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError, DependencyError, unknown
+from ..errors import ConfigError, DependencyError, unknown
 
 DTYPES = ("float32", "bfloat16", "float16")
 NAMED = ("nano", "smollm2-135m")
@@ -32,7 +32,7 @@ def resolve_model(name: str) -> str:
     Raises `ConfigError` for a folder without a model, `DependencyError` for a missing package.
     """
     if name == "nano":
-        folder = Path(__file__).parent / "assets" / "nano"
+        folder = Path(__file__).parent.parent / "assets" / "nano"
         if not (folder / "config.json").is_file():
             raise DependencyError(
                 f"the embedded model is missing from this installation ({folder}); install ibtpo again"
