@@ -17,6 +17,7 @@ import pytest
 import ibtpo.commands.sample as sample
 from ibtpo import cli
 from ibtpo.metrics import summarise, tree_record
+from ibtpo.storage.yaml_file import yaml_value
 from ibtpo.tree import read_trees, write_trees
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -207,7 +208,7 @@ def test_train_refuses_what_it_cannot_place(call, trained, words, message) -> No
     ],
 )
 def test_values_are_read_as_yaml_and_text_is_left_alone(text: str, value: object) -> None:
-    got = cli.yaml_value(text)
+    got = yaml_value(text)
     assert got == value
     assert type(got) is type(value)
 

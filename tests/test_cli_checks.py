@@ -9,8 +9,8 @@ import pytest
 import yaml
 from conftest import DATA
 
-import ibtpo.commands.recipes as recipes
-from ibtpo.commands.env import collect_env
+import ibtpo.storage.recipes as recipes
+from ibtpo.storage.env import collect_env
 
 
 def test_check_data_accepts_good_answers_and_fails_on_bad_ones(call, tmp_path: Path, monkeypatch) -> None:

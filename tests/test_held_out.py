@@ -14,7 +14,7 @@ import yaml
 from conftest import make_tiny_model
 
 from ibtpo.errors import CheckpointError
-from ibtpo.runs import RunFolder
+from ibtpo.storage.run_folder import RunFolder
 
 REWARD = "def reward(completions, **columns):\n    return [float(c.count('a') > c.count('b')) for c in completions]\n"
 SETTINGS = {

@@ -14,7 +14,7 @@ from conftest import make_tiny_model
 from malformed_place import Call, assert_one_message, letters, write
 
 from ibtpo.errors import CheckpointError, ConfigError, DataError, IBTPOError, VerifierError
-from ibtpo.runs import STATE_FILE, RunFolder
+from ibtpo.storage.run_folder import STATE_FILE, RunFolder
 
 # --- run folders ---------------------------------------------------------------------------------------------------
 

@@ -172,7 +172,7 @@ def test_smollm2_answers_a_simple_question_in_chat_form() -> None:
 
 
 @pytest.mark.skipif(
-    not (Path(models.__file__).parent / "assets" / "nano" / "config.json").is_file(),
+    not (Path(models.__file__).parents[1] / "assets" / "nano" / "config.json").is_file(),
     reason="the embedded model is not in this checkout",
 )
 def test_the_embedded_model_is_small_and_speaks_its_task() -> None:

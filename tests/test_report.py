@@ -424,7 +424,7 @@ def test_the_command_refuses_with_one_line(undrawn, tmp_path, capsys, words, mes
 
 def test_a_training_whose_report_fails_warns_and_does_not_fail(tmp_path, capsys):
     from ibtpo.commands.train import _write_report
-    from ibtpo.runs import RunFolder
+    from ibtpo.storage.run_folder import RunFolder
 
     folder = make_run(tmp_path / "run")
     (folder / "env.json").write_text("{")

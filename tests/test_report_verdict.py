@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from report_runs import make_run, result, rows
 
-from ibtpo.report.data import read_run
 from ibtpo.report.trend import ALPHA, find_trend, running_mean, since, trend
 from ibtpo.report.verdict import RULES, difference, headline, verdict
+from ibtpo.storage.read_run import read_run
 
 N = 60
 

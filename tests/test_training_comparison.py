@@ -19,7 +19,7 @@ from ibtpo.errors import ConfigError, DataError
 from ibtpo.experiments.arms import COMPONENTS, METHODS, expand, folder_name, parse
 from ibtpo.experiments.plan import Plan, choose_rate, split_problems
 from ibtpo.experiments.statistics import CrossedResamples, accuracy, difference, table
-from ibtpo.runs import RunFolder
+from ibtpo.storage.run_folder import RunFolder
 from ibtpo.tasks.problems import Problem
 
 # --- arms
@@ -347,10 +347,7 @@ def test_a_killed_comparison_goes_on_where_it_was(place: Path, call: Compare) ->
     (place / "STOP").touch()
     patch = "import sys, ibtpo.experiments.jobs as j; j.COMMAND = (sys.executable, 'fake_child.py'); j.POLL = 0.02\n"
     (place / "main.py").write_text(patch + "from ibtpo.cli import main; sys.exit(main())\n")
-    child = Path(sys.modules["ibtpo.experiments.jobs"].__file__ or "").with_name("child.py").read_text()
-    child = child.replace("from ..cli import main", "import runpy").replace(
-        "sys.exit(main())", "runpy.run_path('fake.py')"
-    )
+    child = "import runpy\nfrom ibtpo.__main__ import end_with_parent\nend_with_parent()\nrunpy.run_path('fake.py')\n"
     (place / "fake_child.py").write_text(child)
     words = [str(w) for w in (*ARGS, "--learning-rates", "1e-4", "--arms", "ibtpo", "--seeds", 0)]
     process = subprocess.Popen([sys.executable, "main.py", *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -9,19 +9,23 @@ from .cli import main
 END_WITH_PARENT = "--end-with-parent"
 
 
-def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, however it ended.
+def end_with_parent() -> None:
+    """Ends this process as soon as the one that started it is gone, however that one ended.
 
-    The parent holds the other end of standard input, and that pipe closes with it. Without this, a comparison that was
-    killed would leave a run behind that goes on writing into the folder the next comparison goes on with.
+    The parent holds the other end of standard input, and the pipe closes with it. Without this, a comparison that was
+    killed would leave a run behind that writes into the folder which the next comparison goes on with.
     """
-    os.read(0, 1)  # nothing is ever written: this returns when the pipe closes
-    os._exit(1)
+
+    def wait() -> None:
+        os.read(0, 1)  # nothing is ever written: this returns when the pipe closes
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 if __name__ == "__main__":
     words = sys.argv[1:]
     if words[:1] == [END_WITH_PARENT]:
         del words[0]
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        end_with_parent()
     raise SystemExit(main(words))

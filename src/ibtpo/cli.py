@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from ._extras import missing_package
 from .errors import ConfigError, IBTPOError, unknown
+from .storage.recipes import TRAIN_SWITCHES
 
 VERBS = {
     "train": "train a model with IB-TPO or a baseline; without arguments the embedded model on the embedded task",
@@ -56,10 +57,8 @@ options:
   --KEY VALUE       any other option of the recipe, e.g. --learning_rate 1e-6 --seed 3; dashes and underscores are
                     the same, VALUE is read as YAML, without VALUE it is true
 """
-TRAIN_SWITCHES = ("overwrite", "dry_run", "quiet", "json", "options")
 
 _OPTION = re.compile(r"--?[A-Za-z]")
-_EXPONENT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # YAML 1.1 takes 1e-6 for text
 
 
 class Parser(argparse.ArgumentParser):
@@ -198,6 +197,8 @@ def _train(argv: list[str]) -> int:
 
 def parse_train(argv: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
     """The recipe and every option of `ibtpo train`, with underscores in their names; the last of two wins."""
+    from .storage.yaml_file import yaml_value
+
     recipe: str | None = None
     options: dict[str, Any] = {}
     words = list(argv)
@@ -224,25 +225,6 @@ def parse_train(argv: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
         else:
             options[key] = True
     return recipe, options
-
-
-def yaml_value(text: str) -> Any:
-    """A value as YAML reads it, but with 1e-6 a number, and text left as it was typed (a colon, a # or a date)."""
-    import yaml
-
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):  # e.g. the 99th of a month; a thousand brackets
-        return text
-    if isinstance(value, str):
-        if text[:1] in "'\"":
-            return value
-        return float(text) if _EXPONENT.fullmatch(text) else text
-    if isinstance(value, bool | float) or (isinstance(value, int) and ":" not in text):
-        return value
-    if (value is None and text in ("null", "~", "")) or (isinstance(value, list | dict) and text[:1] in "[{"):
-        return value
-    return text
 
 
 def _fail(error: IBTPOError) -> int:

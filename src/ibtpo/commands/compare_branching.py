@@ -21,6 +21,7 @@ from .._text import without_nan
 from .._version import __version__
 from ..engines.models import decoder
 from ..errors import ConfigError, IBTPOError
+from ..storage.tree_file import TreeFile, check_same
 from .inputs import make_prompts, open_model, open_verifier, read_problems
 from .options import (
     add_data_options,
@@ -31,7 +32,6 @@ from .options import (
     search_options,
 )
 from .output import Progress, print_json
-from .sample import TreeFile, check_same
 
 if TYPE_CHECKING:
     from ..comparison import Pool
@@ -261,8 +261,8 @@ def _write(
     verifier: str,
     seconds: float,
 ) -> None:
-    from ..runs import write_whole
-    from .env import collect_env
+    from ..storage.env import collect_env
+    from ..storage.run_folder import write_whole
 
     about = {
         "model": args.model, "data": args.data, "limit": args.limit, "verifier": verifier, "pool": args.pool,

@@ -91,7 +91,7 @@ def write_result(plan: "Plan", seconds: float = 0.0) -> dict[str, Any]:
     """Writes summary.json, table.md, curves.csv and the pictures of what is finished. seconds: to add to wall time."""
     from ..experiments.results import markdown, summarise
     from ..report.plots import csv_lines
-    from ..runs import write_whole
+    from ..storage.run_folder import write_whole
 
     file = plan.folder / "summary.json"
     before = json.loads(file.read_text())["wall_seconds"] if file.is_file() else 0.0
@@ -115,7 +115,7 @@ def _prepare(args: argparse.Namespace) -> "Plan":
     """The plan, checked before anything is made, and the files its runs start from."""
     from ..experiments.arms import assignments, expand
     from ..experiments.plan import Plan, arm_settings, check_numbers, go_on, load_plan, write_arm
-    from .env import collect_env
+    from ..storage.env import collect_env
     from .train import base_settings, quiet_warnings
 
     quiet_warnings()
@@ -239,7 +239,7 @@ class _Report:
 
 
 def _result(job: "Job") -> str:
-    from ..runs import RunFolder
+    from ..storage.run_folder import RunFolder
 
     accuracy = RunFolder(job.folder).read_eval()["after"]["avg"]
     return "nothing graded" if accuracy is None else f"accuracy {100 * accuracy:.1f} %"

@@ -22,6 +22,7 @@ from .._text import table, without_nan
 from .._version import __version__
 from ..engines.models import decoder
 from ..errors import ConfigError, EngineError, IBTPOError
+from ..storage.tree_file import TreeFile, check_same
 from .inputs import make_prompts, open_model, open_verifier, read_problems
 from .options import (
     add_data_options,
@@ -32,7 +33,6 @@ from .options import (
     search_options,
 )
 from .output import Progress, print_json
-from .sample import TreeFile, check_same
 
 if TYPE_CHECKING:
     from ..metrics import Record
@@ -253,7 +253,7 @@ class _Curve:
     def _store(self) -> None:
         if self.args.output is None:
             return
-        from ..runs import write_whole
+        from ..storage.run_folder import write_whole
 
         summary = {"ibtpo": __version__, "data": self.args.data, "verifier": self.verifier_name, "seed": self.args.seed,
                    "checkpoints": self.rows, "verdict": self._verdict() if self.records else []}  # fmt: skip

@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import json
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from ..evaluation import Answer, EvalResult
     from ..tasks.problems import Problem
     from ..verify.pool import VerifierPool
+
+from ..storage.run_folder import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,8 +143,8 @@ def finish(
     if args.output is not None:
         from ..stored_answers import answer_lines
 
-        _replace(args.output.with_suffix(".answers.jsonl"), answer_lines(result.answers))
-        _replace(args.output, json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+        write_whole(args.output.with_suffix(".answers.jsonl"), answer_lines(result.answers))
+        write_whole(args.output, json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
     if args.json:
         print_json(record)
     else:
@@ -172,9 +173,3 @@ def _percent(value: float | None, interval: Sequence[float] | None) -> tuple[str
         return "-", ""
     low, high = interval
     return f"{100 * value:.1f} %", "" if math.isnan(low) else f"[{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _replace(path: Path, text: str) -> None:
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)

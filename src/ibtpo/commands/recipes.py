@@ -2,13 +2,11 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from .._text import table
-from ..errors import ConfigError, unknown
+from ..errors import ConfigError
+from ..storage.recipes import about, find_recipe, recipes
 from .output import check_free, file_name, make_folder_of
-
-FOLDER = Path(__file__).parent.parent / "recipes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,27 +34,3 @@ def run(args: argparse.Namespace) -> int:
     args.copy.write_text(text, encoding="utf-8")
     print(f"{args.copy} written; run it with: ibtpo train {args.copy}")
     return 0
-
-
-def recipes() -> dict[str, Path]:
-    """Name -> file of every shipped recipe, by name."""
-    found = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
-    if not found:
-        raise ConfigError(f"no recipes in {FOLDER}; install ibtpo again")
-    return found
-
-
-def find_recipe(name: str) -> Path:
-    """The file of a shipped recipe. Raises `ConfigError` naming the nearest one."""
-    known = recipes()
-    if name.removesuffix(".yaml") not in known:
-        raise unknown("recipe", name, known)
-    return known[name.removesuffix(".yaml")]
-
-
-def about(path: Path) -> str:
-    """The first comment line of a recipe."""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#") and line.strip("# "):
-            return line.strip("# ")
-    return ""

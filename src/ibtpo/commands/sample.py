@@ -5,20 +5,13 @@ A tree is on disk as soon as it is grown: a run that was stopped goes on with --
 
 import argparse
 import asyncio
-import gzip
-import json
-import os
 import time
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._text import table
 from .._version import __version__
 from ..engines.models import decoder
-from ..errors import ConfigError, DataError, IBTPOError
+from ..errors import IBTPOError
 from .inputs import make_prompts, open_model, open_verifier, read_problems
 from .options import (
     add_data_options,
@@ -31,12 +24,12 @@ from .options import (
 from .output import Progress, check_free, file_name, make_folder_of, print_json
 
 if TYPE_CHECKING:
-    from ..search import Prompt, SearchOptions
+    from ..search import SearchOptions
     from ..tasks.problems import Problem
     from ..tree import ReasoningTree
     from ..verify.pool import VerifierPool
 
-HARMLESS = ("max_in_flight", "retries", "deterministic")  # may change between a run and its --resume
+from ..storage.tree_file import TreeFile, check_same
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,96 +113,3 @@ def _sample(
     else:
         print(table(list(summary.items())))
     return 0
-
-
-def check_same(
-    tree: "ReasoningTree",
-    prompts: Sequence["Prompt"],
-    options: "SearchOptions",
-    made_by: dict[str, Any],
-    path: Path,
-) -> None:
-    """Raises `ConfigError` unless this run would grow `tree` too: trees of different options must not be mixed."""
-    prompt = next((p for p in prompts if p.id == tree.id), None)
-    advice = f"give the options {path} was started with, or another --output"
-    if prompt is None:
-        raise ConfigError(f"--resume: {path} holds a tree of {tree.id!r}, which --data and --limit leave out; {advice}")
-    if prompt.ids != tree.prompt_ids:
-        raise ConfigError(f"--resume: the prompt of {tree.id!r} is not the one in {path}; {advice}")
-    now = json.loads(json.dumps({**asdict(options), **made_by}))
-    then = {**tree.meta.get("search", {}), **{key: tree.meta.get(key) for key in made_by}}
-    for key, value in _flat(now).items():
-        if key not in HARMLESS and _flat(then).get(key) != value:
-            raise ConfigError(f"--resume: {key} is {value!r}, but {_flat(then).get(key)!r} in {path}; {advice}")
-
-
-def _flat(nested: dict[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in nested.items():
-        out.update({f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value})
-    return out
-
-
-class TreeFile:
-    """A tree file in the making: `part`, in the order trees are finished, becomes `path`, in input order."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.part = path.with_name(path.name + ".partial")
-        self._place: dict[str, tuple[int, int]] = {}  # id -> (offset, length) of its line in `part`
-
-    def open(self, *, resume: bool) -> Iterator["ReasoningTree"]:
-        """Starts afresh, or gives the trees that are there one by one. Run it to its end before `append`."""
-        if not resume:
-            self.part.write_bytes(b"")
-        elif not self.part.exists():
-            lines: Iterable[bytes] = ()
-            if self.path.exists():
-                opener: Any = gzip.open if self.path.suffix == ".gz" else open
-                try:
-                    with opener(self.path, "rb") as f:
-                        lines = f.readlines()
-                except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-                    raise DataError(
-                        f"{self.path}: broken gzip data ({e}); copy the file again or start again with --overwrite"
-                    ) from e
-            new = self.part.with_name(self.part.name + ".new")
-            new.write_bytes(b"".join(lines))
-            os.replace(new, self.part)
-        yield from self._read()
-
-    def _read(self) -> Iterator["ReasoningTree"]:
-        from ..tree import ReasoningTree
-
-        offset = 0
-        with self.part.open("r+b") as f:
-            for number, line in enumerate(f, 1):
-                if not line.endswith(b"\n"):  # the run was stopped while it wrote this line
-                    break
-                try:
-                    tree = ReasoningTree.from_dict(json.loads(line))
-                except (ValueError, RecursionError) as e:
-                    raise DataError(f"{self.part}:{number}: {e}; mend the line or start again with --overwrite") from e
-                self._place[tree.id] = (offset, len(line))
-                offset += len(line)
-                yield tree
-            f.truncate(offset)
-
-    def append(self, tree: "ReasoningTree") -> None:
-        """Puts a finished tree on disk."""
-        line = (json.dumps(tree.to_dict(), ensure_ascii=False, allow_nan=False) + "\n").encode()
-        with self.part.open("ab") as f:
-            self._place[tree.id] = (f.tell(), len(line))
-            f.write(line)
-
-    def finish(self, ids: Sequence[str]) -> None:
-        """Writes `path`, whole or not at all, and removes `part`."""
-        new = self.path.with_name(self.path.name + ".new")
-        opener: Any = gzip.open if self.path.suffix == ".gz" else open
-        with self.part.open("rb") as source, opener(new, "wb") as target:
-            for id in ids:
-                offset, length = self._place[id]
-                source.seek(offset)
-                target.write(source.read(length))
-        os.replace(new, self.path)
-        self.part.unlink()

@@ -16,9 +16,9 @@ from rich.table import Table
 
 from .._text import percent, table
 from ..errors import CheckpointError, ConfigError, IBTPOError
-from ..runs import STATE_FILE, RunFolder
+from ..storage.recipes import find_recipe
+from ..storage.run_folder import STATE_FILE, RunFolder
 from ..tasks.problems import ANSWER_VERIFIERS
-from .recipes import find_recipe
 
 
 def run(
@@ -146,13 +146,13 @@ def _train(
     from transformers.integrations import is_deepspeed_zero3_enabled
 
     from ..engines.models import eos_token_ids, load_model
+    from ..storage.env import collect_env
     from ..tasks.problems import load_problems, verifier_for
     from ..tasks.prompts import check_prompt_length, encode_prompt, trl_prompt
     from ..training.callbacks import EveryTokens, MetricsFile
     from ..training.live import LiveScreen
     from ..training.trackers import check_installed, files_in
     from ..training.trainer import IBTPOTrainer
-    from .env import collect_env
 
     check_installed(config.report_to)
     transformers.logging.set_verbosity_error()

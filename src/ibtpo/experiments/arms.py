@@ -7,8 +7,8 @@ The keys are options of `ibtpo train`. A part without "=" belongs to the value b
 from collections.abc import Iterable
 from typing import Any
 
-from ..cli import yaml_value
 from ..errors import ConfigError, unknown
+from ..storage.yaml_file import yaml_value
 
 REFERENCE = "ibtpo"  # the arm all others are compared with
 METHODS = ("grpo", "grpo_clip_higher", "grpo_entropy", "ibro", "treerl", "treepo", REFERENCE)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..runs import RunFolder
+from ..storage.run_folder import RunFolder
 
 COMMAND = (sys.executable, "-m", "ibtpo", "--end-with-parent")
 POLL = 0.2  # seconds

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..errors import CheckpointError, ConfigError, DataError
-from ..runs import RunFolder, write_whole
+from ..storage.run_folder import RunFolder, write_whole
 from .arms import assignments, folder_name, parse
 from .jobs import Job
 

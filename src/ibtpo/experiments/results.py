@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..comparison import nanmean
-from ..report.data import Run, read_run
+from ..storage.read_run import Run, read_run
 from .arms import REFERENCE
 from .plan import Plan
 from .statistics import accuracy, difference, table

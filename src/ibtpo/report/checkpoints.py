@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from .._text import visible
 from ..diagnosis import Measured
-from ..runs import write_whole
+from ..storage.run_folder import write_whole
 from .draw import Held, Series, Sheet, draw
 from .pages import Figure, render
 from .plots import PLOTS, Plot, csv_lines

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .data import Run
+from ..storage.read_run import Run
 from .trend import running_mean, smoothing_width
 
 MOST_DRAWN = 300  # points of a curve; longer ones are drawn as means of equal blocks of steps

@@ -18,8 +18,8 @@ from markupsafe import Markup
 
 from .._text import visible
 from ..errors import ConfigError
-from ..runs import write_whole
-from .data import MOST_TREE_FILES, Curves, Run, read_run, stored_trees
+from ..storage.read_run import MOST_TREE_FILES, Curves, Run, read_run, stored_trees
+from ..storage.run_folder import write_whole
 from .draw import Held, Series, Sheet, draw
 from .pages import GENERATOR, Figure, render
 from .plots import ACCURACY, MOST_DRAWN, PLOTS, Plot, csv_lines, logged, points, smoothed, table

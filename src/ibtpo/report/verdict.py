@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .data import Run
+from ..storage.read_run import Run
 from .trend import ALPHA, LEAST_STEPS, SURE, Level, Trend, find_trend, since, smoothing_width, trend
 
 STATES = {"bad": "Problem", "look": "Look at this", "good": "Good", "unknown": "Nothing to say"}

@@ -7,8 +7,7 @@ import base64
 import gzip
 import json
 import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ..credit import CreditOptions
 from ..errors import DataError
 from ..metrics import COLUMNS, correctness, rescued
 from ..score import ScoreOptions
+from ..storage.tree_file import tree_files
 from ..tree import ReasoningTree, read_trees
 
 SCORE_OPTIONS = ("beta", "value", "confidence", "weight", "ratio_prior")
@@ -30,7 +30,7 @@ class Source:
     """Trees to look at. `step` of a file in a run folder is its training step, else None."""
 
     path: Path
-    files: list[tuple[int | None, Path]]
+    files: Sequence[tuple[int | None, Path]]
     is_run: bool
     notes: list[str] = field(default_factory=list)
 
@@ -55,19 +55,13 @@ def open_source(path: str | Path) -> Source:
     path = Path(path)
     if not path.is_dir():
         return Source(path, [(None, path)], is_run=False)
-    files = _step_files(path / "trees") or _step_files(path)
+    files = tree_files(path / "trees") or tree_files(path)
     if not files:
         raise DataError(
             f"{path} holds no trees (trees/step_*.jsonl.gz); a run writes them at its first step and then every "
             f"save_trees_every steps"
         )
     return Source(path, files, is_run=True)
-
-
-def _step_files(folder: Path) -> list[tuple[int | None, Path]]:
-    """(step, file) in order; a .part is not finished."""
-    found = [(re.match(r"step_(\d+).*\.jsonl", p.name), p) for p in folder.glob("step_*")]
-    return [*sorted((int(m[1]), p) for m, p in found if m and p.suffix in (".gz", ".jsonl"))]
 
 
 def tree_key(tree_id: str, step: int | None = None) -> str:

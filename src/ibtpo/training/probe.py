@@ -29,6 +29,7 @@ from ..engines.transformers import TransformersEngine
 from ..errors import ConfigError, DataError, EngineError, VerifierError
 from ..metrics import summarise, tree_record
 from ..search import Prompt, SearchOptions, TreeSearch, run_async
+from ..storage.tree_file import step_file
 from ..tasks.problems import load_problems
 from ..tasks.prompts import check_prompt_length, trl_prompt
 from ..tree import ReasoningTree, write_trees
@@ -188,7 +189,7 @@ class IBScoreCallback(TrainerCallback):
         for tree in self.trees:
             tree.meta |= {"model": str(model.name_or_path), "step": step, "ibtpo": __version__}
         if self.trees_dir is not None:
-            write_trees(self.trees_dir / f"step_{step:06d}.jsonl.gz", self.trees)
+            write_trees(self.trees_dir / step_file(step), self.trees)
         return summarise([tree_record(tree, self.search.score) for tree in self.trees])
 
 

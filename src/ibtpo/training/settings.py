@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..cli import TRAIN_SWITCHES
 from ..engines.models import DTYPES
 from ..errors import ConfigError, unknown
 from ..search import Budget
+from ..storage.recipes import TRAIN_SWITCHES
+from ..storage.yaml_file import read_yaml
 from ..verify.pool import function_name
-from ..yaml_file import read_yaml
 from .config import METHODS, IBTPOConfig, check_least
 
 # Flat groups of 8 cost about as many tokens as trees of 12 (spec section 9), and TRL's default is 8.

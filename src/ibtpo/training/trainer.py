@@ -29,9 +29,10 @@ from .._version import __version__
 from ..credit import batch_scale, path_advantages, token_advantages, treepo_values
 from ..errors import CheckpointError, ConfigError, VerifierError
 from ..metrics import summarise, tree_record
-from ..runs import STATE_FILE
 from ..score import step_confidence
 from ..search import Prompt, TreeSearch, run_async
+from ..storage.run_folder import STATE_FILE
+from ..storage.tree_file import step_file
 from ..tree import ReasoningTree, write_trees
 from ..verify.open import open_verifier, reward_functions
 from ..verify.rewards import RewardFunctions
@@ -303,9 +304,9 @@ class IBTPOTrainer(GRPOTrainer):
         step, every = self.state.global_step + 1, self.args.save_trees_every
         previous, self._trees_until = self._trees_until, step
         if every and (step == 1 > previous or step // every > previous // every):
-            rank = f"_rank{self.accelerator.process_index}" if self.accelerator.num_processes > 1 else ""
+            rank = self.accelerator.process_index if self.accelerator.num_processes > 1 else None
             folder = Path(self.args.run_dir or self.args.output_dir) / "trees"
-            write_trees(folder / f"step_{step:06d}{rank}.jsonl.gz", self.trees)
+            write_trees(folder / step_file(step, rank), self.trees)
             if self.accelerator.is_main_process:
                 show_tree(self, self.trees[0], step)
 

@@ -1,11 +1,15 @@
 """Reading the YAML files people write: recipes and `config.yaml`. What is wrong is named with file and line."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .errors import ConfigError
+from ..errors import ConfigError
+
+_EXPONENT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # YAML 1.1 takes 1e-6 for text
+
 
 MOST_VALUES = 10_000  # an alias of aliases of aliases stands for more values than there is memory
 
@@ -71,3 +75,22 @@ def _reason(error: yaml.YAMLError) -> str:
     if "'\\t'" in reason:
         return "a line begins with a tab; YAML is indented with spaces"
     return " ".join(reason.split())
+
+
+def yaml_value(text: str) -> Any:
+    """A value as YAML reads it, but with 1e-6 a number, and text left as it was typed (a colon, a # or a date)."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):  # e.g. the 99th of a month; a thousand brackets
+        return text
+    if isinstance(value, str):
+        if text[:1] in "'\"":
+            return value
+        return float(text) if _EXPONENT.fullmatch(text) else text
+    if isinstance(value, bool | float) or (isinstance(value, int) and ":" not in text):
+        return value
+    if (value is None and text in ("null", "~", "")) or (isinstance(value, list | dict) and text[:1] in "[{"):
+        return value
+    return text

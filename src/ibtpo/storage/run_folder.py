@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from .errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError
 from .yaml_file import read_yaml
 
 STATE_FILE = "ibtpo_state.json"  # what our trainer adds to a checkpoint

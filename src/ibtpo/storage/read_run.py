@@ -6,7 +6,6 @@ error naming file and line; only the last line of `metrics.jsonl` may be half a 
 
 import json
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, DataError
-from ..runs import RunFolder
 from ..tree import ReasoningTree, read_trees
+from .run_folder import RunFolder
+from .tree_file import tree_files
 
 LARGEST = 1e100  # beyond it a value is as good as infinite, and nothing can draw it
 MOST_TREE_FILES = 20  # a long run stores hundreds; the ones read are spread evenly over it
@@ -82,12 +82,6 @@ def read_run(path: str | Path) -> Run:
     if not files:
         notes.append("No trees are stored (save_trees_every is 0, or the run ended before its first step).")
     return Run(folder.path, folder.path.resolve().name, config, env, curves, evals, held_out, files, notes)
-
-
-def tree_files(folder: Path) -> tuple[tuple[int, Path], ...]:
-    """(step, file) of the stored trees, in order of step."""
-    found = [(re.fullmatch(r"step_(\d+)(_rank\d+)?\.jsonl(\.gz)?", p.name), p) for p in sorted(folder.glob("step_*"))]
-    return tuple(sorted((int(m[1]), p) for m, p in found if m))
 
 
 def stored_trees(run: Run, notes: list[str]) -> Iterator[tuple[int, ReasoningTree]]:
