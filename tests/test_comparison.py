@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ibtpo.comparison import MEASURES, Pool, Resamples, at_equal_tokens, chance_effective, chance_solved, measured
+from ibtpo.comparison import MEASURES, Pool, at_equal_tokens, chance_effective, chance_solved, measured
 from ibtpo.errors import DataError
+from ibtpo.evaluation.statistics import Resamples
 
 
 @pytest.mark.parametrize("rewards", [[1, 0, 0, 1, 0], [0, 0, 0], [1.0], [0.5, 0.5, 1, 0, 1, 1], [0, 0, 0, 1, 1, 1, 1]])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ibtpo.errors import ConfigError, DataError
-from ibtpo.tasks.checkdata import CheckReport, check_data, gold_completion, solve_countdown
+from ibtpo.evaluation.gold_check import CheckReport, check_data, gold_completion, solve_countdown
 from ibtpo.tasks.problems import Problem, load_problems
 from ibtpo.tasks.prompts import check_prompt_length, encode_prompt
 from ibtpo.verify import Verdict

@@ -15,7 +15,7 @@ from ibtpo.cli import main
 from ibtpo.commands.diagnose import find_checkpoints, labels
 from ibtpo.diagnosis import measure, verdict
 from ibtpo.errors import ConfigError
-from ibtpo.evaluation import bootstrap_interval
+from ibtpo.evaluation.statistics import bootstrap_interval
 from ibtpo.metrics import tree_record
 from ibtpo.report.checkpoints import _places, write_diagnosis
 from ibtpo.tree import read_trees

@@ -10,7 +10,8 @@ import pytest
 from ibtpo.engines import Completion, Sampling
 from ibtpo.engines.scripted import ScriptedEngine
 from ibtpo.errors import ConfigError, DataError
-from ibtpo.evaluation import Answer, avg_at_k, bootstrap_interval, evaluate, pass_at_k, summarise_answers
+from ibtpo.evaluation.evaluate import Answer, evaluate, summarise_answers
+from ibtpo.evaluation.statistics import avg_at_k, bootstrap_interval, pass_at_k
 from ibtpo.search import Prompt
 from ibtpo.verify import Verdict
 

@@ -8,8 +8,8 @@ import pytest
 from conftest import DATA
 
 from ibtpo.errors import DependencyError
-from ibtpo.evaluation import Answer
-from ibtpo.stored_answers import ifeval_accuracies
+from ibtpo.evaluation.evaluate import Answer
+from ibtpo.evaluation.stored_answers import ifeval_accuracies
 from ibtpo.tasks.problems import Problem
 from ibtpo.verify import ifeval
 

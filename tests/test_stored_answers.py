@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ibtpo.errors import DataError
-from ibtpo.evaluation import Answer
-from ibtpo.stored_answers import answer_lines, read_answers
+from ibtpo.evaluation.evaluate import Answer
+from ibtpo.evaluation.stored_answers import answer_lines, read_answers
 
 ANSWERS = [
     Answer("q0", 0, r"so \boxed{1}", 1.0, "eos", 5),

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from ibtpo.errors import ConfigError, DataError
+from ibtpo.evaluation.statistics import CrossedResamples, accuracy, difference, grade_table
 from ibtpo.experiments.arms import COMPONENTS, METHODS, expand, folder_name, parse
 from ibtpo.experiments.plan import Plan, choose_rate, split_problems
-from ibtpo.experiments.statistics import CrossedResamples, accuracy, difference, table
 from ibtpo.storage.run_folder import RunFolder
 from ibtpo.tasks.problems import Problem
 
@@ -140,7 +140,7 @@ def test_paired_differences_find_a_known_gain_under_shared_noise() -> None:
 
 
 def test_grades_that_are_not_known_are_left_out() -> None:
-    values = table([{"a": 1.0, "b": None}, {"a": 0.0, "b": 0.5}], ["a", "b", "c"])
+    values = grade_table([{"a": 1.0, "b": None}, {"a": 0.0, "b": 0.5}], ["a", "b", "c"])
     np.testing.assert_array_equal(values, [[1, np.nan, np.nan], [0, 0.5, np.nan]])
     assert accuracy(values)["acc"] == 0.5
     two = CrossedResamples(2, 2, resamples=1)

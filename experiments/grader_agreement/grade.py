@@ -10,7 +10,7 @@ from pathlib import Path
 from make_answers import SOURCES
 
 from ibtpo import cli
-from ibtpo.stored_answers import read_answers
+from ibtpo.evaluation.stored_answers import read_answers
 from ibtpo.tasks.benchmarks import BENCHMARKS, load_benchmark
 from ibtpo.verify.ifeval import LEVELS, check
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from .engines.models import load_model as load_model
     from .engines.transformers import TransformersEngine as TransformersEngine
     from .errors import IBTPOError as IBTPOError
-    from .evaluation import EvalResult as EvalResult
-    from .evaluation import evaluate as evaluate
+    from .evaluation.evaluate import EvalResult as EvalResult
+    from .evaluation.evaluate import evaluate as evaluate
     from .metrics import summarise as summarise
     from .metrics import tree_record as tree_record
     from .score import ScoreOptions as ScoreOptions
@@ -86,7 +86,7 @@ _MODULE_OF = {
     "Completion": "engines",
     "CreditOptions": "credit",
     "Engine": "engines",
-    "EvalResult": "evaluation",
+    "EvalResult": "evaluation.evaluate",
     "IBScoreCallback": "training.probe",
     "IBTPOConfig": "training.config",
     "IBTPOError": "errors",
@@ -103,7 +103,7 @@ _MODULE_OF = {
     "Verifier": "verify",
     "VerifierPool": "verify.pool",
     "encode_prompt": "tasks.prompts",
-    "evaluate": "evaluation",
+    "evaluate": "evaluation.evaluate",
     "load_model": "engines.models",
     "load_problems": "tasks.problems",
     "path_advantages": "credit",

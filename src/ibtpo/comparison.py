@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .errors import DataError
-from .evaluation import FULL_MARKS, RESAMPLES
+from .evaluation.statistics import FULL_MARKS, Resamples, interval, nanmean
 from .metrics import Record
 
 MEASURES = (
@@ -69,34 +69,6 @@ class Pool:
     def success(self) -> np.ndarray:
         """(P,) mean reward: the policy's own success rate, which no search has steered."""
         return np.array([math.fsum(r) / len(r) if r else math.nan for r in self.rewards])
-
-
-class Resamples:
-    """The bootstrap's resamples of P problems, as (R, P) counts: one matrix product gives all their sums."""
-
-    def __init__(self, problems: int, *, seed: int = 0, resamples: int = RESAMPLES) -> None:
-        rng = np.random.default_rng(seed)
-        self.counts = rng.multinomial(problems, np.full(problems, 1 / problems), resamples).astype(float)
-
-    def means(self, values: np.ndarray) -> np.ndarray:
-        """Means of `values` (P, …) in each resample, (R, …), and NaNs left out; NaN where nothing is left."""
-        known = ~np.isnan(values)
-        with np.errstate(invalid="ignore"):
-            return (self.counts @ np.where(known, values, 0.0)) / (self.counts @ known)
-
-
-def interval(mean: float, resampled: np.ndarray) -> dict[str, float]:
-    """{"mean", "low", "high"}."""
-    known = resampled[~np.isnan(resampled)]
-    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (math.nan, math.nan)
-    return {"mean": float(mean), "low": float(low), "high": float(high)}
-
-
-def nanmean(values: np.ndarray, axis: int | None = None) -> Any:
-    """The mean of what is known; NaN without a warning where nothing is."""
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, values, 0.0).sum(axis) / known.sum(axis)
 
 
 def measured(records: Sequence[Record], resamples: Resamples) -> dict[str, dict[str, float]]:

@@ -11,28 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from .evaluation import bootstrap_interval
+from .evaluation.statistics import Measured, measured_mean
 from .metrics import Record
 
 TOTALS = ("trajectories", "generated_tokens", "verifier_errors")  # sums, not means, and without an interval
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A mean over problems and its interval; NaN where no problem defines the number."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return "-" if math.isnan(self.mean) else f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
 def measure(records: Sequence[Record]) -> dict[str, Any]:
     """(P,) records as one row of the curve: means as {"mean", "low", "high"}, totals as numbers."""
     return {
-        name: int(sum(r[name] for r in records)) if name in TOTALS else asdict(_measured(_column(records, name)))
+        name: int(sum(r[name] for r in records)) if name in TOTALS else asdict(measured_mean(_column(records, name)))
         for name in records[0]
     }
 
@@ -61,7 +49,7 @@ class _Change:
     def of(cls, first: Sequence[Record], last: Sequence[Record], name: str) -> "_Change":
         a, b = _column(first, name), _column(last, name)
         both = ~np.isnan(a) & ~np.isnan(b)
-        return cls(_measured(a), _measured(b), _measured((b - a)[both]), int(both.sum()))
+        return cls(measured_mean(a), measured_mean(b), measured_mean((b - a)[both]), int(both.sum()))
 
     @property
     def direction(self) -> str:
@@ -105,9 +93,3 @@ def _about_signal(c: _Change) -> str:
 
 def _column(records: Sequence[Record], name: str) -> np.ndarray:
     return np.array([r[name] for r in records], dtype=float)
-
-
-def _measured(values: np.ndarray) -> Measured:
-    known = values[~np.isnan(values)]
-    mean = math.fsum(known) / len(known) if len(known) else math.nan
-    return Measured(mean, *bootstrap_interval(values))

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Checks file after file."""
-    from ..tasks.checkdata import check_data
+    from ..evaluation.gold_check import check_data
 
     code = 0
     for name in args.files:

@@ -186,7 +186,8 @@ def read_pool(path: Path, score: "ScoreOptions") -> "tuple[Pool, dict[int, list[
 
 def summarise(folder: Path, arms: Sequence[str], score: "ScoreOptions", *, seed: int = 0) -> dict[str, Any]:
     """The result of a folder's stored trees."""
-    from ..comparison import Resamples, at_equal_tokens, interval, measured, nanmean
+    from ..comparison import at_equal_tokens, measured
+    from ..evaluation.statistics import Resamples, interval, nanmean
     from ..metrics import tree_record
     from ..tree import read_trees
 

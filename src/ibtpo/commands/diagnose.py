@@ -273,7 +273,7 @@ class _Curve:
             print(f"\ncurves: {page}")
 
     def _table(self) -> str:
-        from ..diagnosis import Measured
+        from ..evaluation.statistics import Measured
 
         lines = [
             [row["label"], *(str(Measured(**row[name])) for name in SHOWN)] for row in self.rows if "error" not in row

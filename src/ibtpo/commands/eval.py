@@ -20,11 +20,9 @@ from .output import Progress, check_free, file_name, make_folder_of, print_json
 
 if TYPE_CHECKING:
     from ..engines import Sampling
-    from ..evaluation import Answer, EvalResult
+    from ..evaluation.evaluate import Answer, EvalResult
     from ..tasks.problems import Problem
     from ..verify.pool import VerifierPool
-
-from ..storage.run_folder import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,8 +71,8 @@ def _evaluate(
     verifier: "VerifierPool",
     answers_file: Path | None,
 ) -> int:
-    from ..evaluation import evaluate
-    from ..stored_answers import answer_lines
+    from ..evaluation.evaluate import evaluate
+    from ..evaluation.stored_answers import answer_lines
 
     if verifier_name == "ifeval":
         from ..verify.ifeval import require
@@ -135,13 +133,14 @@ def finish(
     """Stores the result and its answers, in input order, and prints it. how: what it came from, for the record."""
     levels = {}
     if how["verifier"] == "ifeval":
-        from ..stored_answers import ifeval_accuracies
+        from ..evaluation.stored_answers import ifeval_accuracies
 
         workers, timeout = args.verifier_workers, args.verifier_timeout
         levels = ifeval_accuracies(result.answers, problems, workers=workers, timeout=timeout)
     record = {**result.to_json(), **({"levels": levels} if levels else {}), **how}
     if args.output is not None:
-        from ..stored_answers import answer_lines
+        from ..evaluation.stored_answers import answer_lines
+        from ..storage.run_folder import write_whole
 
         write_whole(args.output.with_suffix(".answers.jsonl"), answer_lines(result.answers))
         write_whole(args.output, json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False) + "\n")

@@ -15,7 +15,7 @@ from .options import add_output_options, add_problem_options, add_verifier_optio
 from .output import check_free, file_name, make_folder_of
 
 if TYPE_CHECKING:
-    from ..evaluation import Answer
+    from ..evaluation.evaluate import Answer
 
 SHOWN = 10  # changed grades in the printed report
 KEPT = ("model", "benchmark", "data", "sampling", "max_new_tokens", "seed")  # of the first record
@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Grades again, stores, and says what changed."""
-    from ..evaluation import summarise_answers
-    from ..stored_answers import by_problem, read_answers, regrade
+    from ..evaluation.evaluate import summarise_answers
+    from ..evaluation.stored_answers import by_problem, read_answers, regrade
 
     if args.output is not None:
         check_free([args.output, args.output.with_suffix(".answers.jsonl")], overwrite=args.overwrite)

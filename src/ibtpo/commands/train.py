@@ -284,7 +284,7 @@ def _evaluate(
 ) -> tuple[dict[str, Any], dict[str, float | None]]:
     """The result, and each problem's mean grade."""
     from ..engines.transformers import TransformersEngine
-    from ..evaluation import evaluate
+    from ..evaluation.evaluate import evaluate
     from ..search import Prompt, run_async
     from ..tasks.prompts import encode_prompt
 

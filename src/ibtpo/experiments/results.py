@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..comparison import nanmean
+from ..evaluation.statistics import accuracy, difference, grade_table, nanmean
 from ..storage.read_run import Run, read_run
 from .arms import REFERENCE
 from .plan import Plan
-from .statistics import accuracy, difference, table
 
 METRICS = {
     "eff_rate": "ibtpo/eff_rate", "ib_score": "ibtpo/ib_score", "cov_eta": "ibtpo/cov_eta",
@@ -50,7 +49,7 @@ def summarise(plan: Plan) -> tuple[dict[str, Any], list[Row]]:
     summary: dict[str, Any] = {"tokens": plan.shared["tokens"], "matched": "generated tokens", "arms": {}, "paired": {}}
     if results:
         first = [r.rows[0]["grades"] for rs in results.values() for r in rs if r.rows[0]["step"] == 0]
-        summary["before"] = accuracy(table(first, problems)) | {"runs": len(first)} if first else None
+        summary["before"] = accuracy(grade_table(first, problems)) | {"runs": len(first)} if first else None
         summary["problems"] = len(problems)
         summary["k"] = next(iter(results.values()))[0].rows[-1]["k"]
     for arm, rs in results.items():
@@ -67,7 +66,7 @@ def summarise(plan: Plan) -> tuple[dict[str, Any], list[Row]]:
 
 def _arm(plan: Plan, results: Sequence[Result], problems: Sequence[str]) -> dict[str, Any]:
     """Accuracy after training with its interval, what each run took, and the accuracy on the way."""
-    values = table([r.rows[-1]["grades"] for r in results], problems)
+    values = grade_table([r.rows[-1]["grades"] for r in results], problems)
     c = [r.run.curves for r in results]
     gaps = [np.diff(curves.steps, prepend=0) for curves in c]
     return {
@@ -99,7 +98,7 @@ def _curve(plan: Plan, results: Sequence[Result], problems: Sequence[str]) -> li
     for place in sorted({place for p in points for place in p}):
         rows = [p[place] for p in points if place in p]
         at = {name: float(np.mean([row[name] for row in rows])) for name in ("generated_tokens", "seconds")}
-        curve.append({**at, **accuracy(table([row["grades"] for row in rows], problems)), "seeds": len(rows)})
+        curve.append({**at, **accuracy(grade_table([row["grades"] for row in rows], problems)), "seeds": len(rows)})
     return curve
 
 
@@ -109,7 +108,7 @@ def _paired(mine: Sequence[Result], theirs: Sequence[Result], problems: Sequence
     seeds = [seed for seed in ours if seed in others]
     if not seeds:
         return None
-    tables = (table([grades[seed] for seed in seeds], problems) for grades in (ours, others))
+    tables = (grade_table([grades[seed] for seed in seeds], problems) for grades in (ours, others))
     return {**difference(*tables), "seed_numbers": seeds}
 
 

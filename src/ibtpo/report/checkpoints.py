@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from .._text import visible
-from ..diagnosis import Measured
+from ..evaluation.statistics import Measured
 from ..storage.run_folder import write_whole
 from .draw import Held, Series, Sheet, draw
 from .pages import Figure, render

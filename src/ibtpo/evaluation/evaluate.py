@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from .engines import Engine, Sampling
-from .errors import ConfigError, DataError
-from .search import Budget, Prompt, SearchOptions, TreeSearch
-from .tree import ReasoningTree
-from .verify import Verifier
-
-RESAMPLES = 2000
-FULL_MARKS = 1 - 1e-6  # a grade from here on counts as solved in pass@k
+from ..engines import Engine, Sampling
+from ..errors import ConfigError, DataError
+from ..search import Budget, Prompt, SearchOptions, TreeSearch
+from ..tree import ReasoningTree
+from ..verify import Verifier
+from .statistics import FULL_MARKS, avg_at_k, bootstrap_interval, pass_at_k
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,55 +69,6 @@ class EvalResult:
             "truncated": self.truncated,
             "tokens": self.tokens,
         }
-
-
-def avg_at_k(grades: np.ndarray) -> np.ndarray:
-    """(P,) mean of the known grades of each problem, NaN where there is none. grades: (P, K), NaN where unknown."""
-    known = ~np.isnan(grades)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, grades, 0.0).sum(axis=1) / known.sum(axis=1)
-
-
-def pass_at_k(draws: np.ndarray, solved: np.ndarray, k: int) -> np.ndarray:
-    """(P,) unbiased chance that one of k answers is right: 1 − C(n−c, k)/C(n, k) (Chen et al., arXiv 2107.03374).
-
-    draws: (P,) graded answers n of each problem. solved: (P,) how many were right, c. Where n < k no unbiased estimate
-    exists: k is then n. NaN where n is 0.
-    """
-    if k < 1:
-        raise ConfigError(f"pass@k needs k >= 1, got {k}")
-    n, c = np.asarray(draws, dtype=float)[:, None], np.asarray(solved, dtype=float)[:, None]
-    # C(n−c, k)/C(n, k) = Π_{j<k} (n−c−j)/(n−j), without a factorial.
-    j = np.arange(k, dtype=float)[None, :]
-    inside = j < n
-    factors = np.where(inside, np.maximum(n - c - j, 0.0) / np.where(inside, n - j, 1.0), 1.0)
-    return np.where(n[:, 0] > 0, 1.0 - factors.prod(axis=1), math.nan)
-
-
-def bootstrap_interval(
-    values: np.ndarray,
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    level: float = 0.95,
-    weights: np.ndarray | None = None,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `values` (P,), NaNs left out; (NaN, NaN) if nothing is left.
-
-    Problems are resampled, not draws: the interval speaks of other problems of the same kind. weights: (P,) positive,
-    how much each counts in the mean; alike by default.
-    """
-    known = values[~np.isnan(values)]
-    share = np.ones(len(known)) if weights is None else weights[~np.isnan(values)]
-    if not len(known):
-        return math.nan, math.nan
-    rng = np.random.default_rng(seed)
-    block = max(1, 4_000_000 // len(known))  # rows at once: 32 MB of indices
-    draws = (rng.integers(0, len(known), (min(block, resamples - at), len(known))) for at in range(0, resamples, block))
-    means = np.concatenate([(known * share)[drawn].sum(axis=1) / share[drawn].sum(axis=1) for drawn in draws])
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
 
 
 async def evaluate(

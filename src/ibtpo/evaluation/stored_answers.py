@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DataError
-from .evaluation import Answer, bootstrap_interval
-from .tasks.problems import Problem
-from .verify import Verifier
-from .verify.ifeval import LEVELS
-from .verify.pool import VerifierPool
+from ..errors import DataError
+from ..tasks.problems import Problem
+from ..verify import Verifier
+from ..verify.ifeval import LEVELS
+from ..verify.pool import VerifierPool
+from .evaluate import Answer
+from .statistics import bootstrap_interval
 
 _BATCH = 512
 _TYPES = {"id": str, "draw": int, "completion": str, "grade": float | int | None, "stop": str, "tokens": int}

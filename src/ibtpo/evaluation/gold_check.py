@@ -9,9 +9,9 @@ from itertools import permutations
 from typing import Any
 
 from .._text import short
+from ..tasks.problems import Problem, verifier_for
 from ..verify import Verdict, Verifier
 from ..verify.math import gold_text
-from .problems import Problem, verifier_for
 
 SHOWN = 10  # rows of each kind in the printed report
 _BATCH = 512
@@ -126,7 +126,7 @@ def gold_completion(problem: Problem) -> str:
     r"""A completion that is right: a solution of a walk or of countdown, `\boxed{answer}` for anything else."""
     kind = verifier_for(problem)
     if kind == "walk":
-        from .walk import gold_answer
+        from ..tasks.walk import gold_answer
 
         return gold_answer(problem.columns)
     if kind == "countdown":
