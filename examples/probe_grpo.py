@@ -17,7 +17,7 @@ from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from ibtpo import IBScoreCallback, load_model, load_problems
-from ibtpo.diagnosis import verdict
+from ibtpo.compare.checkpoints import verdict
 from ibtpo.metrics import tree_record
 from ibtpo.tree import read_trees
 from ibtpo.verify.walk import walk_reward

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ibtpo.comparison import MEASURES, Pool, at_equal_tokens, chance_effective, chance_solved, measured
+from ibtpo.compare.branching import MEASURES, Pool, at_equal_tokens, chance_effective, chance_solved, measured
 from ibtpo.errors import DataError
 from ibtpo.evaluation.statistics import Resamples
 

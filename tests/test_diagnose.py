@@ -12,8 +12,7 @@ import pytest
 from conftest import make_tiny_model
 
 from ibtpo.cli import main
-from ibtpo.commands.diagnose import find_checkpoints, labels
-from ibtpo.diagnosis import measure, verdict
+from ibtpo.compare.checkpoints import find_checkpoints, labels, measure, verdict
 from ibtpo.errors import ConfigError
 from ibtpo.evaluation.statistics import bootstrap_interval
 from ibtpo.metrics import tree_record

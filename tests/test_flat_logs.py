@@ -6,8 +6,8 @@ import math
 import pytest
 
 from ibtpo.cli import main
+from ibtpo.compare.flat_logs import read_flat_log
 from ibtpo.errors import ConfigError, DataError
-from ibtpo.flat_logs import read_flat_log
 
 pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 import pyarrow as pa

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import yaml
 
+from ibtpo.compare.training_arms import COMPONENTS, METHODS, expand, folder_name, parse
+from ibtpo.compare.training_plan import Plan, choose_rate, split_problems
 from ibtpo.errors import ConfigError, DataError
 from ibtpo.evaluation.statistics import CrossedResamples, accuracy, difference, grade_table
-from ibtpo.experiments.arms import COMPONENTS, METHODS, expand, folder_name, parse
-from ibtpo.experiments.plan import Plan, choose_rate, split_problems
 from ibtpo.storage.run_folder import RunFolder
 from ibtpo.tasks.problems import Problem
 
@@ -207,8 +207,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     recipe = {"model": "nano", "data": "train.jsonl", "eval_data": "test.jsonl", "prompts_per_step": 2, "threads": 2,
               "num_train_epochs": 1}  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    monkeypatch.setattr("ibtpo.experiments.jobs.COMMAND", (sys.executable, "fake.py"))
-    monkeypatch.setattr("ibtpo.experiments.jobs.POLL", 0.02)
+    monkeypatch.setattr("ibtpo.compare.training_jobs.COMMAND", (sys.executable, "fake.py"))
+    monkeypatch.setattr("ibtpo.compare.training_jobs.POLL", 0.02)
     return tmp_path
 
 
@@ -345,7 +345,9 @@ def test_wrong_options_are_told_before_anything_is_made(
 def test_a_killed_comparison_goes_on_where_it_was(place: Path, call: Compare) -> None:
     """Killed with a run under way: the run ends with it, and is resumed, not begun anew."""
     (place / "STOP").touch()
-    patch = "import sys, ibtpo.experiments.jobs as j; j.COMMAND = (sys.executable, 'fake_child.py'); j.POLL = 0.02\n"
+    patch = (
+        "import sys, ibtpo.compare.training_jobs as j; j.COMMAND = (sys.executable, 'fake_child.py'); j.POLL = 0.02\n"
+    )
     (place / "main.py").write_text(patch + "from ibtpo.cli import main; sys.exit(main())\n")
     child = "import runpy\nfrom ibtpo.__main__ import end_with_parent\nend_with_parent()\nrunpy.run_path('fake.py')\n"
     (place / "fake_child.py").write_text(child)

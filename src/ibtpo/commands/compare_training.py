@@ -10,23 +10,18 @@ every run; --resume goes on where the command was stopped, and may add arms and 
 """
 
 import argparse
-import json
 import math
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .._text import without_nan
-from ..errors import ConfigError, IBTPOError
-from ..tasks.problems import ANSWER_VERIFIERS
+from ..errors import ConfigError
 from .options import add_output_options
 from .output import print_json
 
 if TYPE_CHECKING:
-    from ..experiments.jobs import Job
-    from ..experiments.plan import Plan
+    from ..compare.training_plan import Plan
+
 
 RATES = (1e-4, 2e-4, 4e-4)
 
@@ -63,23 +58,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs what is missing; writes and prints the result."""
-    from ..experiments.plan import load_plan
+    from ..compare.training import JobRunner, write_result
+    from ..compare.training_plan import load_plan
 
-    began = time.monotonic()
+    def say(text: str) -> None:
+        if not args.quiet:
+            print(text, file=sys.stderr, flush=True)
+
     if args.summary_only:
         plan = load_plan(args.output)
     else:
         plan = _prepare(args)
-        report = _Report(args, plan, began)
+        runner = JobRunner(plan, args.jobs, say)
         pilots = plan.pilots()
-        report.phase("pilots", pilots, plan.shared["pilot_tokens"])
-        report.stop_if_failed(report.run(pilots))
+        runner.phase("pilots", pilots, plan.shared["pilot_tokens"])
+        runner.stop_if_failed(runner.run(pilots))
         rates = {arm: choice["learning_rate"] for arm, choice in plan.choices().items()}
         finals = plan.finals(rates)
-        report.phase("runs", finals, plan.shared["tokens"])
-        failed = report.run(finals, keep_models=args.keep_models, summarise=True)
-        report.stop_if_failed(failed)
-    summary = write_result(plan, 0.0 if args.summary_only else report.seconds_since())
+        runner.phase("runs", finals, plan.shared["tokens"])
+        failed = runner.run(finals, keep_models=args.keep_models, summarise=True)
+        runner.stop_if_failed(failed)
+    summary = write_result(plan, 0.0 if args.summary_only else runner.seconds_since())
     if args.json:
         print_json(summary)
     else:
@@ -87,34 +86,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def write_result(plan: "Plan", seconds: float = 0.0) -> dict[str, Any]:
-    """Writes summary.json, table.md, curves.csv and the pictures of what is finished. seconds: to add to wall time."""
-    from ..experiments.results import markdown, summarise
-    from ..report.plots import csv_lines
-    from ..storage.run_folder import write_whole
-
-    file = plan.folder / "summary.json"
-    before = json.loads(file.read_text())["wall_seconds"] if file.is_file() else 0.0
-    summary, curves = summarise(plan)
-    summary |= {"wall_seconds": round(before + seconds, 1), "plan": plan.shared, "env": plan.env}
-    text = json.dumps(without_nan(summary), indent=1, ensure_ascii=False, allow_nan=False)
-    write_whole(file, text + "\n")
-    write_whole(plan.folder / "table.md", markdown(summary, plan.shared) + "\n")
-    header = ["arm", "seed", "measure", "tokens", "seconds", "value"]
-    write_whole(
-        plan.folder / "curves.csv", "".join(csv_lines(header, [[row[name] for name in header] for row in curves]))
-    )
-    if summary["arms"]:
-        from ..experiments.pictures import draw
-
-        draw(summary, curves, plan.folder)
-    return summary
-
-
 def _prepare(args: argparse.Namespace) -> "Plan":
     """The plan, checked before anything is made, and the files its runs start from."""
-    from ..experiments.arms import assignments, expand
-    from ..experiments.plan import Plan, arm_settings, check_numbers, go_on, load_plan, write_arm
+    from ..compare.training import write_data
+    from ..compare.training_arms import assignments, expand
+    from ..compare.training_plan import Plan, arm_settings, check_numbers, go_on, load_plan, write_arm
     from ..storage.env import collect_env
     from .train import base_settings, quiet_warnings
 
@@ -151,95 +127,8 @@ def _prepare(args: argparse.Namespace) -> "Plan":
     if begun and (folder / "plan.json").is_file():
         plan = go_on(load_plan(folder), plan)
     else:
-        plan.shared["problems"] = _write_data(folder, changed, args.validation)
+        plan.shared["problems"] = write_data(folder, changed, args.validation)
     for arm in arms:
         write_arm(plan, arm, {**settings[arm][0], "eval_limit": plan.shared["problems"]["held_out"]})
     plan.save()
     return plan
-
-
-def _write_data(folder: Path, recipe: dict[str, Any], validation: int) -> dict[str, int]:
-    """The three disjoint lists of problems, frozen as files; how many each holds."""
-    from ..experiments.plan import split_problems, write_problems
-    from ..tasks.problems import load_problems
-    from ..training import settings as st
-
-    run, _ = st.split(st.resolve(recipe, {}))
-    if run.eval_data is None:
-        raise ConfigError("the recipe names no held-out problems; give --set eval_data=F")
-    required = run.verifier in (None, *ANSWER_VERIFIERS)
-    problems = load_problems(run.data, split=run.data_split, limit=run.limit, require_answer=required)
-    held_out = load_problems(run.eval_data, split="test", limit=run.eval_limit, require_answer=required)
-    train, chosen = split_problems(problems, held_out, validation)
-    folder.mkdir(parents=True, exist_ok=True)
-    found = {"train": train, "validation": chosen, "held_out": held_out}
-    for name, listed in found.items():
-        write_problems(folder / "data" / f"{name}.jsonl", listed)
-    return {name: len(listed) for name, listed in found.items()}
-
-
-class _Report:
-    """Runs jobs and says on stderr how it goes."""
-
-    def __init__(self, args: argparse.Namespace, plan: "Plan", began: float) -> None:
-        self.args, self.plan, self._last = args, plan, began
-
-    def seconds_since(self) -> float:
-        """Seconds since the last call."""
-        now = time.monotonic()
-        last, self._last = self._last, now
-        return now - last
-
-    def phase(self, what: str, jobs: "Sequence[Job]", tokens: int) -> None:
-        """Says what is to be done."""
-        missing = sum(not job.finished for job in jobs)
-        if jobs:
-            self._say(f"{len(jobs)} {what} of {tokens:,} tokens each, {missing} of them to do, evaluation aside")
-
-    def run(self, jobs: "Sequence[Job]", *, keep_models: bool = False, summarise: bool = False) -> "list[Job]":
-        """Runs the missing ones; returns those that failed."""
-        from ..experiments.jobs import run_all
-
-        for job in jobs:
-            if job.finished:
-                job.clean(keep_models)  # killed before it could
-        done, times = sum(job.finished for job in jobs), []
-
-        def ended(job: "Job", seconds: float, why: str | None) -> None:
-            nonlocal done
-            done += 1
-            times.append(seconds)
-            left = (len(jobs) - done) * sum(times) / len(times) / self.args.jobs
-            self._say(
-                f"{done}/{len(jobs)} {job.name}: {why or _result(job)}, {seconds:.0f} s, {left / 60:.0f} min left"
-            )
-            if why is None:
-                job.clean(keep_models)
-                if summarise:
-                    self._summarise()
-
-        return run_all(jobs, self.args.jobs, self.plan.folder / "logs", ended)
-
-    def _summarise(self) -> None:
-        try:
-            write_result(self.plan, self.seconds_since())
-        except Exception as e:  # hours of training do not stop for want of a table; the last one raises
-            self._say(f"warning: no summary was written ({type(e).__name__}: {e})")
-
-    def stop_if_failed(self, failed: "Sequence[Job]") -> None:
-        """Raises `IBTPOError` naming the failed runs."""
-        if failed:
-            names = "; ".join(job.name for job in failed)
-            logs = self.plan.folder / "logs"
-            raise IBTPOError(f"{len(failed)} runs failed: {names}. See {logs}; --resume tries them again")
-
-    def _say(self, text: str) -> None:
-        if not self.args.quiet:
-            print(text, file=sys.stderr, flush=True)
-
-
-def _result(job: "Job") -> str:
-    from ..storage.run_folder import RunFolder
-
-    accuracy = RunFolder(job.folder).read_eval()["after"]["avg"]
-    return "nothing graded" if accuracy is None else f"accuracy {100 * accuracy:.1f} %"

@@ -21,7 +21,7 @@ from .._extras import missing_package
 from .._text import table, without_nan
 from .._version import __version__
 from ..engines.models import decoder
-from ..errors import ConfigError, EngineError, IBTPOError
+from ..errors import ConfigError, EngineError
 from ..storage.tree_file import TreeFile, check_same
 from .inputs import make_prompts, open_model, open_verifier, read_problems
 from .options import (
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ..tasks.problems import Problem
     from ..tree import ReasoningTree
     from ..verify.pool import VerifierPool
+
 
 SHOWN = ("avg_rate", "eff_rate", "cov_eta", "ib_score", "entropy")
 TITLES = ("Avg-Rate", "Eff-Rate", "Cov(η1,η2)", "IB-Score", "entropy")
@@ -75,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("give --model and --data to measure checkpoints, or --completions to read a log")
     if args.reward_column is not None:
         raise ConfigError("--reward-column is for --completions; a checkpoint's answers are graded by --verifier")
+    from ..compare.checkpoints import find_checkpoints
+
     options = search_options(args)
     names = find_checkpoints(args.model)
     if args.output is not None:
@@ -86,28 +89,6 @@ def run(args: argparse.Namespace) -> int:
         _make_folder(args.output, args.overwrite)  # only now: a misspelt option must not cost an older measurement
     with open_verifier(args, verifier_name) as verifier:
         return _Curve(args, options, problems, verifier, verifier_name).run(names)
-
-
-def find_checkpoints(models: Sequence[str]) -> list[str]:
-    """Names of models, each folder with checkpoint-* in it replaced by those in order of step.
-
-    Raises `ConfigError` for a name that stands for nothing, before an hour is spent on the others.
-    """
-    from ..engines.models import NAMED, resolve_model
-
-    found: list[str] = []
-    for name in models:
-        inside = [p for folder in (Path(name), Path(name) / "checkpoints") for p in folder.glob("checkpoint-*")]
-        steps = sorted((p for p in inside if p.is_dir() and _step(p) is not None), key=lambda p: _step(p) or 0)
-        if not steps and name not in NAMED:
-            resolve_model(name)
-        found += [str(p) for p in steps] or [name]
-    return list(dict.fromkeys(found))
-
-
-def _step(path: Path) -> int | None:
-    kind, _, number = path.name.rpartition("-")
-    return int(number) if kind == "checkpoint" and number.isdecimal() else None
 
 
 def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
@@ -132,22 +113,6 @@ def _make_folder(folder: Path, overwrite: bool) -> None:
         raise ConfigError(f"{folder} cannot be made: {e.strerror}; choose another --output") from e
 
 
-def labels(names: Sequence[str]) -> list[str]:
-    """A short name for each, different from all others: the last parts of its path, as many as that takes."""
-    parts = [Path(name).parts for name in names]
-
-    def short(i: int, n: int) -> str:
-        return "_".join(p.strip("/\\") for p in parts[i][-n:])
-
-    out = []
-    for i in range(len(names)):
-        n = 1
-        while n < len(parts[i]) and sum(short(j, n) == short(i, n) for j in range(len(names))) > 1:
-            n += 1
-        out.append(short(i, n))
-    return out
-
-
 class _Curve:
     """One row a checkpoint, the same problems and seeds for all."""
 
@@ -165,14 +130,14 @@ class _Curve:
         self.records: list[list[Record]] = []  # of the checkpoints that could be measured
 
     def run(self, names: Sequence[str]) -> int:
-        from ..diagnosis import measure
+        from ..compare.checkpoints import BrokenError, labels, measure, step_of
 
         for name, label in zip(names, labels(names), strict=True):
-            row: dict[str, Any] = {"model": name, "label": label, "step": _step(Path(name))}
+            row: dict[str, Any] = {"model": name, "label": label, "step": step_of(Path(name))}
             began = time.monotonic()
             try:
                 records = self._records(name, label)
-            except _BrokenError as e:
+            except BrokenError as e:
                 row["error"] = str(e)
             else:
                 self.records.append(records)
@@ -196,6 +161,7 @@ class _Curve:
 
     def _records(self, name: str, label: str) -> "list[Record]":
         """(P,) records of one checkpoint, from stored trees as far as there are any."""
+        from ..compare.checkpoints import BrokenError
         from ..metrics import tree_record
         from ..search import Prompt, TreeSearch
 
@@ -219,7 +185,7 @@ class _Curve:
                 options_of_it = {**vars(args), "model": name, "engine": "transformers"}
                 engine, tokenizer = open_model(argparse.Namespace(**options_of_it))
             except ConfigError as e:
-                raise _BrokenError(str(e)) from e
+                raise BrokenError(str(e)) from e
             prompts = make_prompts(args, self.problems, engine, tokenizer)
             if not records:
                 read(prompts)
@@ -238,7 +204,7 @@ class _Curve:
                 try:
                     asyncio.run(search.grow_all([p for p in prompts if p.id not in records], on_tree=keep))
                 except EngineError as e:
-                    raise _BrokenError(f"{name}: {e}") from e
+                    raise BrokenError(f"{name}: {e}") from e
             del engine, search, keep
             gc.collect()  # the next model needs the memory, and engines are in reference cycles
         if store:
@@ -246,7 +212,7 @@ class _Curve:
         return [records[id] for id in ids]
 
     def _verdict(self) -> list[str]:
-        from ..diagnosis import verdict
+        from ..compare.checkpoints import verdict
 
         return verdict(self.records[0], self.records[-1])
 
@@ -281,12 +247,8 @@ class _Curve:
         return table(lines, ["checkpoint", *TITLES])
 
 
-class _BrokenError(IBTPOError):
-    """A checkpoint that cannot be measured; the others can."""
-
-
 def _flat(args: argparse.Namespace) -> int:
-    from ..flat_logs import INSTEAD, NOT_COMPUTED, read_flat_log
+    from ..compare.flat_logs import INSTEAD, NOT_COMPUTED, read_flat_log
 
     log = read_flat_log(args.completions, args.reward_column)
     if args.json:

@@ -8,8 +8,8 @@ import numpy as np
 
 from ..evaluation.statistics import accuracy, difference, grade_table, nanmean
 from ..storage.read_run import Run, read_run
-from .arms import REFERENCE
-from .plan import Plan
+from .training_arms import REFERENCE
+from .training_plan import Plan
 
 METRICS = {
     "eff_rate": "ibtpo/eff_rate", "ib_score": "ibtpo/ib_score", "cov_eta": "ibtpo/cov_eta",

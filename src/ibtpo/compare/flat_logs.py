@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError, DataError, DependencyError, unknown
-from .score import effective
+from ..errors import ConfigError, DataError, DependencyError, unknown
+from ..score import effective
 
 OWN = ("step", "prompt", "completion", "advantage")
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter
 
 from ..report.draw import COLOURS, DASHES, MARKERS, SETTINGS
 from ..report.plots import PLOTS
-from .results import METRICS, Row
+from .training_results import METRICS, Row
 
 # The report's colours follow the page; a file of its own is on white.
 ON_WHITE: Any = {

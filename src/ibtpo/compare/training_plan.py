@@ -21,8 +21,8 @@ import yaml
 
 from ..errors import CheckpointError, ConfigError, DataError
 from ..storage.run_folder import RunFolder, write_whole
-from .arms import assignments, folder_name, parse
-from .jobs import Job
+from .training_arms import assignments, folder_name, parse
+from .training_jobs import Job
 
 if TYPE_CHECKING:
     from ..tasks.problems import Problem

@@ -7,12 +7,14 @@ problems. A change is judged on the P differences, not on two intervals: the pro
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .evaluation.statistics import Measured, measured_mean
-from .metrics import Record
+from ..errors import IBTPOError
+from ..evaluation.statistics import Measured, measured_mean
+from ..metrics import Record
 
 TOTALS = ("trajectories", "generated_tokens", "verifier_errors")  # sums, not means, and without an interval
 
@@ -93,3 +95,45 @@ def _about_signal(c: _Change) -> str:
 
 def _column(records: Sequence[Record], name: str) -> np.ndarray:
     return np.array([r[name] for r in records], dtype=float)
+
+
+def find_checkpoints(models: Sequence[str]) -> list[str]:
+    """Names of models, each folder with checkpoint-* in it replaced by those in order of step.
+
+    Raises `ConfigError` for a name that stands for nothing, before an hour is spent on the others.
+    """
+    from ..engines.models import NAMED, resolve_model
+
+    found: list[str] = []
+    for name in models:
+        inside = [p for folder in (Path(name), Path(name) / "checkpoints") for p in folder.glob("checkpoint-*")]
+        steps = sorted((p for p in inside if p.is_dir() and step_of(p) is not None), key=lambda p: step_of(p) or 0)
+        if not steps and name not in NAMED:
+            resolve_model(name)
+        found += [str(p) for p in steps] or [name]
+    return list(dict.fromkeys(found))
+
+
+def step_of(path: Path) -> int | None:
+    kind, _, number = path.name.rpartition("-")
+    return int(number) if kind == "checkpoint" and number.isdecimal() else None
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """A short name for each, different from all others: the last parts of its path, as many as that takes."""
+    parts = [Path(name).parts for name in names]
+
+    def short(i: int, n: int) -> str:
+        return "_".join(p.strip("/\\") for p in parts[i][-n:])
+
+    out = []
+    for i in range(len(names)):
+        n = 1
+        while n < len(parts[i]) and sum(short(j, n) == short(i, n) for j in range(len(names))) > 1:
+            n += 1
+        out.append(short(i, n))
+    return out
+
+
+class BrokenError(IBTPOError):
+    """A checkpoint that cannot be measured; the others can."""

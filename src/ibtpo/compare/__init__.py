@@ -1,0 +1,1 @@
+"""Comparisons: branching rules, checkpoints, flat logs, and training runs over seeds and problems."""
