@@ -13,7 +13,8 @@ from trl import GRPOConfig, GRPOTrainer
 from ibtpo.branching import BRANCHING
 from ibtpo.credit import ADVANTAGES, path_advantages, token_advantages
 from ibtpo.errors import ConfigError, VerifierError
-from ibtpo.training.config import METHODS, IBTPOConfig
+from ibtpo.training.config import IBTPOConfig
+from ibtpo.training.methods import METHODS
 from ibtpo.training.regularizers import ibro_term
 from ibtpo.training.trainer import IBTPOTrainer
 

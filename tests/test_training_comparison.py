@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import yaml
 
-from ibtpo.compare.training_arms import COMPONENTS, METHODS, expand, folder_name, parse
+from ibtpo.compare.training_arms import COMPONENTS, PRESETS, expand, folder_name, parse
 from ibtpo.compare.training_plan import Plan, choose_rate, split_problems
 from ibtpo.errors import ConfigError, DataError
 from ibtpo.evaluation.statistics import CrossedResamples, accuracy, difference, grade_table
 from ibtpo.storage.run_folder import RunFolder
 from ibtpo.tasks.problems import Problem
+from ibtpo.training.methods import METHODS
 
 # --- arms
 
@@ -34,7 +35,8 @@ def test_an_arm_is_a_method_and_options() -> None:
 
 
 def test_lists_of_arms_are_spelt_out_and_each_arm_stands_once() -> None:
-    assert expand(["methods"]) == list(METHODS)
+    assert expand(["methods"]) == list(PRESETS["methods"])
+    assert set(PRESETS["methods"]) == set(METHODS)
     assert len(METHODS) == 7
     assert expand(["ibtpo", "components", "grpo"]) == ["ibtpo", *[arm for arm in COMPONENTS if arm != "ibtpo"]]
     assert folder_name("ibtpo,splitter=noisy:0.1") == "ibtpo-splitter-noisy-0.1"

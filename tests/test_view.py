@@ -17,10 +17,10 @@ from ibtpo._text import visible
 from ibtpo.credit import CreditOptions
 from ibtpo.errors import ConfigError, DataError
 from ibtpo.metrics import COLUMNS, tree_scores
-from ibtpo.report.terminal import print_tree
-from ibtpo.report.viewer import default_output, tree_key, write_viewer
 from ibtpo.score import ScoreOptions
 from ibtpo.tree import ReasoningTree, write_trees
+from ibtpo.viewer.page import default_output, tree_key, write_viewer
+from ibtpo.viewer.terminal import print_tree
 
 GOLDEN = Path(__file__).parent / "golden"
 

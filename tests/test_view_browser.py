@@ -12,8 +12,8 @@ import pytest
 from trees import BUILDERS
 from view_pages import evil_tree, example_trees, wide_tree, write_run
 
-from ibtpo.report.viewer import tree_key, write_viewer
 from ibtpo.tree import ReasoningTree, write_trees
+from ibtpo.viewer.page import tree_key, write_viewer
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 

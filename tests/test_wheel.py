@@ -18,6 +18,7 @@ def test_the_wheel_holds_model_recipes_and_typing_marker(tmp_path):
     nano = {f"ibtpo/assets/nano/{n}" for n in ("config.json", "model.safetensors", "tokenizer.json", "README.md")}
     recipes = {f"ibtpo/recipes/{p.name}" for p in (ROOT / "src/ibtpo/recipes").glob("*.yaml")}
     assert len(recipes) >= 4
-    page = {f"ibtpo/report/page/{p.name}" for p in (ROOT / "src/ibtpo/report/page").iterdir()}
+    folders = ("report/page", "viewer/page_files")
+    page = {f"ibtpo/{folder}/{p.name}" for folder in folders for p in (ROOT / "src/ibtpo" / folder).iterdir()}
     assert {p.rpartition("/")[2] for p in page} >= {"viewer.html", "viewer.css", "app.js", "d3-hierarchy.LICENSE"}
     assert nano | recipes | page | {"ibtpo/py.typed"} <= names

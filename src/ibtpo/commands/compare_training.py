@@ -92,7 +92,8 @@ def _prepare(args: argparse.Namespace) -> "Plan":
     from ..compare.training_arms import assignments, expand
     from ..compare.training_plan import Plan, arm_settings, check_numbers, go_on, load_plan, write_arm
     from ..storage.env import collect_env
-    from .train import base_settings, quiet_warnings
+    from ..training.launch import quiet_warnings
+    from ..training.settings import base_settings
 
     quiet_warnings()
     folder = args.output

@@ -49,14 +49,14 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError("--terminal prints a tree and --output writes a page: give one of them")
         if args.title is not None or args.tokenizer is not None:
             raise ConfigError("--title and --tokenizer are for a page; leave them out with --terminal")
-        from ..report.terminal import print_tree
+        from ..viewer.terminal import print_tree
 
         print_tree(args.trees, args.tree, options)
         return 0
     if args.tree is not None:
         raise ConfigError("--tree goes with --terminal; in a page every tree has a link: FILE.html#tree=ID")
     from .._text import visible
-    from ..report.viewer import default_output, write_viewer
+    from ..viewer.page import default_output, write_viewer
 
     output = args.output or default_output(args.trees)
     make_folder_of(output)

@@ -9,16 +9,16 @@ from typing import Any
 
 from ..errors import ConfigError, unknown
 from ..storage.yaml_file import yaml_value
+from ..training.methods import METHODS
 
 REFERENCE = "ibtpo"  # the arm all others are compared with
-METHODS = ("grpo", "grpo_clip_higher", "grpo_entropy", "ibro", "treerl", "treepo", REFERENCE)
 # The paper's parts of the method one by one, then its λ, its β and the noise on step boundaries.
 COMPONENTS = (
     "grpo", "ibtpo,advantage=grpo", "grpo,advantage=ibtpo", "ibtpo,branching=random", "ibtpo,branching=entropy",
     "ibtpo", "ibtpo,lam=0", "ibtpo,lam=0.05", "ibtpo,lam=0.2", "ibtpo,lam=0.5", "ibtpo,ib_beta=1", "ibtpo,ib_beta=20",
     "ibtpo,splitter=noisy:0.1",
 )  # fmt: skip
-PRESETS = {"methods": METHODS, "components": COMPONENTS}
+PRESETS = {"methods": (*(m for m in METHODS if m != REFERENCE), REFERENCE), "components": COMPONENTS}
 
 # Options a comparison sets itself, and what to give in their place.
 OWN = {

@@ -20,13 +20,13 @@ from .._text import visible
 from ..errors import ConfigError
 from ..storage.read_run import MOST_TREE_FILES, Curves, Run, read_run, stored_trees
 from ..storage.run_folder import write_whole
+from ..viewer.page import write_viewer
 from .draw import Held, Series, Sheet, draw
+from .gallery import gallery
 from .pages import GENERATOR, Figure, render
 from .plots import ACCURACY, MOST_DRAWN, PLOTS, Plot, csv_lines, logged, points, smoothed, table
-from .trees import gallery
 from .trend import trend
 from .verdict import STATES, difference, headline, verdict
-from .viewer import write_viewer
 
 _OURS = re.compile(rf'<meta name="generator" content="{GENERATOR} [^"]*">'.encode())
 

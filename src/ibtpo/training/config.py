@@ -15,18 +15,6 @@ from ..score import ScoreOptions
 from ..search import Budget, SearchOptions
 from .regularizers import CLIP_HIGHER_EPSILON, DEFAULT_COEFFICIENT, check_regularizer
 
-# What a method of the comparison changes; everything else stays as configured.
-METHODS: dict[str, dict[str, Any]] = {
-    "ibtpo": {"branching": "ib", "advantage": "ibtpo", "regularizer": "none"},
-    "grpo": {"branching": "independent", "advantage": "grpo", "regularizer": "none"},
-    "grpo_clip_higher": {"branching": "independent", "advantage": "grpo", "regularizer": "clip_higher"},
-    "grpo_entropy": {"branching": "independent", "advantage": "grpo", "regularizer": "entropy_bonus"},
-    "ibro": {"branching": "independent", "advantage": "grpo", "regularizer": "ibro"},
-    "treerl": {"branching": "entropy", "advantage": "treerl", "regularizer": "none"},
-    "treepo": {"branching": "fixed_width", "advantage": "treepo", "regularizer": "clip_higher"},
-}
-
-
 # TRL's and our own numbers that have a least value, which TRL finds out late or not at all.
 _LEAST: dict[str, float] = {
     **dict.fromkeys(("max_completion_length", "max_generated_tokens", "max_in_flight", "verifier_workers"), 1),

@@ -14,10 +14,11 @@ from typing import Any
 from ..engines.models import DTYPES
 from ..errors import ConfigError, unknown
 from ..search import Budget
-from ..storage.recipes import TRAIN_SWITCHES
+from ..storage.recipes import TRAIN_SWITCHES, find_recipe
 from ..storage.yaml_file import read_yaml
 from ..verify.pool import function_name
-from .config import METHODS, IBTPOConfig, check_least
+from .config import IBTPOConfig, check_least
+from .methods import METHODS
 
 # Flat groups of 8 cost about as many tokens as trees of 12 (spec section 9), and TRL's default is 8.
 FLAT_GROUP = 8
@@ -240,3 +241,12 @@ def make_config(run: RunSettings, trainer: dict[str, Any], folder: Path) -> IBTP
         if isinstance(e, ConfigError):
             raise
         raise ConfigError(str(e)) from e
+
+
+def base_settings(recipe: str | None, overrides: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and keys a run starts from: the recipe; without one the embedded task's, or for other data none."""
+    if recipe is not None and recipe.endswith((".yaml", ".yml")):
+        return Path(recipe).stem, read_recipe(Path(recipe))
+    if recipe is None and str(overrides.get("data", "walk")).partition(":")[0] != "walk":
+        return "run", {}
+    return recipe or "nano-walk", read_recipe(find_recipe(recipe or "nano-walk"))

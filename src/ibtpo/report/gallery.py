@@ -8,7 +8,7 @@ from urllib.parse import quote
 from ..metrics import correctness, rescued
 from ..score import effective
 from ..tree import ROOT, ReasoningTree
-from .viewer import tree_key
+from ..viewer.page import tree_key
 
 SHOWN = {"rescued": 6, "best": 3, "worst": 3}
 MOST_TEXT = 3000  # characters of a prompt or an answer; the viewer has all of it

@@ -6,7 +6,7 @@ from typing import Any
 
 from .._text import visible
 from ..tree import ROOT, Leaf, ReasoningTree
-from .viewer_data import tree_key
+from .data import tree_key
 
 MOST_BYTES = 400_000  # of markup
 MOST_TEXT = 4_000  # characters of a step

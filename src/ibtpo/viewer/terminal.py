@@ -14,8 +14,8 @@ from .._text import visible
 from ..errors import DataError, unknown
 from ..metrics import correctness, rescued, tree_scores
 from ..tree import ROOT, ReasoningTree
-from .viewer_data import open_source, options_of
-from .viewer_static import answers, marks_of, number
+from .data import open_source, options_of
+from .without_script import answers, marks_of, number
 
 MOST_TEXT = 400  # characters of a step, before the terminal's width cuts it
 NAMED = 10  # other trees that are named below the one shown

@@ -1,0 +1,181 @@
+"""The tree viewer: trees as one HTML file that opens from disk and asks nothing of any network.
+
+The file's head holds the page, its styles and scripts (page_files/), then come the index and a compressed chunk a
+tree, so that the list of trees is there while the rest is still being read. A Content-Security-Policy forbids everything but
+our own styles and scripts, named by their hashes.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import os
+import shutil
+import tempfile
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from .._text import visible
+from ..errors import ConfigError, DataError
+from ..metrics import tree_scores
+from .data import COLOURS, Source, index_entry, open_source, options_of, pack, pack_index, tree_chunk, tree_key
+from .token_texts import find_tokenizer, token_texts
+from .without_script import NestedLists
+
+__all__ = ["ViewerResult", "default_output", "tree_key", "write_viewer"]
+
+GENERATOR = "ibtpo view"
+_MARK = f'<meta name="generator" content="{GENERATOR}">'
+SCRIPTS = ("d3-hierarchy.min.js", "data.js", "list.js", "tree.js", "panel.js", "app.js")
+
+
+@dataclass(frozen=True, slots=True)
+class ViewerResult:
+    """What was written: `output`, the number of `trees`, the file's size in `bytes`, and what was left out, `notes`."""
+
+    output: Path
+    trees: int
+    bytes: int
+    notes: tuple[str, ...] = ()
+
+
+def default_output(source: str | Path) -> Path:
+    """`trees.html` in a run folder; beside a tree file, its name with `.html` for `.jsonl` or `.jsonl.gz`."""
+    source = Path(source)
+    if source.is_dir():
+        return source / "trees.html"
+    name = source.name
+    for ending in (".gz", ".jsonl"):
+        name = name.removesuffix(ending)
+    return source.with_name(name + ".html")
+
+
+def write_viewer(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    title: str | None = None,
+    tokenizer: Path | None = None,
+    on_tree: Callable[[int], None] | None = None,
+) -> ViewerResult:
+    """Writes the trees of a tree file or a run folder as one HTML file.
+
+    output: default `default_output(source)`; a file that is there is replaced only if it is a viewer's.
+    options: beta, lam, value, confidence, weight, ratio_prior, on top of those stored in each tree.
+    title: of the page; default the source's name.
+    tokenizer: folder or file to show tokens' texts with; default the run's own model or the embedded one's.
+    on_tree: called with the number of trees so far, after each.
+    Raises `DataError` naming file and line for a wrong tree file (in a run folder wrong lines are left out and
+    noted), `ConfigError` for an output that is not ours to replace.
+    """
+    found = open_source(source)
+    output = default_output(source) if output is None else Path(output)
+    check_output(output)
+    # A wrong tokenizer is told before anything is read.
+    if tokenizer is not None and (given := find_tokenizer(tokenizer, None, None)) and token_texts(given, ()) is None:
+        raise ConfigError(f"--tokenizer: {given} cannot be read; is it a tokenizer.json, and `tokenizers` installed?")
+    entries: list[dict[str, Any]] = []
+    largest = {name: array("d") for name in COLOURS}  # all values of the file
+    static = NestedLists()
+    used: set[int] = set()
+    model: object = None
+    with tempfile.TemporaryFile() as chunks:
+        for step, tree in found.trees():
+            credit = options_of(tree, options)
+            record = tree_scores(tree, credit)
+            for name in COLOURS:
+                largest[name].extend(v for node in record["nodes"] if (v := node[name]) is not None)
+            chunk = pack(tree_chunk(tree, step, record, credit))
+            chunks.write(f'<script type="application/x-ibtpo" id="t{len(entries)}">{chunk}</script>\n'.encode())
+            entries.append(index_entry(tree, step, record))
+            static.add(tree, step, record)
+            used.update(i for n in tree.nodes[1:] for i in n.step.token_ids)
+            model = model or tree.meta.get("model")
+            if on_tree:
+                on_tree(len(entries))
+        if not entries:
+            raise DataError("; ".join(found.notes) or f"{found.path} holds no trees")
+        columns, shared = pack_index(entries)
+        facts = {
+            "run": found.is_run,
+            "notes": [visible(n) for n in found.notes],
+            "trees": len(entries),
+            "shared": shared,
+            "scale": {name: _scale(values.tolist(), name) for name, values in largest.items()},
+        }
+        file = find_tokenizer(tokenizer, found.path if found.is_run else None, model)
+        words = token_texts(file, sorted(used)) if file else None
+        head = _head(visible(title or _name(found)), facts, pack(columns), pack(words), static.finish(found.notes))
+        part = output.with_name(output.name + ".part")
+        with open(part, "wb") as f:
+            f.write(head)
+            chunks.seek(0)
+            shutil.copyfileobj(chunks, f, 1 << 20)
+            f.write(b"</body>\n</html>\n")
+        size = part.stat().st_size
+        os.replace(part, output)
+    return ViewerResult(output, len(entries), size, tuple(found.notes))
+
+
+def check_output(output: Path) -> None:
+    """Raises `ConfigError` unless the file can be written and, if it is there, is a viewer's."""
+    if output.is_dir():
+        raise ConfigError(f"{output} is a folder; name a file")
+    if not output.exists():
+        return
+    with open(output, "rb") as f:
+        if _MARK.encode() not in f.read(2048):
+            raise ConfigError(f"{output} exists and was not written by {GENERATOR}; name another file with -o")
+
+
+def _name(source: Source) -> str:
+    return source.path.resolve().name or str(source.path)
+
+
+def _scale(values: Sequence[float], name: str) -> list[float]:
+    """[low, middle, high] of a colour scale, the same for all trees; one value in fifty may lie beyond its ends."""
+    if name == "p_hat":
+        low, high = min(0.0, *values, 1.0), max(0.0, *values, 1.0)
+        return [low, (low + high) / 2, high]
+    ends = sorted(abs(v) for v in values)
+    most = ends[int(0.98 * (len(ends) - 1))] if ends else 0.0
+    most = float(f"{most or (ends[-1] if ends else 0) or 1:.2g}")
+    return [-most, 0.0, most]
+
+
+def _head(title: str, facts: dict[str, Any], index: str, words: str, static: str) -> bytes:
+    """The page down to the index; the trees' chunks follow."""
+    page = resources.files(__package__) / "page_files"
+    read = {name: (page / name).read_text("utf-8") for name in ("viewer.html", "viewer.css", *SCRIPTS)}
+    hashes = {name: _hash(read[name]) for name in ("viewer.css", *SCRIPTS)}
+    policy = (
+        f"default-src 'none'; script-src {' '.join(hashes[n] for n in SCRIPTS)}; style-src {hashes['viewer.css']}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    scripts = "\n".join(f"<script>{read[name]}</script>" for name in SCRIPTS)
+    licence = (page / "d3-hierarchy.LICENSE").read_text("utf-8").replace("--", "- -")
+    parts = {
+        "generator": _MARK,
+        "policy": html.escape(policy, quote=False),
+        "title": html.escape(title),
+        "style": read["viewer.css"],
+        "facts": json.dumps(facts).replace("<", "\\u003c"),
+        "index": index,
+        "words": words,
+        "static": static,
+        "licence": f"<!-- d3-hierarchy, used for the layout:\n{licence}-->",
+        "scripts": scripts,
+    }
+    out = []
+    for i, piece in enumerate(read["viewer.html"].split("%%")):  # one pass: nothing put in is looked at again
+        out.append(parts[piece] if i % 2 else piece)
+    return "".join(out).encode("utf-8", "backslashreplace")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
