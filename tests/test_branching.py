@@ -4,8 +4,8 @@ import random
 from collections import Counter
 
 import pytest
-from trees import all_wrong, merged, step, three_leaf
 
+from helpers.trees import all_wrong, merged, step, three_leaf
 from ibtpo._seeds import stable_hash
 from ibtpo.branching import BRANCHING, BranchPoint, entropy, fixed_width, ib, independent
 from ibtpo.branching import random as random_rule

@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 
 import ibtpo.commands.sample as sample
+from helpers.places import GOLDEN
 from ibtpo import cli
 from ibtpo.metrics import summarise, tree_record
 from ibtpo.storage.yaml_file import yaml_value
 from ibtpo.tree import read_trees, write_trees
-
-GOLDEN = Path(__file__).parent / "golden"
 
 
 def ibtpo(*words: object, **options) -> subprocess.CompletedProcess[str]:

@@ -6,8 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from trees import BUILDERS, HAND, S_THIRD, all_equal, fractional, inner_leaf, merged, none_is_nan, step, three_leaf
 
+from helpers.trees import (
+    BUILDERS,
+    HAND,
+    S_THIRD,
+    all_equal,
+    fractional,
+    inner_leaf,
+    merged,
+    none_is_nan,
+    step,
+    three_leaf,
+)
 from ibtpo.credit import (
     ADVANTAGES,
     CreditOptions,

@@ -4,13 +4,13 @@ import itertools
 import json
 import math
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from trees import BUILDERS, HAND, OPTIONS, all_equal, merged, none_is_nan, printed, step, three_leaf
 
+from helpers.places import GOLDEN
+from helpers.trees import BUILDERS, HAND, OPTIONS, all_equal, merged, none_is_nan, printed, step, three_leaf
 from ibtpo.credit import CreditOptions, a_gl, a_ib, node_advantage
 from ibtpo.errors import ConfigError
 from ibtpo.score import (
@@ -24,7 +24,6 @@ from ibtpo.score import (
 )
 from ibtpo.tree import ReasoningTree, read_trees
 
-GOLDEN = Path(__file__).parent / "golden"
 CASES = [(name, {}, HAND[name]) for name in BUILDERS] + [(n, o, {**HAND[n], **change}) for n, o, change in OPTIONS]
 CASE_IDS = [f"{name} {' '.join(f'{k}={v}' for k, v in options.items())}".strip() for name, options, _ in CASES]
 

@@ -6,14 +6,14 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
-from test_tree import check_laws
-from trees import FunctionVerifier
 
+from helpers.laws import check_laws
+from helpers.searches import EOS, VOCABULARY, Recorder, decode, dicts, grow, next_token, options, parity, prompts
+from helpers.trees import FunctionVerifier
 from ibtpo.branching import BRANCHING
 from ibtpo.credit import ADVANTAGES, CreditOptions, path_advantages
 from ibtpo.engines import Completion, Sampling
@@ -24,67 +24,6 @@ from ibtpo.score import ScoreOptions, score_tree
 from ibtpo.search import Budget, Prompt, SearchOptions, TreeSearch
 from ibtpo.steps import make_splitter
 from ibtpo.tree import ROOT, ReasoningTree
-
-EOS = 0
-VOCABULARY = {0: "", 1: " a", 2: "\n\n", 3: ".\n\n", 4: "\n", 5: " b", 6: " c"}
-
-
-def decode(ids: Sequence[int]) -> str:
-    """Drops a leading space, as SentencePiece tokenizers do."""
-    return "".join(VOCABULARY[i] for i in ids).removeprefix(" ")
-
-
-def next_token(ids: tuple[int, ...]) -> Mapping[int, float]:
-    """A small model: the distribution depends on the last two tokens; half of the answers end within ten tokens."""
-    return after(ids[-2] if len(ids) > 1 else 0, ids[-1])
-
-
-@cache
-def after(a: int, b: int) -> Mapping[int, float]:
-    weights = [1 + (3 * a + 5 * b + t * (a + 2)) % 7 for t in range(1, 7)]
-    return {EOS: 0.1, **{t: 0.9 * w / sum(weights) for t, w in enumerate(weights, 1)}}
-
-
-def parity(row: dict[str, Any]) -> float:
-    """Right if the answer holds an even number of tokens 1."""
-    return float(row["completion_ids"].count(1) % 2 == 0)
-
-
-def prompts(n: int) -> list[Prompt]:
-    return [Prompt(f"p{i}", (1 + i % 6, 1 + (i // 6) % 6), f"question {i}", {"answer": i}) for i in range(n)]
-
-
-class Recorder(ScriptedEngine):
-    """Keeps each request's prompt and completion."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.log: list[tuple[tuple[int, ...], int, Completion]] = []
-
-    async def generate(
-        self, prompt_ids: Sequence[int], sampling: Sampling, seed: int, max_new_tokens: int
-    ) -> Completion:
-        completion = await super().generate(prompt_ids, sampling, seed, max_new_tokens)
-        self.log.append((tuple(prompt_ids), seed, completion))
-        return completion
-
-
-def grow(
-    options: SearchOptions, questions: Sequence[Prompt], engine: Any = None, verifier: Any = None, **kwargs: Any
-) -> list[ReasoningTree]:
-    engine = engine or ScriptedEngine(next_token, [EOS])
-    search = TreeSearch(engine, verifier or FunctionVerifier(parity), decode, options, **kwargs)
-    return asyncio.run(search.grow_all(questions))
-
-
-def options(budget: str = "4,9,1,1", tokens: int | None = None, **kwargs: Any) -> SearchOptions:
-    kwargs.setdefault("max_new_tokens", 12)
-    return SearchOptions(budget=Budget.parse(budget, tokens), **kwargs)
-
-
-def dicts(trees: Sequence[ReasoningTree]) -> list[dict]:
-    return [t.to_dict() for t in trees]
-
 
 # --- law 1
 

@@ -7,16 +7,16 @@ import random
 import re
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from trees import BUILDERS, merged, step, three_leaf
 
+from helpers.laws import check_laws
+from helpers.trees import BUILDERS, merged, step, three_leaf
 from ibtpo.errors import DataError
-from ibtpo.tree import NO_PARENT, ROOT, ReasoningTree, read_trees, write_trees
+from ibtpo.tree import ROOT, ReasoningTree, read_trees, write_trees
 
 NUMPY_ONLY = (
     "ibtpo",
@@ -29,22 +29,6 @@ NUMPY_ONLY = (
     "ibtpo.metrics",
     "ibtpo.engines.scripted",
 )
-
-
-def check_laws(tree: ReasoningTree) -> None:
-    """What holds of every tree, however it was grown and cut."""
-    assert [n.id for n in tree.nodes] == list(range(len(tree.nodes)))
-    assert tree.nodes[ROOT].parent == NO_PARENT
-    ended, started = Counter(f.node for f in tree.leaves), Counter(r.at for r in tree.rollouts)
-    for node in tree.nodes:
-        assert sorted(node.children) == [n.id for n in tree.nodes if n.parent == node.id]
-        assert all(c > node.id for c in node.children)
-        if node.id != ROOT:
-            assert len(node.step.token_ids) == len(node.step.logprobs) >= 1
-        # Every rollout that came to the node's end (drawn from its parent, or started there) goes on or ends there.
-        arrived = started[node.id] + (node.draws if node.id != ROOT else 0)
-        assert sum(tree.nodes[c].draws for c in node.children) + ended[node.id] == arrived
-    assert len(tree.rollouts) == len(tree.leaves)
 
 
 def random_tree(rng: random.Random, n: int = 12) -> tuple[ReasoningTree, list[list[int]]]:

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SAMPLING, LengthReward, Reference, ask
 
 from ibtpo._seeds import stable_hash
 from ibtpo.engines import Sampling
@@ -17,6 +16,7 @@ from ibtpo.errors import ConfigError, EngineError
 from ibtpo.search import Budget, Prompt, SearchOptions, TreeSearch
 from ibtpo.tasks.problems import load_problems
 from ibtpo.tasks.prompts import encode_prompt
+from real_vllm.reference import SAMPLING, LengthReward, Reference, ask
 
 TOLERANCE = 2e-4  # float32; measured: 6e-5
 

@@ -15,7 +15,6 @@ import httpx2
 import numpy as np
 import pytest
 import torch
-from conftest import SAMPLING, LengthReward, Reference, ask
 
 from ibtpo.cli import main
 from ibtpo.engines.connect import connect
@@ -25,6 +24,7 @@ from ibtpo.errors import EngineError
 from ibtpo.search import Budget, Prompt, SearchOptions, TreeSearch
 from ibtpo.tasks.problems import load_problems
 from ibtpo.tasks.prompts import encode_prompt
+from real_vllm.reference import SAMPLING, LengthReward, Reference, ask
 
 FULL = ["--logits-processors", LOGITS_PROCESSOR, "--logprobs-mode", LOGPROBS_MODE]
 TOLERANCE = 2e-4

@@ -5,12 +5,12 @@ import time
 
 import pytest
 import torch
-from conftest import SAMPLING, LengthReward, Reference
 
 from ibtpo.engines.models import resolve_model
 from ibtpo.engines.vllm import VLLMEngine, open_llm
 from ibtpo.errors import DependencyError
 from ibtpo.search import Budget, Prompt, SearchOptions, TreeSearch
+from real_vllm.reference import SAMPLING, LengthReward, Reference
 
 QUESTIONS = ("What is 17 + 25?", "Name three prime numbers.", "Why is the sky blue?", "Write a haiku about trees.")
 

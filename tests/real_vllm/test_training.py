@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SAMPLING
 from datasets import Dataset
 
 from ibtpo.engines.models import load_model
@@ -13,6 +12,7 @@ from ibtpo.tasks.problems import load_problems
 from ibtpo.tasks.prompts import trl_prompt
 from ibtpo.training.config import IBTPOConfig
 from ibtpo.training.trainer import IBTPOTrainer
+from real_vllm.reference import SAMPLING
 
 
 def odd_length(prompts: Any, completions: Any, completion_ids: Any, **columns: Any) -> list[float]:

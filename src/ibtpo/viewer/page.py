@@ -1,8 +1,8 @@
 """The tree viewer: trees as one HTML file that opens from disk and asks nothing of any network.
 
 The file's head holds the page, its styles and scripts (page_files/), then come the index and a compressed chunk a
-tree, so that the list of trees is there while the rest is still being read. A Content-Security-Policy forbids everything but
-our own styles and scripts, named by their hashes.
+tree, so that the list of trees is there while the rest is still being read. A Content-Security-Policy forbids
+everything but our own styles and scripts, named by their hashes.
 """
 
 import base64

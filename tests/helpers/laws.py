@@ -1,0 +1,21 @@
+"""Laws that hold of every reasoning tree."""
+
+from collections import Counter
+
+from ibtpo.tree import NO_PARENT, ROOT, ReasoningTree
+
+
+def check_laws(tree: ReasoningTree) -> None:
+    """What holds of every tree, however it was grown and cut."""
+    assert [n.id for n in tree.nodes] == list(range(len(tree.nodes)))
+    assert tree.nodes[ROOT].parent == NO_PARENT
+    ended, started = Counter(f.node for f in tree.leaves), Counter(r.at for r in tree.rollouts)
+    for node in tree.nodes:
+        assert sorted(node.children) == [n.id for n in tree.nodes if n.parent == node.id]
+        assert all(c > node.id for c in node.children)
+        if node.id != ROOT:
+            assert len(node.step.token_ids) == len(node.step.logprobs) >= 1
+        # Every rollout that came to the node's end (drawn from its parent, or started there) goes on or ends there.
+        arrived = started[node.id] + (node.draws if node.id != ROOT else 0)
+        assert sum(tree.nodes[c].draws for c in node.children) + ended[node.id] == arrived
+    assert len(tree.rollouts) == len(tree.leaves)

@@ -1,0 +1,116 @@
+"""What the tests of the viewer share: trees with awkward texts, and a reader of the pages with the standard library."""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from helpers.trees import BUILDERS, step
+from ibtpo.tree import ReasoningTree, Step, write_trees
+
+# Closes every element the page has text in, opens the states a parser can hang in, and has handlers and escapes.
+EVIL = (
+    "</script></noscript></title></style></details><script>window.pwned = 1</script><!--<script> "
+    '<img src=x onerror="window.pwned = 2"> <svg onload=window.pwned=3> \' " & &lt; %%index%% ${window.pwned = 4} '
+    "\u202elive\u2066 \x00 \x07 \x1b[31mred\x1b]0;title\x07 \x7f \u2028 end"
+)
+
+
+def evil_tree(long: int = 1_000_000) -> ReasoningTree:
+    """EVIL as id, prompt, answer, step texts and meta, and a step of a million characters."""
+    tree = ReasoningTree(f"id {EVIL}", [1], f"prompt {EVIL}", f"answer {EVIL}", {"model": EVIL, "verifier": EVIL})
+    tree.meta["search"] = {"branching": EVIL, "budget": {EVIL: EVIL}}
+    tree.add(0, [Step((1,), f"first {EVIL}", (-0.5,), (0.3,)), Step((2,), "long " + "x" * long, (-0.1,))], 1.0, "eos")
+    tree.add(0, [Step((3,), "שלום עולם", (-0.25,))], 0.0, "length")
+    tree.add(1, [Step((4,), EVIL, (-0.125,))], None, "verifier_error", round=1, score=-0.3)
+    return tree
+
+
+def wide_tree(leaves: int = 64) -> ReasoningTree:
+    """Sixteen first answers of four steps, then branches in turn; every third answer is right."""
+    tree = ReasoningTree("wide", [7], "A question with many answers?", "42", {"search": {"branching": "ib"}})
+    for i in range(leaves):
+        at = 0 if i < 16 else 1 + 4 * (i % 16)
+        steps = [step([10 + 7 * i + d, 5], [0.5, 0.25 + 0.5 * (i % 3) / 3], [0.5, 0.25]) for d in range(4)]
+        tree.add(at, steps, float(i % 3 == 0), "eos", round=max(0, i - 15), score=None if i < 16 else 0.01 * i - 0.5)
+    return tree
+
+
+def example_trees() -> list[ReasoningTree]:
+    return [make() for make in BUILDERS.values()]
+
+
+def write_run(folder: Path, trees: list[ReasoningTree], rank: str = "", at: int = 1) -> Path:
+    """A step's trees in a run folder; returns their file."""
+    file = folder / "trees" / f"step_{at:06d}{rank}.jsonl.gz"
+    write_trees(file, trees)
+    return file
+
+
+class Page(HTMLParser):
+    """A page's scripts and styles by what they are, its policy, and all the elements and texts outside of them."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(convert_charrefs=True)
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.styles: list[str] = []
+        self.metas: list[dict[str, str | None]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._inside: str | None = None
+        self.feed(file.read_text("utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "meta":
+            self.metas.append(dict(attrs))
+        if tag in ("script", "style"):
+            self._inside = tag
+            (self.scripts.append((dict(attrs), "")) if tag == "script" else self.styles.append(""))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._inside:
+            self._inside = None
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            attrs, text = self.scripts.pop()
+            self.scripts.append((attrs, text + data))
+        elif self._inside == "style":
+            self.styles[-1] += data
+        else:
+            self.text += data
+
+    @property
+    def ours(self) -> list[str]:
+        """The scripts that run."""
+        return [text for attrs, text in self.scripts if "type" not in attrs]
+
+    def data(self, name: str) -> Any:
+        """The value in the chunk called `name`."""
+        (text,) = [text for attrs, text in self.scripts if attrs.get("id") == name]
+        return json.loads(gzip.decompress(base64.b64decode(text, validate=True)))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        (text,) = [text for attrs, text in self.scripts if attrs.get("id") == "facts"]
+        return json.loads(text)
+
+    @property
+    def trees(self) -> list[Any]:
+        ids = [attrs.get("id") or "" for attrs, _ in self.scripts]
+        return [self.data(i) for i in ids if re.fullmatch(r"t\d+", i)]
+
+    @property
+    def policy(self) -> dict[str, list[str]]:
+        (content,) = [m["content"] or "" for m in self.metas if m.get("http-equiv") == "Content-Security-Policy"]
+        return {name: values for name, *values in (part.split() for part in content.split(";"))}
+
+
+def csp_hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

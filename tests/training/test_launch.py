@@ -1,0 +1,205 @@
+"""`ibtpo train` as a user runs it: killed and resumed, in two processes, refused when the folder is taken."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from helpers.tiny_model import make_tiny_model
+from ibtpo.cli import main
+
+REWARD = """
+def reward(completions, **columns):
+    return [float(c.count("a") > c.count("b")) for c in completions]
+"""
+SETTINGS = {
+    "eval_limit": 4,
+    "eval_k": 2,
+    "verifier": "more_a:reward",
+    "prompts_per_step": 4,
+    "num_generations": 12,
+    "max_completion_length": 24,
+    "temperature": 1.0,
+    "learning_rate": 0.01,
+    "save_steps": 2,
+    "threads": 1,
+    "seed": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a tiny model, problems, a verifier and a recipe of about eight steps."""
+    folder = tmp_path_factory.mktemp("train")
+    make_tiny_model(folder / "model")
+    (folder / "more_a.py").write_text(REWARD)
+    rows = [{"question": "abc"[i % 3] + "defg"[i % 4] + "hij"[i % 3], "answer": "-"} for i in range(12)]
+    for name in ("data", "held_out"):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    settings = {**SETTINGS, "model": str(folder / "model"), "data": str(folder / "data.jsonl")}
+    settings |= {"eval_data": str(folder / "held_out.jsonl"), "max_generated_tokens": 6000}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+def environment(place):
+    return {**os.environ, "PYTHONPATH": str(place), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def ibtpo(place, *args, launcher=()):
+    command = [sys.executable, *launcher, "-m", "ibtpo", "train", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(place), cwd=place, timeout=500)
+
+
+def losses(run: Path) -> dict[int, float]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {r["step"]: r["loss"] for r in rows if "loss" in r}
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    done = ibtpo(place, "recipe.yaml", "--output", "whole")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return place / "whole", done
+
+
+def test_a_run_leaves_the_documented_folder_and_prints_before_and_after(whole):
+    folder, done = whole
+    steps = losses(folder)
+    assert list(steps) == list(range(1, len(steps) + 1))
+    assert len(steps) >= 6
+    result = json.loads((folder / "eval.json").read_text())
+    for name in ("before", "after"):
+        assert result[name]["n"] == 4
+        assert result[name]["k"] == 2
+        assert 0 <= result[name]["avg"] <= result[name]["pass"] <= 1
+    assert yaml.safe_load((folder / "config.yaml").read_text())["ib_beta"] == 5.0
+    assert json.loads((folder / "env.json").read_text())["ibtpo"]
+    assert (folder / "trees" / "step_000001.jsonl.gz").exists()
+    assert (folder / "model" / "model.safetensors").exists()
+    assert "before" in done.stdout
+    assert "after" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"report: {folder.name}/report.html"
+    assert (folder / "report.html").exists()
+    assert (folder / "trees.html").exists()
+    assert "\x1b" not in done.stdout  # plain lines when not a terminal
+
+
+def test_a_run_killed_again_and_again_ends_with_the_losses_of_an_undisturbed_one(place, whole):
+    expected = losses(whole[0])
+    run = place / "killed"
+    args = ["recipe.yaml", "--output", "killed"]
+    for rows, pause in ((1, 0.0), (3, 0.15), (5, 0.05)):  # at different places of a step and of a checkpoint
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ibtpo", "train", *args],
+            env=environment(place),
+            cwd=place,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 300
+        while process.poll() is None and time.monotonic() < deadline:
+            if (run / "metrics.jsonl").exists() and len(losses_so_far(run)) >= rows:
+                break
+            time.sleep(0.02)
+        time.sleep(pause)
+        assert process.poll() is None, "the run ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        args = ["--resume", "killed"]
+    done = ibtpo(place, "--resume", "killed")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = losses(run)
+    assert list(found) == list(expected)
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), atol=1e-6, rtol=0)
+    evals = [json.loads((f / "eval.json").read_text()) for f in (whole[0], run)]
+    assert evals[0] == evals[1]
+
+
+def losses_so_far(run):
+    return [line for line in (run / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
+
+
+def test_resuming_a_finished_run_trains_no_further(place, whole):
+    folder, _ = whole
+    before = (folder / "metrics.jsonl").read_text()
+    done = ibtpo(place, "--resume", "whole")
+    assert done.returncode == 0, done.stderr[-3000:]
+    old, new = (
+        [json.loads(line)["step"] for line in text.splitlines() if '"loss"' in line]
+        for text in (before, (folder / "metrics.jsonl").read_text())
+    )
+    assert new == old
+
+
+def test_two_processes_give_the_losses_of_one(place, whole):
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    done = ibtpo(place, "recipe.yaml", "--output", "two", launcher=launcher)
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected, found = losses(whole[0]), losses(place / "two")
+    assert list(found) == list(expected)
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), atol=1e-4, rtol=0)
+
+
+def test_grpo_runs_at_the_same_token_budget(place, whole):
+    done = ibtpo(place, "recipe.yaml", "--method", "grpo", "--output", "grpo", "--json", "--quiet")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1])["after"]["n"] == 4
+    rows = [json.loads(line) for line in (place / "grpo" / "metrics.jsonl").read_text().splitlines()]
+    trajectories = {r["ibtpo/trajectories"] for r in rows if "loss" in r}
+    assert trajectories == {4 * 8}
+    totals = [r["ibtpo/generated_tokens_total"] for r in rows if "loss" in r]
+    assert totals[-1] >= 6000 > totals[-2]
+
+
+def test_a_folder_that_exists_is_refused_and_nothing_in_it_is_touched(place, whole, capsys):
+    folder, _ = whole
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    assert main(["train", str(place / "recipe.yaml"), "--output", str(folder)]) == 2
+    message = capsys.readouterr().err
+    assert "--resume" in message
+    assert "--overwrite" in message
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+
+
+def test_a_dry_run_prints_the_plan_and_makes_no_folder(place, capsys):
+    assert main(["train", str(place / "recipe.yaml"), "--output", str(place / "dry"), "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["trajectories_per_question"] == 12
+    assert plan["answers_per_step"] == 48
+    assert plan["settings"]["learning_rate"] == 0.01
+    assert not (place / "dry").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU differentiates FlexAttention")
+def test_flex_attention_is_refused_on_a_cpu_before_anything_starts(place, capsys):
+    flex = ["--attn_implementation", "flex_attention", "--output", str(place / "flex")]
+    assert main(["train", str(place / "recipe.yaml"), *flex]) == 2
+    assert "flex_attention cannot train on a CPU" in capsys.readouterr().err
+    assert not (place / "flex").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--learning_rat", "1e-6"], "did you mean 'learning_rate'"),
+        (["--overwrit"], "did you mean 'overwrite'"),
+        (["--method", "grp"], "did you mean 'grpo'"),
+        (["--prompts_per_step", "many"], "prompts_per_step must be an integer"),
+        (["--rows_per_forward", "7"], "rows_per_forward (7) must divide"),
+        (["--num_generations", "10", "--tree", "4,9,1,1"], "12 trajectories but num_generations is 10"),
+    ],
+)
+def test_wrong_options_name_themselves(place, capsys, args, message):
+    recipe = "" if "--tree" in args else str(place / "recipe.yaml")
+    assert main(["train", *filter(None, [recipe]), *args, "--dry-run"]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,419 @@
+"""The tree viewer without a browser: what the page holds, what it forbids, what is refused, and the terminal."""
+
+import gzip
+import io
+import json
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from rich.cells import cell_len
+
+from helpers.places import GOLDEN
+from helpers.trees import BUILDERS, OPTIONS
+from helpers.view_pages import EVIL, Page, csp_hash, evil_tree, example_trees, wide_tree, write_run
+from ibtpo import cli
+from ibtpo._text import visible
+from ibtpo.credit import CreditOptions
+from ibtpo.errors import ConfigError, DataError
+from ibtpo.metrics import COLUMNS, tree_scores
+from ibtpo.score import ScoreOptions
+from ibtpo.tree import ReasoningTree, write_trees
+from ibtpo.viewer.page import default_output, tree_key, write_viewer
+from ibtpo.viewer.terminal import print_tree
+
+
+def assert_same(found: object, expected: object, where: str = "") -> None:
+    if expected is None or found is None:
+        assert found is expected, where
+    else:
+        assert found == pytest.approx(expected, abs=1e-9), where
+
+
+def page_of(trees: list[ReasoningTree], folder: Path, **options: object) -> Page:
+    write_trees(folder / "t.jsonl", trees)
+    return Page(write_viewer(folder / "t.jsonl", **options).output)
+
+
+# --- what the page holds -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_the_page_holds_what_ibtpo_score_prints_to_a_billionth(name: str, tmp_path: Path) -> None:
+    page = Page(write_viewer(GOLDEN / f"{name}.jsonl", tmp_path / "p.html").output)
+    printed = json.loads((GOLDEN / f"{name}.json").read_text())
+    (tree,) = page.trees
+    assert len(tree["parent"]) == len(printed["nodes"]) == len(tree["text"]) == len(tree["draws"])
+    for column in COLUMNS:
+        for node, found in zip(printed["nodes"], tree[column], strict=True):
+            assert_same(found, node[column], f"{column} of {node['id']}")
+    index = page.data("index")
+    for mine, theirs in (("reward", "avg_reward"), ("ib", "ib_score"), ("cov", "cov_eta"), ("effective", "effective")):
+        assert_same(index[mine][0], None if printed[theirs] is None else float(printed[theirs]), mine)
+
+
+def test_a_tree_of_64_answers_comes_back_whole(tmp_path: Path) -> None:
+    tree = wide_tree()
+    (found,) = page_of([tree], tmp_path).trees
+    assert found["text"] == [n.step.text for n in tree.nodes]
+    assert found["parent"] == [n.parent for n in tree.nodes]
+    assert found["draws"] == [n.draws for n in tree.nodes]
+    assert found["tokens"] == [[]] + [list(n.step.token_ids) for n in tree.nodes[1:]]
+    assert found["leaves"] == [[f.node, f.reward, f.stop] for f in tree.leaves]
+    assert [r[:3] for r in found["rollouts"]] == [[r.at, r.tokens, r.round] for r in tree.rollouts]
+    for node, rows in zip(tree.nodes, found["logprobs"], strict=True):
+        assert rows == pytest.approx(node.step.logprobs, abs=5e-4)
+    record = tree_scores(tree, CreditOptions())
+    for column in COLUMNS:
+        for node in record["nodes"]:
+            assert_same(found[column][node["id"]], node[column], column)
+
+
+@pytest.mark.parametrize(("name", "given", "_"), OPTIONS, ids=[f"{o[0]}-{'-'.join(o[1])}" for o in OPTIONS])
+def test_options_change_the_scores_as_they_do_for_ibtpo_score(
+    name: str, given: dict, _: object, tmp_path: Path
+) -> None:
+    numbers = {k: float(v) if k in ("beta", "lam") else v for k, v in given.items()}
+    page = Page(write_viewer(GOLDEN / f"{name}.jsonl", tmp_path / "p.html", options=numbers).output)
+    score = ScoreOptions(**{k: v for k, v in numbers.items() if k != "lam"})
+    record = tree_scores(BUILDERS[name](), CreditOptions(lam=numbers.get("lam", 0.1), score=score))
+    for column in COLUMNS:
+        for node in record["nodes"]:
+            assert_same(page.trees[0][column][node["id"]], node[column], column)
+
+
+def test_options_stored_by_the_trainer_are_used_and_single_ones_can_be_overridden(tmp_path: Path) -> None:
+    tree = BUILDERS["three_leaf"]()
+    tree.meta["search"] = {"score": {"beta": 3.0}}
+    tree.meta["credit"] = {
+        "advantage": "ibtpo",
+        "lam": 0.5,
+        "score": {"beta": 2.0, "confidence": "joint"},
+        "ib_policy": "old",
+    }
+    expected = tree_scores(tree, CreditOptions(lam=0.5, score=ScoreOptions(beta=2.0, confidence="joint")))
+    assert page_of([tree], tmp_path).trees[0]["advantage"][1] == pytest.approx(
+        expected["nodes"][1]["advantage"], abs=1e-9
+    )
+    expected = tree_scores(tree, CreditOptions(lam=0.5, score=ScoreOptions(beta=4.0, confidence="joint")))
+    found = page_of([tree], tmp_path, options={"beta": 4.0, "lam": None}).trees[0]
+    assert found["advantage"][1] == pytest.approx(expected["nodes"][1]["advantage"], abs=1e-9)
+    assert "β 4, λ 0.5" in found["made"]["scores"]
+
+
+def test_none_stays_none_and_zero_stays_zero(tmp_path: Path) -> None:
+    (tree,) = page_of([BUILDERS["inner_leaf"]()], tmp_path).trees
+    assert tree["p_hat"][3] is None  # the verifier failed on the only answer there
+    assert tree["a_gl"][0] == 0
+    assert tree["eta1"][0] is None
+
+
+def test_the_index_says_what_kind_of_tree_each_is(tmp_path: Path) -> None:
+    saved = ReasoningTree("saved", [1], "?")
+    s = BUILDERS["all_wrong"]().nodes[1].step
+    saved.add(0, [s], 0.0, "eos")
+    saved.add(0, [s], 1.0, "eos", round=1)
+    right = BUILDERS["all_wrong"]()
+    right.id = "right"
+    for leaf in right.leaves:
+        leaf.reward = 1.0
+    index = page_of([*example_trees(), saved, right, ReasoningTree("none", [1])], tmp_path).data("index")
+    rows = {i: {k: v[n] for k, v in index.items()} for n, i in enumerate(index["id"])}
+    assert [rows[i]["effective"] for i in ("three_leaf", "all_wrong", "saved", "right", "none")] == [1, 0, 1, 0, 0]
+    assert [rows[i]["uniform"] for i in ("three_leaf", "all_wrong", "saved", "right", "none")] == [0, 1, 0, 1, 0]
+    assert [rows[i]["kind"] for i in ("three_leaf", "all_wrong", "right", "none")] == ["", "wrong", "right", ""]
+    assert [rows[i]["rescued"] for i in ("three_leaf", "saved", "none")] == [0, 1, 0]
+    assert rows["none"]["reward"] is None
+    assert rows["three_leaf"]["step"] is None
+
+
+def test_what_all_prompts_begin_with_is_left_out_of_the_index(tmp_path: Path) -> None:
+    trees = [ReasoningTree(str(i), [1], f"system: be good 🙂\nuser: question {i}\n") for i in range(3)]
+    page = page_of(trees, tmp_path)
+    assert page.data("index")["prompt"] == ["user: question 0", "user: question 1", "user: question 2"]
+    assert page.facts["shared"] == len("system: be good xx\n")  # as JavaScript counts
+
+
+def test_the_same_trees_give_the_same_bytes(tmp_path: Path) -> None:
+    pages = []
+    for _ in range(2):
+        page_of(example_trees(), tmp_path)
+        pages.append((tmp_path / "t.html").read_bytes())
+    assert pages[0] == pages[1]
+
+
+def test_token_texts_come_with_the_embedded_models_tokenizer(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    tree = ReasoningTree("t", [1], meta={"model": "nano"})
+    tree.add(0, [BUILDERS["three_leaf"]().nodes[1].step], 1.0, "eos")
+    words = page_of([tree], tmp_path).data("words")
+    assert set(words) == {"10", "11"}
+    tree.meta["model"] = "/somewhere/else"
+    assert page_of([tree], tmp_path).data("words") is None
+    with pytest.raises(ConfigError, match=r"tokenizer\.json does not exist"):
+        page_of([tree], tmp_path, tokenizer=tmp_path)
+
+
+# --- safety --------------------------------------------------------------------------------------------------------
+
+
+def test_the_policy_allows_our_own_scripts_and_styles_and_nothing_else(tmp_path: Path) -> None:
+    page = page_of(example_trees(), tmp_path)
+    assert page.policy["default-src"] == ["'none'"]
+    assert page.policy["script-src"] == [csp_hash(s) for s in page.ours]
+    assert page.policy["style-src"] == [csp_hash(s) for s in page.styles]
+    assert set(page.policy) == {"default-src", "script-src", "style-src", "base-uri", "form-action"}
+    assert len(page.ours) == 6
+    assert len(page.styles) == 1
+    attributes = {name for _, attrs in page.tags for name in attrs}
+    assert not attrs_that_run(attributes)
+    raw = (tmp_path / "t.html").read_text()
+    assert "Copyright 2010-2026 Mike Bostock" in raw
+    assert "THE SOFTWARE IS PROVIDED" in raw
+    assert not re.search(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", raw)
+    assert "innerHTML" not in raw
+    assert "insertAdjacentHTML" not in raw
+    assert "document.write" not in raw
+
+
+def attrs_that_run(names: set[str]) -> list[str]:
+    return [n for n in names if n.startswith("on") or n in ("src", "style", "srcdoc", "action")]
+
+
+def test_injected_markup_stays_text(tmp_path: Path) -> None:
+    plain = page_of([BUILDERS["three_leaf"]()], tmp_path)
+    page = page_of([evil_tree()], tmp_path, title=f"title {EVIL}")
+    assert page.ours == plain.ours  # no script more, none cut short
+    assert not attrs_that_run({name for _, attrs in page.tags for name in attrs})
+    assert {tag for tag, _ in page.tags} - {tag for tag, _ in plain.tags} == set()
+    assert page.trees[0]["text"][1] == f"first {EVIL}"
+    assert page.trees[0]["id"] == f"id {EVIL}"
+    for raw in ("\x00", "\x1b", "\u202e", "\u2066"):
+        assert raw not in (tmp_path / "t.html").read_text()
+    assert visible(EVIL) in page.text
+    for attrs, text in page.scripts:
+        if "type" in attrs:
+            assert "<" not in text
+
+
+def test_a_lone_surrogate_is_named_with_its_line(tmp_path: Path) -> None:
+    line = json.dumps({**BUILDERS["three_leaf"]().to_dict(), "prompt": "half \ud83d"})
+    (tmp_path / "t.jsonl").write_text(line + "\n")
+    with pytest.raises(DataError, match=r"t\.jsonl:1: prompt contains \\ud83d"):
+        write_viewer(tmp_path / "t.jsonl")
+    tree = BUILDERS["three_leaf"]()
+    tree.meta["model"] = "half \ud83d"  # meta is free-form
+    (tmp_path / "t.jsonl").write_text(json.dumps(tree.to_dict()) + "\n")
+    assert "half" in Page(write_viewer(tmp_path / "t.jsonl").output).trees[0]["made"]["model"]
+
+
+def test_control_characters_become_signs_and_ordinary_text_does_not_change() -> None:
+    assert visible("a\x00b\x1b[31m\u202ec\x9b\ud800") == "a[U+0000]b[U+001B][31m[U+202E]c[U+009B][U+D800]"
+    assert visible("π ≥ 3\n\tשלום 🙂") == "π ≥ 3\n\tשלום 🙂"
+    assert visible("a\nb", "") == "a[U+000A]b"
+
+
+# --- without JavaScript --------------------------------------------------------------------------------------------
+
+
+def test_without_javascript_the_first_trees_are_lists_and_what_is_left_out_is_said(tmp_path: Path) -> None:
+    page = page_of([BUILDERS["three_leaf"]()], tmp_path)
+    assert "here are the trees as lists" in page.text
+    for text in ("1: p̂ 0.50, IB-Score +0.300", "2: p̂ 1.00, ✓ right", "3: p̂ 0.00, ✗ wrong", "What is 1 + 1?"):
+        assert text in page.text
+    many = []
+    for i in range(60):
+        many.append(wide_tree())
+        many[-1].id = f"tree {i}"
+    page = page_of(many, tmp_path)
+    shown = sum(tag == "details" for tag, _ in page.tags)
+    assert 0 < shown < 60
+    assert f"the first {shown} of 60 trees" in page.text
+    assert f"The other {60 - shown} are in this file too" in page.text
+
+
+def test_a_deep_chain_does_not_nest_and_does_not_overflow(tmp_path: Path) -> None:
+    tree = ReasoningTree("deep", [1], "?")
+    s = BUILDERS["three_leaf"]().nodes[1].step
+    tree.add(0, [s] * 3000, 1.0, "eos")
+    page = page_of([tree], tmp_path)
+    assert sum(tag == "ul" for tag, _ in page.tags) == 1
+    assert len(page.trees[0]["parent"]) == 3001
+
+
+# --- where it comes from and goes to -------------------------------------------------------------------------------
+
+
+def test_a_run_folder_shows_all_steps_and_processes_in_order(tmp_path: Path) -> None:
+    a, b, c, d = example_trees()[:4]
+    write_run(tmp_path, [d], at=10)
+    write_run(tmp_path, [a], "_rank0")
+    write_run(tmp_path, [b, c], "_rank1")
+    (tmp_path / "trees" / "step_000020.jsonl.gz.part").write_bytes(b"not finished")
+    result = write_viewer(tmp_path)
+    assert result.output == tmp_path / "trees.html"
+    assert (result.trees, result.notes, result.bytes) == (4, (), result.output.stat().st_size)
+    index = Page(result.output).data("index")
+    assert index["step"] == [1, 1, 1, 10]
+    assert index["id"] == [a.id, b.id, c.id, d.id]
+
+
+def test_a_folder_of_steps_is_shown_as_a_run(tmp_path: Path) -> None:
+    for at, tree in ((0, example_trees()[0]), (50, example_trees()[1])):
+        write_trees(tmp_path / "probes" / f"step_{at:06d}.jsonl.gz", [tree])
+    result = write_viewer(tmp_path / "probes")
+    assert result.output == tmp_path / "probes" / "trees.html"
+    assert Page(result.output).data("index")["step"] == [0, 50]
+
+
+def test_a_half_written_run_is_shown_without_the_line_that_is_cut(tmp_path: Path, capsys) -> None:
+    write_run(tmp_path, example_trees()[:2])
+    file = write_run(tmp_path, [wide_tree(), wide_tree(), wide_tree()], at=2)
+    lines = gzip.decompress(file.read_bytes()).splitlines(keepends=True)
+    file.write_bytes(gzip.compress(b"".join(lines[:2])) + gzip.compress(lines[2])[:-200])
+    assert cli.main(["view", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"left out: {file}:3: cannot be read: ")
+    assert captured.out.endswith(" kB, 4 trees)\n")
+    page = Page(tmp_path / "trees.html")
+    assert len(page.facts["notes"]) == 1
+    assert "step_000002.jsonl.gz:3" in page.facts["notes"][0]
+    assert "step_000002.jsonl.gz:3" in page.text  # without JavaScript too
+    file.write_bytes(gzip.compress(lines[0] + lines[1][:100]))
+    result = write_viewer(tmp_path)
+    assert result.trees == 3
+    assert re.search(r"step_000002\.jsonl\.gz:2: Expecting .* \(char 100\)", result.notes[0])
+    file.write_bytes(b"")
+    assert re.search(r"step_000002\.jsonl\.gz: the file is empty", write_viewer(tmp_path).notes[0])
+
+
+def test_a_wrong_tree_file_is_an_error_that_names_file_and_line(tmp_path: Path) -> None:
+    good = json.dumps(BUILDERS["merged"]().to_dict())
+    (tmp_path / "t.jsonl").write_text(f"{good}\n{good[:-30]}\n")
+    with pytest.raises(DataError, match=r"t\.jsonl:2: "):
+        write_viewer(tmp_path / "t.jsonl")
+    assert not (tmp_path / "t.html").exists()
+    with pytest.raises(DataError, match=r"nowhere\.jsonl: cannot be read"):
+        write_viewer(tmp_path / "nowhere.jsonl")
+    with pytest.raises(DataError, match=r"holds no trees \(trees/step_\*\.jsonl\.gz\)"):
+        write_viewer(tmp_path)
+    tree = BUILDERS["merged"]()
+    tree.meta["credit"] = {"lam": "much"}
+    write_trees(tmp_path / "t.jsonl", [tree])
+    with pytest.raises(DataError, match="tree 'merged': the options in its meta cannot be used"):
+        write_viewer(tmp_path / "t.jsonl")
+
+
+def test_only_a_viewers_page_is_overwritten(tmp_path: Path) -> None:
+    write_trees(tmp_path / "t.jsonl", example_trees())
+    write_viewer(tmp_path / "t.jsonl")
+    write_viewer(tmp_path / "t.jsonl")
+    (tmp_path / "mine.html").write_text("<p>my thesis</p>")
+    with pytest.raises(ConfigError, match=r"mine\.html exists and was not written by ibtpo view"):
+        write_viewer(tmp_path / "t.jsonl", tmp_path / "mine.html")
+    with pytest.raises(ConfigError, match="is a folder; name a file"):
+        write_viewer(tmp_path / "t.jsonl", tmp_path)
+    assert (tmp_path / "mine.html").read_text() == "<p>my thesis</p>"
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize(("name", "page"), [("a.jsonl", "a.html"), ("b.jsonl.gz", "b.html"), ("c.txt", "c.txt.html")])
+def test_the_page_lies_beside_the_trees(name: str, page: str) -> None:
+    assert default_output(Path("x") / name) == Path("x") / page
+
+
+def test_a_key_is_what_encode_uri_component_makes_of_step_and_id() -> None:
+    assert tree_key("a b/ü&#:'()*~!-_.") == "a%20b%2F%C3%BC%26%23%3A'()*~!-_."
+    assert tree_key("gsm8k-1", 20) == "20%3Agsm8k-1"
+    assert unquote(tree_key(EVIL, 3)) == f"3:{EVIL}"
+
+
+def test_the_command_says_what_it_wrote_and_refuses_what_does_not_fit(tmp_path: Path, capsys) -> None:
+    write_trees(tmp_path / "t.jsonl", example_trees())
+    assert cli.main(["view", str(tmp_path / "t.jsonl"), "-o", str(tmp_path / "new" / "p.html"), "--beta", "2"]) == 0
+    assert re.fullmatch(r"wrote .*p\.html \(\d+ kB, 5 trees\)\n", capsys.readouterr().out)
+    assert Page(tmp_path / "new" / "p.html").trees[0]["made"]["scores"].startswith("β 2, ")
+    for words, message in (
+        (["--beta", "0"], "beta must be > 0"),
+        (["--confidence", "geomaen"], "did you mean 'geomean'?"),
+        (["--terminal", "-o", "x.html"], "give one of them"),
+        (["--terminal", "--title", "x"], "--title and --tokenizer are for a page"),
+        (["--tokenizer", str(tmp_path / "t.jsonl"), "-o", str(tmp_path / "q.html")], "t.jsonl cannot be read; is it a"),
+        (["--tree", "merged"], "--tree goes with --terminal"),
+        (["--terminal", "--tree", "mergde"], "unknown tree 'mergde'; did you mean 'merged'?"),
+    ):
+        assert cli.main(["view", str(tmp_path / "t.jsonl"), *words]) == 2
+        assert message in capsys.readouterr().err
+
+
+# --- terminal ------------------------------------------------------------------------------------------------------
+
+
+def printed(source: Path, *args: object, width: int = 100) -> str:
+    from rich.console import Console
+
+    out = io.StringIO()
+    print_tree(source, *args, console=Console(file=out, width=width, color_system=None))
+    return out.getvalue()
+
+
+def test_the_terminal_shows_draws_values_scores_and_verdicts() -> None:
+    assert printed(GOLDEN / "merged.jsonl").splitlines() == [
+        "merged  4 answers, average reward 0.50, IB-Score +0.188, Cov(η1, η2) +0.130, effective",
+        "p̂ 0.50 IB +0.075 Toss.",
+        "├──   1 ×3 p̂ 0.67 IB +0.300 10",
+        "│   ├──   2 ×2 p̂ 1.00 ✓ right ✓ right 11",
+        "│   └──   3 p̂ 0.00 ✗ wrong 12",
+        "└──   4 p̂ 0.00 ✗ wrong 20",
+    ]
+    lines = printed(GOLDEN / "inner_leaf.jsonl").splitlines()
+    assert "│   ├──   4 p̂ 1.00 ✓ right 11" in lines
+    assert "└──   3 p̂ – ⚠ verifier error 30" in lines
+    assert any("1 p̂ 0.50 IB +1.200 ✗ wrong, cut short 10" in line for line in lines)
+
+
+def test_in_the_terminal_a_tree_that_nobody_graded_is_not_called_uniform(tmp_path: Path) -> None:
+    tree = ReasoningTree("t", [1], "?")
+    tree.add(0, [BUILDERS["all_wrong"]().nodes[1].step], None, "verifier_error")
+    write_trees(tmp_path / "t.jsonl", [tree])
+    title = printed(tmp_path / "t.jsonl").splitlines()[0]
+    assert title == "t  1 answer, average reward –, IB-Score –, Cov(η1, η2) –"
+
+
+def test_stored_options_that_cannot_be_used_are_named_with_file_and_tree(tmp_path: Path) -> None:
+    wrong = ReasoningTree("odd", [1], "?", None, {"search": {"score": {"beta": -1}}})
+    write_trees(tmp_path / "t.jsonl", [wrong])
+    with pytest.raises(DataError, match=r"t\.jsonl: tree 'odd': the options in its meta .* beta must be > 0"):
+        write_viewer(tmp_path / "t.jsonl")
+    write_run(tmp_path / "run", [wrong, *example_trees()])
+    result = write_viewer(tmp_path / "run")
+    assert result.trees == len(example_trees())
+    assert "tree 'odd'" in result.notes[0]
+
+
+def test_in_the_terminal_escapes_are_signs_and_narrow_ones_do_not_break_lines(tmp_path: Path) -> None:
+    write_trees(tmp_path / "t.jsonl", [evil_tree(1000)])
+    text = printed(tmp_path / "t.jsonl", width=40)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)
+    steps = [line for line in text.splitlines() if re.search(r"──", line)]
+    assert len(steps) == 4
+    assert all(cell_len(line) <= 40 for line in text.splitlines())
+    assert "[U+001B][31mred" in printed(tmp_path / "t.jsonl", width=2000)
+
+
+def test_of_many_trees_a_wrong_name_lists_a_few(tmp_path: Path) -> None:
+    write_trees(tmp_path / "t.jsonl", [ReasoningTree(f"\x1b[31m{i}", [1]) for i in range(1000)])
+    with pytest.raises(ConfigError) as error:
+        printed(tmp_path / "t.jsonl", "nothing like it")
+    assert len(str(error.value)) < 300
+    assert "\x1b" not in str(error.value)
+
+
+def test_a_tree_of_a_run_is_found_by_step_and_id(tmp_path: Path) -> None:
+    first, second = BUILDERS["three_leaf"](), BUILDERS["three_leaf"]()
+    second.nodes[0].step.text = "The same, later"
+    write_run(tmp_path, [first])
+    write_run(tmp_path, [second], at=2)
+    assert "What is 1 + 1?" in printed(tmp_path, "three_leaf")
+    assert "The same, later" in printed(tmp_path, "2:three_leaf")
