@@ -25,7 +25,7 @@ ROOT = 0
 NO_PARENT = -1
 MOST_DRAWS = 2**31  # of a node
 MOST_REWARD = 1e18  # squared and summed it is still a 32-bit float
-SURE = 0.01  # a log-probability above this is none; below it may be rounding
+LOGPROB_TOLERANCE = 0.01  # a log-probability above this is none; below it may be rounding
 STOPS = ("eos", "length", "verifier_error", "engine_error")
 
 
@@ -319,7 +319,7 @@ class ReasoningTree:
             row = tuple(_number(x, f"{where}.{key}") for x in _typed(raw, list, f"{where}.{key}"))
             if len(row) != len(ids):
                 raise DataError(f"{where} has {len(ids)} token_ids but {len(row)} {key}; they must be as many")
-            if key == "logprobs" and max(row) > SURE:
+            if key == "logprobs" and max(row) > LOGPROB_TOLERANCE:
                 raise DataError(
                     f"{where}.logprobs holds {max(row):g}: log-probabilities are at most 0, not probabilities"
                 )

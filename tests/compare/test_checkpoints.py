@@ -13,7 +13,7 @@ import pytest
 from helpers.places import ROOT
 from helpers.tiny_model import make_tiny_model
 from ibtpo.cli import main
-from ibtpo.compare.checkpoints import find_checkpoints, labels, measure, verdict
+from ibtpo.compare.checkpoints import find_checkpoints, labels, measure, what_changed
 from ibtpo.errors import ConfigError
 from ibtpo.evaluation.statistics import bootstrap_interval
 from ibtpo.metrics import tree_record
@@ -82,7 +82,7 @@ def test_each_checkpoint_has_the_numbers_of_ibtpo_sample_and_their_bootstrap_int
         assert row["generated_tokens"] == sum(r["generated_tokens"] for r in records)
         assert row["trajectories"] == 8 * 6
     assert rows[1]["avg_rate"]["mean"] > rows[0]["avg_rate"]["mean"]
-    assert last["verdict"] == verdict(sampled[5], sampled[20])
+    assert last["verdict"] == what_changed(sampled[5], sampled[20])
     summary = json.loads((tmp_path / "d" / "summary.json").read_text())
     assert summary["checkpoints"] == rows
     assert summary["verdict"] == last["verdict"]
@@ -200,21 +200,23 @@ def records(cov, eff=(1.0, 0.0)):
 def test_the_verdict_judges_the_differences_of_the_same_problems():
     spread = np.linspace(-0.01, 0.01, 40)
     before, after = records(0.03 + spread), records(spread / 10)
-    cov, eff, avg = verdict(before, after)
+    cov, eff, avg = what_changed(before, after)
     assert cov.startswith("Cov(η1,η2) fell from 0.030 [")
     assert cov.endswith(": confidence no longer follows correctness")
     assert eff.startswith("Eff-Rate is 0.500 [")
     assert eff.endswith("50 % of the groups carry a signal")
     assert avg == "Avg-Rate is 0.500 [0.500, 0.500]"
-    assert "though less than before" in verdict(before, records(0.01 + spread / 10))[0]
-    assert "confident in the wrong branches" in verdict(before, records(-0.03 + spread / 10))[0]
-    (noise,) = [s for s in verdict(records(spread), records(spread[::-1])) if s.startswith("Cov")]
+    assert "though less than before" in what_changed(before, records(0.01 + spread / 10))[0]
+    assert "confident in the wrong branches" in what_changed(before, records(-0.03 + spread / 10))[0]
+    (noise,) = [s for s in what_changed(records(spread), records(spread[::-1])) if s.startswith("Cov")]
     assert "did not clearly change" in noise
     assert "cannot be told from 0" in noise
     assert "over 40 problems" in noise
-    assert verdict(records([math.nan] * 3), records([math.nan] * 3))[0].endswith("nothing can be said about confidence")
-    assert "fewer groups carry a signal" in verdict(records(spread, (1.0, 1.0)), records(spread, (1.0, 0.0)))[1]
-    assert "no group carries a signal" in verdict(before, records(spread, (0.0, 0.0)))[1]
+    assert what_changed(records([math.nan] * 3), records([math.nan] * 3))[0].endswith(
+        "nothing can be said about confidence"
+    )
+    assert "fewer groups carry a signal" in what_changed(records(spread, (1.0, 1.0)), records(spread, (1.0, 0.0)))[1]
+    assert "no group carries a signal" in what_changed(before, records(spread, (0.0, 0.0)))[1]
 
 
 def test_means_leave_out_what_is_not_defined_and_totals_are_added():

@@ -14,7 +14,7 @@ from transformers import TopKLogitsWarper, TopPLogitsWarper  # noqa: E402
 
 from helpers.engine_models import FULL, GREEDY, PAPER, VOCAB, llama, many  # noqa: E402
 from ibtpo.engines import Sampling  # noqa: E402
-from ibtpo.engines.sampling import draw, uniform_stream  # noqa: E402
+from ibtpo.engines.sampling import draw_tokens, uniform_stream  # noqa: E402
 from ibtpo.engines.transformers import TransformersEngine  # noqa: E402
 
 
@@ -45,7 +45,7 @@ def test_the_drawn_distribution_is_that_of_transformers_warpers(options: Samplin
     expected = hf_filtered(logits[None], options)[0]
     # A grid of uniforms measures each token's interval: its share is its probability to 1 / 20000.
     n = 20_000
-    drawn = draw(logits.expand(n, -1), [options] * n, [(i + 0.5) / n for i in range(n)])
+    drawn = draw_tokens(logits.expand(n, -1), [options] * n, [(i + 0.5) / n for i in range(n)])
     counts = torch.bincount(drawn[0].long(), minlength=VOCAB) / n
     assert (counts - expected).abs().max() < 2e-4
     assert counts[expected == 0].sum() == 0
@@ -61,7 +61,7 @@ def test_ties_at_the_kth_token_are_kept_as_transformers_keeps_them(options: Samp
     expected = hf_filtered(logits, options)
     for row in range(50):
         n = 400
-        drawn = draw(logits[row].expand(n, -1), [options] * n, [(i + 0.5) / n for i in range(n)])
+        drawn = draw_tokens(logits[row].expand(n, -1), [options] * n, [(i + 0.5) / n for i in range(n)])
         seen = torch.bincount(drawn[0].long(), minlength=VOCAB) > 0
         # Which of equally likely tokens top-p cuts is arbitrary in both: compare how many of each value are kept.
         values = Counter(logits[row][seen].tolist())
@@ -75,9 +75,9 @@ def test_extreme_uniforms_never_draw_a_token_of_probability_zero() -> None:
     logits[:, 2] = 1.0
     logits[:, 5] = 0.0
     for options in (Sampling(1, 1, 0), Sampling(1, 0.99, 0), Sampling(1, 1, 3), Sampling(1, 0.9, 6)):
-        ids = draw(logits, [options] * 2, [0.0, 1 - 2**-53])[0].tolist()
+        ids = draw_tokens(logits, [options] * 2, [0.0, 1 - 2**-53])[0].tolist()
         assert set(ids) <= {2.0, 5.0}, options
-    assert draw(logits, [Sampling(1, 1, 0)] * 2, [0.0, 1 - 2**-53])[2].isfinite().all()
+    assert draw_tokens(logits, [Sampling(1, 1, 0)] * 2, [0.0, 1 - 2**-53])[2].isfinite().all()
 
 
 def test_rows_of_one_batch_may_differ_in_sampling_options() -> None:
@@ -85,9 +85,9 @@ def test_rows_of_one_batch_may_differ_in_sampling_options() -> None:
     logits = torch.randn(6, VOCAB)
     options = [PAPER, GREEDY, FULL, Sampling(), Sampling(0.5, 0.5, 0), GREEDY]
     uniforms = [0.1, 0.9, 0.5, 0.99, 0.3, 0.01]
-    together = draw(logits, options, uniforms)
+    together = draw_tokens(logits, options, uniforms)
     for row in range(6):
-        alone = draw(logits[row : row + 1], [options[row]], [uniforms[row]])
+        alone = draw_tokens(logits[row : row + 1], [options[row]], [uniforms[row]])
         assert torch.allclose(together[:, row], alone[:, 0], atol=1e-6)
     assert together[0, 1] == logits[1].argmax()
 

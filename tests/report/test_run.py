@@ -14,7 +14,7 @@ import pytest
 from helpers.report_runs import make_run, result, rows, tree
 from ibtpo.cli import main
 from ibtpo.errors import CheckpointError, ConfigError, DataError
-from ibtpo.report.draw import COLOURS
+from ibtpo.report.charts import COLOURS
 from ibtpo.report.plots import MOST_DRAWN
 from ibtpo.report.run import write_comparison, write_report
 
@@ -69,7 +69,7 @@ def written(tmp_path_factory):
 @pytest.fixture
 def undrawn(monkeypatch):
     """For tests of what is around the pictures: they take most of the time."""
-    monkeypatch.setattr("ibtpo.report.run.draw", lambda *args: "<svg role='img' aria-label='from'></svg>")
+    monkeypatch.setattr("ibtpo.report.run.draw_chart", lambda *args: "<svg role='img' aria-label='from'></svg>")
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Grows what is missing of every arm, writes the folder, prints the table."""
-    from ..compare.branching import markdown, store_of, summarise
+    from ..compare.branching import branching_summary, markdown, store_of
 
     options = search_options(args)
     if args.pool < max(GROUPS):
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
             search = TreeSearch(engine, verifier, decoder(tokenizer), its_options)
             _grow(args, search, store_of(folder, arm), prompts, its_options, made_by, arm)
-    summary = summarise(folder, list(args.arms), options.score, seed=args.seed)
+    summary = branching_summary(folder, list(args.arms), options.score, seed=args.seed)
     _write(args, folder, summary, options, verifier_name, time.monotonic() - began)
     if args.json:
         print_json(summary)

@@ -212,9 +212,9 @@ class _Curve:
         return [records[id] for id in ids]
 
     def _verdict(self) -> list[str]:
-        from ..compare.checkpoints import verdict
+        from ..compare.checkpoints import what_changed
 
-        return verdict(self.records[0], self.records[-1])
+        return what_changed(self.records[0], self.records[-1])
 
     def _store(self) -> None:
         if self.args.output is None:

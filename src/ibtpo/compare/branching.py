@@ -163,7 +163,7 @@ def read_pool(path: Path, score: "ScoreOptions") -> "tuple[Pool, dict[int, list[
     return pool, records
 
 
-def summarise(folder: Path, arms: Sequence[str], score: "ScoreOptions", *, seed: int = 0) -> dict[str, Any]:
+def branching_summary(folder: Path, arms: Sequence[str], score: "ScoreOptions", *, seed: int = 0) -> dict[str, Any]:
     """The result of a folder's stored trees."""
     from ..evaluation.statistics import Resamples, interval, nanmean
     from ..metrics import tree_record

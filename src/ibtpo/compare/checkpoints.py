@@ -27,7 +27,7 @@ def measure(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def verdict(first: Sequence[Record], last: Sequence[Record]) -> list[str]:
+def what_changed(first: Sequence[Record], last: Sequence[Record]) -> list[str]:
     """What Cov(η1, η2), Eff-Rate and Avg-Rate did between two checkpoints, a sentence each with its evidence.
 
     first, last: (P,) records of the same problems.

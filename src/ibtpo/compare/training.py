@@ -19,11 +19,11 @@ def write_result(plan: "Plan", seconds: float = 0.0) -> dict[str, Any]:
     """Writes summary.json, table.md, curves.csv and the pictures of what is finished. seconds: to add to wall time."""
     from ..report.plots import csv_lines
     from ..storage.run_folder import write_whole
-    from .training_results import markdown, summarise
+    from .training_results import markdown, training_summary
 
     file = plan.folder / "summary.json"
     before = json.loads(file.read_text())["wall_seconds"] if file.is_file() else 0.0
-    summary, curves = summarise(plan)
+    summary, curves = training_summary(plan)
     summary |= {"wall_seconds": round(before + seconds, 1), "plan": plan.shared, "env": plan.env}
     text = json.dumps(without_nan(summary), indent=1, ensure_ascii=False, allow_nan=False)
     write_whole(file, text + "\n")
@@ -33,9 +33,9 @@ def write_result(plan: "Plan", seconds: float = 0.0) -> dict[str, Any]:
         plan.folder / "curves.csv", "".join(csv_lines(header, [[row[name] for name in header] for row in curves]))
     )
     if summary["arms"]:
-        from .training_pictures import draw
+        from .training_pictures import write_pictures
 
-        draw(summary, curves, plan.folder)
+        write_pictures(summary, curves, plan.folder)
     return summary
 
 

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from ..report.draw import COLOURS, DASHES, MARKERS, SETTINGS
+from ..report.charts import COLOURS, DASHES, MARKERS, SETTINGS
 from ..report.plots import PLOTS
 from .training_results import METRICS, Row
 
@@ -25,7 +25,7 @@ LABELS = {"eff_rate": "Eff-Rate", "ib_score": "IB-Score", "cov_eta": "Cov(Î·1, Î
 UNITS = {name: p.unit for p in PLOTS for metric, _ in p.curves[:1] for name, m in METRICS.items() if m == metric}
 
 
-def draw(summary: dict[str, Any], curves: Sequence[Row], folder: Path) -> None:
+def write_pictures(summary: dict[str, Any], curves: Sequence[Row], folder: Path) -> None:
     """Writes the pictures there are numbers for."""
     arms = list(summary["arms"])
     with rc_context(ON_WHITE):

@@ -41,7 +41,7 @@ def finished(plan: Plan, rates: dict[str, float]) -> dict[str, list[Result]]:
     return found
 
 
-def summarise(plan: Plan) -> tuple[dict[str, Any], list[Row]]:
+def training_summary(plan: Plan) -> tuple[dict[str, Any], list[Row]]:
     """The summary, and the rows of `curves.csv`."""
     choices = plan.choices()
     results = finished(plan, {arm: c["learning_rate"] for arm, c in choices.items()})

@@ -18,7 +18,7 @@ def uniform_stream(seed: int, length: int) -> list[float]:
     return np.random.Generator(np.random.Philox(seed)).random(length).tolist()
 
 
-def draw(logits: torch.Tensor, sampling: Sequence[Sampling], uniforms: Sequence[float]) -> torch.Tensor:
+def draw_tokens(logits: torch.Tensor, sampling: Sequence[Sampling], uniforms: Sequence[float]) -> torch.Tensor:
     """Draws one token a row.
 
     logits: (R, V), any float dtype. sampling, uniforms: R each.

@@ -27,7 +27,7 @@ from . import Completion, Sampling, check_request
 from .fused import FusedForward
 from .packed_linear import PackedLinears
 from .runners import PlainRunner, Rollout, SlotRunner, Unsupported
-from .sampling import draw, uniform_stream
+from .sampling import draw_tokens, uniform_stream
 
 
 class TransformersEngine:
@@ -183,7 +183,7 @@ class TransformersEngine:
             runner.admit(admitted)
             if not runner.rows:
                 return False
-            drawn = draw(
+            drawn = draw_tokens(
                 runner.logits(),
                 [rollout.sampling for rollout in runner.rows],
                 [rollout.uniforms[len(rollout.logprobs)] for rollout in runner.rows],

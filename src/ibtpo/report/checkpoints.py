@@ -13,7 +13,7 @@ from markupsafe import Markup
 from .._text import visible
 from ..evaluation.statistics import Measured
 from ..storage.run_folder import write_whole
-from .draw import Held, Series, Sheet, draw
+from .charts import Held, Series, Sheet, draw_chart
 from .pages import Figure, render
 from .plots import PLOTS, Plot, csv_lines
 
@@ -83,7 +83,9 @@ def _figure(plot: Plot, rows: Sequence[Mapping[str, Any]], x: Sequence[int], lab
     series = Series(np.array([p[0] for p in points], float), np.array([p[2]["mean"] for p in points]), words, 0)
     held = [Held(place, m["mean"], m["low"], m["high"], 0) for place, _, m in points]
     alt = "; ".join(f"{checkpoint}: {Measured(**m)}" for _, checkpoint, m in points)
-    svg = draw(plot, [series], label, sheet, visible(f"{plot.title} against {label}. {alt}."), held, "95 % interval")
+    svg = draw_chart(
+        plot, [series], label, sheet, visible(f"{plot.title} against {label}. {alt}."), held, "95 % interval"
+    )
     text = "".join(
         csv_lines([label, plot.unit, "low", "high"], [[p, m["mean"], m["low"], m["high"]] for p, _, m in points])
     )

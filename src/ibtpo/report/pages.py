@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from .._text import visible
 from .._version import __version__
-from .draw import Sheet
+from .charts import Sheet
 
 GENERATOR = "ibtpo report"
 

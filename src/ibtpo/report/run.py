@@ -21,12 +21,12 @@ from ..errors import ConfigError
 from ..storage.read_run import MOST_TREE_FILES, Curves, Run, read_run, stored_trees
 from ..storage.run_folder import write_whole
 from ..viewer.page import write_viewer
-from .draw import Held, Series, Sheet, draw
+from .charts import Held, Series, Sheet, draw_chart
+from .findings import STATES, difference, headline, judge_run
 from .gallery import gallery
 from .pages import GENERATOR, Figure, render
 from .plots import ACCURACY, MOST_DRAWN, PLOTS, Plot, csv_lines, logged, points, smoothed, table
 from .trend import trend
-from .verdict import STATES, difference, headline, verdict
 
 _OURS = re.compile(rf'<meta name="generator" content="{GENERATOR} [^"]*">'.encode())
 
@@ -51,7 +51,7 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
     if trees.trees:
         broken = list(write_viewer(run.path, viewer).notes)  # the viewer reads every file
     run.notes.extend(f"Left out: {note}" for note in broken)
-    findings = verdict(run)
+    findings = judge_run(run)
     page = render(
         "run.html.j2", sheet, title=f"Run report: {run.name}", run=run, facts=_facts(run), figures=figures,
         findings=findings, headline=headline(findings), states=STATES, held_out=[_held_out_row(run)], gallery=trees,
@@ -77,7 +77,7 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
         if logged(runs, plot) and _has_view(runs, view)
     ]
     files["held-out.csv"] = _held_out_csv(runs, names)
-    verdicts = [verdict(run) for run in runs]
+    verdicts = [judge_run(run) for run in runs]
     links = [_relative(run.path / "report.html", target) for run in runs]
     page = render(
         "compare.html.j2", sheet, title=f"{len(runs)} runs compared", data=quote(data.name), runs=runs, names=names,
@@ -205,7 +205,7 @@ def _figure(
     note = f"Thin line: means of {thinned} steps. " if thinned > 1 else ""
     text = "".join(csv_lines(["curve", label, plot.unit, "running mean"], drawn))
     address = "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()
-    svg = Markup(draw(plot, series, label, sheet, visible(alt), held))
+    svg = Markup(draw_chart(plot, series, label, sheet, visible(alt), held))
     title = {"tokens": f"{plot.title} against tokens", "time": f"{plot.title} against time"}.get(view, plot.title)
     reads = "" if view == "time" else plot.reads  # it stands under the picture before
     return Figure(key, title, svg, reads, f"{quote(folder)}/{plot.key}.csv", address, note)

@@ -17,7 +17,7 @@ LEAST_STEPS = 12  # fewer, and neither the test's normal approximation nor a mea
 LEAST_QUARTER = 8  # values a fourth must have to tell its own spread; shorter ones take that of all fourths
 MOST_POINTS = 200  # longer curves are averaged over equal blocks of steps first
 ALPHA = 0.005  # two-sided; a curve is looked at twice, as a whole and in its second half
-SURE = 3.0  # standard errors a level must lie beyond a threshold
+SIGMAS = 3.0  # standard errors a level must lie beyond a threshold
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Level:
     end: int
 
     def above(self, threshold: float) -> bool:
-        """By more than chance: more than `SURE` standard errors."""
-        return self.mean - SURE * self.error > threshold
+        """By more than chance: more than `SIGMAS` standard errors."""
+        return self.mean - SIGMAS * self.error > threshold
 
     def below(self, threshold: float) -> bool:
-        """By more than chance: more than `SURE` standard errors."""
-        return self.mean + SURE * self.error < threshold
+        """By more than chance: more than `SIGMAS` standard errors."""
+        return self.mean + SIGMAS * self.error < threshold
 
 
 @dataclass(frozen=True)

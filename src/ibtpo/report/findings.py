@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..storage.read_run import Run
-from .trend import ALPHA, LEAST_STEPS, SURE, Level, Trend, find_trend, since, smoothing_width, trend
+from .trend import ALPHA, LEAST_STEPS, SIGMAS, Level, Trend, find_trend, since, smoothing_width, trend
 
 STATES = {"bad": "Problem", "look": "Look at this", "good": "Good", "unknown": "Nothing to say"}
 GAP_FLOAT32 = 1e-3
@@ -33,7 +33,7 @@ class Finding:
     plot: str = ""
 
 
-def verdict(run: Run) -> list[Finding]:
+def judge_run(run: Run) -> list[Finding]:
     """Every rule's answer, the pressing ones first."""
     order = list(STATES)
     return sorted((rule(run) for rule in RULES), key=lambda f: order.index(f.state))
@@ -104,8 +104,9 @@ def _covariance(run: Run) -> Finding:
     name = "ibtpo/cov_eta"
     rule = (
         f"Collapse: above 0 in the first fourth by 2 standard errors, a fall beyond chance ({_TEST}), and in "
-        f"the last fourth under half of that and not above 0 by {SURE:g} standard errors. The step: from there on the "
-        f"running mean is not above 0 by {SURE:g} of its standard errors. Entropy stayed: it moved by less than 15 %."
+        f"the last fourth under half of that and not above 0 by {SIGMAS:g} standard errors. The step: from there on "
+        f"the running mean is not above 0 by {SIGMAS:g} of its standard errors. Entropy stayed: it moved by less "
+        f"than 15 %."
     )
     short = _short(run, name, "Cov(η1, η2)", rule, "cov")
     if short:
@@ -121,7 +122,7 @@ def _covariance(run: Run) -> Finding:
         half = t.first.mean / 2
         # The last fourth's error is that of a mean over more steps than a running mean covers.
         error = t.last.error * math.sqrt(max(1.0, t.n // 4 / smoothing_width(t.n)))
-        level = min(half, SURE * error)
+        level = min(half, SIGMAS * error)
         zero = since(run.curves.steps, run.curves[name], lambda v: v < level)
         begin = since(run.curves.steps, run.curves[name], lambda v: v < half)
         when = "" if zero is None else f" at step {zero}"
@@ -144,7 +145,7 @@ def _covariance(run: Run) -> Finding:
 def _eff_rate(run: Run) -> Finding:
     name = "ibtpo/eff_rate"
     rule = (
-        f"Starving: under 25 % of the groups in the last fourth by {SURE:g} standard errors. Falling: a fall beyond "
+        f"Starving: under 25 % of the groups in the last fourth by {SIGMAS:g} standard errors. Falling: a fall beyond "
         f"chance ({_TEST}) by three tenths or more."
     )
     short = _short(run, name, "Eff-Rate", rule, "signal")
@@ -191,7 +192,7 @@ def _entropy(run: Run) -> Finding:
 def _truncation(run: Run) -> Finding:
     name = "ibtpo/truncated"
     rule = (
-        f"Grew: a rise beyond chance ({_TEST}) by 5 points or more. High: over 10 % in the last fourth by {SURE:g} "
+        f"Grew: a rise beyond chance ({_TEST}) by 5 points or more. High: over 10 % in the last fourth by {SIGMAS:g} "
         f"standard errors."
     )
     short = _short(run, name, "Truncation", rule, "truncated")
@@ -251,7 +252,7 @@ def _level(
     show: Callable[[float], str],
 ) -> Finding:
     side = "over" if over else "under"
-    rule = f"In the last fourth {side} {show(threshold)} by {SURE:g} standard errors."
+    rule = f"In the last fourth {side} {show(threshold)} by {SIGMAS:g} standard errors."
     short = _short(run, name, what, rule, plot)
     if short:
         return short

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from helpers.report_runs import make_run, result, rows
+from ibtpo.report.findings import RULES, difference, headline, judge_run
 from ibtpo.report.trend import ALPHA, find_trend, running_mean, since, trend
-from ibtpo.report.verdict import RULES, difference, headline, verdict
 from ibtpo.storage.read_run import read_run
 
 N = 60
@@ -16,7 +16,7 @@ N = 60
 
 def findings(tmp_path, evals=None, config=None, n=N, **curves):
     run = read_run(make_run(tmp_path / "run", rows(n, **curves), evals=evals, trees={}, config=config))
-    return verdict(run)
+    return judge_run(run)
 
 
 def finding(plot, found):

@@ -93,7 +93,7 @@ class Sheet:
         return "\n".join(f".{name}{{{style}}}" for style, name in self._classes.items())
 
 
-def draw(
+def draw_chart(
     plot: Plot,
     series: Sequence[Series],
     x_label: str,
