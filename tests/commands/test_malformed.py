@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,18 +38,6 @@ from ibtpo.verify.pool import VerifierPool
 from ibtpo.verify.rewards import RewardFunctions
 
 # --- the table -----------------------------------------------------------------------------------------------------
-
-
-def test_the_table_holds_more_than_two_hundred_distinct_cases() -> None:
-    lines = [case for family in (DATA, TREES, OPTIONS, RECIPES) for case in family]
-    names = Counter(case.name for case in lines)
-    assert [name for name, n in names.items() if n > 1] == []
-    distinct = {(tuple(case.words), repr(sorted(case.files.items(), key=str))) for case in lines}
-    assert len(distinct) == len(lines)
-    others = [len(t) for t in (CONFIGS, VERIFIERS, IN_PROCESS, ODD_DATA)]
-    assert len({repr(options) for options, _ in CONFIGS}) == len(CONFIGS)
-    assert len({body for _, body, _ in VERIFIERS}) == len(VERIFIERS)
-    assert len(lines) + sum(others) >= 300
 
 
 @pytest.mark.parametrize("case", [*DATA, *TREES, *OPTIONS, *RECIPES], ids=lambda case: case.name[:60])
