@@ -20,7 +20,7 @@ from .kv import PrefixStore, Segment, SlotCache, chain_hashes, fork, round_up
 
 # Most prompt tokens in one forward, padding included: bounds the memory of activations and masks.
 _PREFILL_TOKENS = 4096
-_PREFILL_TOKENS_CPU = 512  # fewer, so that activations stay in its caches and rows of like length waste less padding
+_PREFILL_TOKENS_CPU = 512  # fewer: activations stay in a CPU's caches, and rows of like length waste less padding
 _PROBE_TOKENS = 12  # length of the made-up sequence that a model is tested with
 
 

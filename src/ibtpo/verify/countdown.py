@@ -14,10 +14,10 @@ from . import completion_text
 
 # Bounds on the parser's work, whatever the text.
 MAX_EXPRESSION = 500  # characters
-MAX_DEPTH = 50  # parentheses and signs within each other
+MAX_DEPTH = 50  # of nested parentheses and signs
 MAX_BITS = 4096  # no number of a parsed expression may grow past this
 
-# Each form has a longest length and no quantifier inside another: one pass over the text, without backtracking.
+# Each form is bounded and has no quantifier inside another: one pass over the text, without backtracking.
 _ANSWER = re.compile(
     rf"<answer>(?P<tag>[^<]{{0,{MAX_EXPRESSION}}})</answer>"
     rf"|\\boxed\{{(?P<boxed>[^\n]{{0,{MAX_EXPRESSION}}})"

@@ -62,7 +62,7 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\\(?:left|right)\s*\.", ""),  # invisible delimiters
-        (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle)(?![a-zA-Z])", ""),  # the size of delimiters and formulas
+        (r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle)(?![a-zA-Z])", ""),  # sizes
         (r"(?:,\s*\\!|\{,\}(?:\\!)?)(?=\d{3}(?!\d))", ""),  # between thousands: 10,\!000 and 10{,}000
         (r"(?<!\\)\\!", ""),  # less space
         (r"(?<!\\)\\[,;: ]|\\q?quad(?![a-zA-Z])|~", " "),  # more space
