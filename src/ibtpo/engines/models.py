@@ -110,7 +110,7 @@ def load_skeleton(name: str) -> tuple[Any, Any]:
 
     name: see `resolve_model`.
 
-    Raises `ConfigError` when transformers cannot read the model.
+    Raises `ConfigError` when transformers cannot read the model, and `DependencyError` for a missing package.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
