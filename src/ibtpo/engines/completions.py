@@ -1,7 +1,8 @@
-"""How servers take token ids and give them back: vLLM's completions endpoint and SGLang's generate endpoint.
+"""The request and answer formats of two kinds of server: vLLM's completions endpoint, SGLang's generate endpoint.
 
-SGLang has the completions endpoint too, but returns no token ids there. Each format is a path, a function that writes
-the request, and one that reads the answer; what is read is checked, for a wrong number would become training data.
+Both take a prompt as token ids and return the sampled ids with their log-probs. (SGLang has a completions endpoint too,
+but that one returns no token ids.) A `Format` is the endpoint's path, a function that writes a request, and one that
+reads an answer. Every answer is checked, because a wrong number in it would become training data.
 """
 
 import math
@@ -14,10 +15,14 @@ from . import Sampling
 
 
 def bias(kind: str, sampling: Sampling) -> str | None:
-    """What is wrong with log-probs of a kind for these options; None if they are those of the full softmax.
+    """How a server's log-probs differ from those of the full softmax at the sampling temperature.
 
-    kind: "full" (the full softmax at the sampling temperature), "processed" (renormalised after top-p and top-k) or
-    "raw" (at temperature 1).
+    kind: what the server reports: "full" (the full softmax at the sampling temperature), "processed" (renormalised
+        after top-p and top-k) or "raw" (the full softmax at temperature 1).
+    sampling: how the tokens are drawn.
+
+    Returns words for a warning, or None where they do not differ: without top-p and top-k, "processed" is the same as
+    "full", and at temperature 1 "raw" is.
     """
     if kind == "processed" and (sampling.top_p < 1 or sampling.top_k):
         return "renormalised after top-p and top-k"
@@ -28,7 +33,13 @@ def bias(kind: str, sampling: Sampling) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server sampled. token_ids, logprobs: (T,). finish: "stop" or "length". cached_tokens: 0 if not told."""
+    """What a server sampled for one request.
+
+    token_ids: (T,) sampled ids, the end token included where one was drawn.
+    logprobs: (T,) natural-log probability of each, of the kind that the server reports (see `bias`).
+    finish: the server's reason to stop, "stop" or "length".
+    cached_tokens: prompt tokens that the server took from its prefix cache; 0 if it does not say.
+    """
 
     token_ids: list[int]
     logprobs: list[float]
@@ -38,7 +49,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """request(model, prompt ids, sampling, seed, max new tokens, stop ids) -> JSON; answer(JSON) -> `Answer`."""
+    """How one kind of server is asked, and how its answer is read.
+
+    path: the endpoint, which follows the server's URL.
+    request: (model, prompt ids, sampling, seed, most new tokens, ids that end the answer) -> the JSON to send.
+    answer: (the JSON received) -> a checked `Answer`; raises `EngineError` for what cannot be one.
+    """
 
     path: str
     request: Callable[[str, list[int], Sampling, int, int, Sequence[int]], dict[str, Any]]
@@ -56,7 +72,7 @@ def _vllm_request(
         "top_p": sampling.top_p,
         "top_k": sampling.top_k or -1,
         "seed": seed % 2**63,
-        # Spelt out: a server takes what is left out from the model's generation config.
+        # These two are off, and said to be: a server takes what is left out from the model's generation config.
         "min_p": 0.0,
         "repetition_penalty": 1.0,
         "ignore_eos": True,
@@ -74,6 +90,7 @@ def _vllm_answer(body: Any) -> Answer:
         if choice.get("logprobs") is None:
             raise EngineError("the server returned no log-probs; it must allow `logprobs` in completions requests")
         ids, tokens = choice.get("token_ids"), choice["logprobs"].get("tokens")
+        # A server that does not know `return_token_ids` may still write its tokens as "token_id:123".
         if ids is None and tokens and all(str(token).startswith("token_id:") for token in tokens):
             ids = [int(token.removeprefix("token_id:")) for token in tokens]
         if ids is None:
@@ -120,7 +137,7 @@ SGLANG = Format("/generate", _sglang_request, _sglang_answer)
 
 
 class _reading:  # noqa: N801 (a context manager that reads as a verb)
-    """A field that is missing or of another type becomes an `EngineError`."""
+    """Turns the error of a field that is missing, or of another type, into an `EngineError`."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -136,6 +153,7 @@ class _reading:  # noqa: N801 (a context manager that reads as a verb)
 
 
 def _checked(ids: Any, logprobs: Any, finish: Any, cached: Any) -> Answer:
+    """The answer of these parts. Raises `EngineError` for numbers that cannot be right."""
     if not ids or not all(isinstance(token, int) for token in ids):
         raise EngineError(f"the server returned {'no tokens' if not ids else 'token ids that are not integers'}")
     if len(logprobs) != len(ids):
@@ -143,7 +161,7 @@ def _checked(ids: Any, logprobs: Any, finish: Any, cached: Any) -> Answer:
     for value in logprobs:
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise EngineError(f"the server returned {value!r} as a log-prob; check its weights and dtype")
-        if value > 1e-3:
+        if value > 1e-3:  # less than that is rounding; more shows that it is a logit
             raise EngineError(
                 f"the server returned {value:g} as a log-prob, and those are never above 0; without a logits processor "
                 "of ours, start it with --logprobs-mode processed_logprobs"

@@ -1,4 +1,4 @@
-"""Finding out what servers are before they are used: their model, its context, the log-probs they report."""
+"""Connecting to servers that run already: which model they serve, its context, and the log-probs they report."""
 
 import os
 import warnings
@@ -24,15 +24,23 @@ def connect(
     timeout: float = 600.0,
     **options: Any,
 ) -> ServerEngine:
-    """The engine of the servers at `urls` (http://host:port; several are replicas of one model).
+    """The engine for the servers at `urls`, made after asking them what they serve.
 
-    Asks each for its model, and the first for the kind of log-probs it reports (three tokens at most). A replica that
-    does not answer is left out until it does. vocab_size, eos_token_ids, max_length: of the model, which the caller
-    has a tokenizer of; a shorter context of a server counts. api_key: by default $IBTPO_SERVER_API_KEY. Proxies are
-    taken from the usual environment variables. options: more of `ServerEngine`'s.
+    Each server is asked for its model, and the first that answers also for the kind of log-probs it reports, with at
+    most four requests for one token. A replica that does not answer is left out, with a warning, until it does.
 
-    Raises `ConfigError` for URLs that cannot be right, `EngineError` when no server answers or they serve different
-    models.
+    urls: one or more of http://host:port; several are replicas of one model.
+    vocab_size: rows of the model's embedding; every token id is below it.
+    eos_token_ids: ids that end an answer.
+    max_length: tokens of prompt and answer together that the model's context holds; if a server says less, that counts.
+    api_key: sent to the servers as a bearer token; by default the value of $IBTPO_SERVER_API_KEY.
+    timeout: seconds that one rollout may take.
+    options: more arguments of `ServerEngine`. With `logprobs` among them, the servers are not asked for the kind.
+
+    Proxies are taken from the usual environment variables.
+
+    Raises `ConfigError` for URLs or a timeout that cannot be right, and `EngineError` when no server answers, when one
+    refuses the questions, or when they serve different models.
     """
     urls = [_url(url) for url in urls]
     if not urls or len(set(urls)) < len(urls):
@@ -70,6 +78,7 @@ def connect(
 
 
 def _model_card(client: httpx2.Client, url: str) -> dict[str, Any]:
+    """What a server says of the first model it serves; has at least an `id`."""
     response = client.get(url + "/v1/models")
     if response.status_code != 200:
         raise EngineError(
@@ -83,11 +92,12 @@ def _model_card(client: httpx2.Client, url: str) -> dict[str, Any]:
 
 
 def _find_kind(client: httpx2.Client, url: str, server: Format, model: str, vocab_size: int) -> str:
-    """Which log-probs a server reports, from the most likely token alone (top-p next to 0) at two temperatures.
+    """The kind of log-probs a server reports: "full", "processed" or "raw" (see `completions.bias`).
 
-    Its log-prob is 0 where the filter is counted in, the same at both temperatures where the temperature is left out,
-    and higher at the lower temperature in the full softmax. A prompt whose next token is certain tells nothing: up to
-    three are asked.
+    With top-p next to 0 the most likely token is always drawn. Its log-prob tells the kind: it is 0 if it is taken
+    after the filter ("processed"), the same at temperatures 1 and 0.5 if the temperature is left out ("raw"), and
+    higher at 0.5 in the full softmax at the sampling temperature ("full"). Where the next token is nearly certain, the
+    three look alike, so up to three different prompts are tried.
     """
 
     def logprob(token: int, temperature: float) -> float:
@@ -113,6 +123,7 @@ def _find_kind(client: httpx2.Client, url: str, server: Format, model: str, voca
 
 
 def _url(text: str) -> str:
+    """The URL a user wrote, with `http://` where no scheme is given, and without a slash or `/v1` at its end."""
     url = text.strip()
     url = url if "://" in url else f"http://{url}"
     try:

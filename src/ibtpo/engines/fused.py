@@ -1,10 +1,15 @@
-"""A Llama-style decoder's forward with fewer, larger operations, for decode steps of a float32 model on a CPU.
+"""The forward of a Llama-style decoder in fewer, larger operations, for float32 models on a CPU.
 
-A decode step of a small batch spends most of its time between operations: module calls, three projections where one
-does, a rotation of four. Here the query, key and value weights are one matrix, gate and up another, with the weights
-of the norm before them multiplied in; keys and values go into their slots in one write; the query heads of a key/value
-head are the rows of one attention; what is the same for all layers is made once. The numbers are transformers' own up
-to rounding, which the runner checks before it relies on them.
+A decode step of a small batch spends most of its time between operations: in module calls, in three projections where
+one would do, in a rotation of four operations. Here
+
+- the query, key and value weights are one matrix and the gate and up weights another, each with the weights of the norm
+  before it multiplied in;
+- new keys and values go into their slots in one write;
+- the query heads that share a key/value head are the rows of one attention;
+- what is the same for all layers is computed once.
+
+The logits are those of transformers up to rounding. `runners.SlotRunner` checks that before it relies on them.
 """
 
 from typing import Any
@@ -15,14 +20,16 @@ from torch.nn.functional import embedding, scaled_dot_product_attention, silu
 from .kv import SlotCache
 from .packed_linear import MOST_BYTES, Product, product
 
-# The families whose decoder is exactly this one; others with the same parts may scale or bias them elsewhere.
+# The families whose decoder is exactly this one. Others have the same parts, but may scale or bias them elsewhere.
 MODEL_TYPES = frozenset(("llama", "mistral", "qwen2", "qwen3"))
 
 
 class FusedForward:
-    """The model's logits of each row's last token, computed from weights of its own.
+    """Computes a model's logits after each row's last token, from a copy of the model's weights.
 
-    Holds a copy of the weights (some packed) from the first call after construction or `clear` on.
+    The copy is made, in part packed, by the first call after construction or `clear`.
+
+    model: one that `fits`.
     """
 
     def __init__(self, model: Any) -> None:
@@ -33,8 +40,11 @@ class FusedForward:
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Whether it is one of `MODEL_TYPES` in float32 on the CPU, small enough for a second copy of its weights, and
-        nothing changes its forward: no adapter, no hook, no patch."""
+        """Whether `model` can be run this way.
+
+        It can if it is one of `MODEL_TYPES` in float32 on the CPU, its weights are small enough to be held twice (at
+        most `MOST_BYTES`), and nothing changes its forward: no adapter, no hook, no patch.
+        """
         if not type(model).__module__.startswith("transformers.models.") or model.config.model_type not in MODEL_TYPES:
             return False
         if not hasattr(model, "lm_head") or any(type(linear) is not torch.nn.Linear for linear in _linears(model)):
@@ -48,16 +58,19 @@ class FusedForward:
         )
 
     def clear(self) -> None:
-        """Gives the weights back. Call it whenever the model's have changed."""
+        """Gives the copy of the weights back. Call it whenever the model's weights have changed."""
         self._layers.clear()
         self._head = None
 
     def __call__(
         self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: SlotCache
     ) -> torch.Tensor:
-        """(R, V) logits after the last of (R, Q) tokens at (R, Q) positions; `cache.window` was called before.
+        """The (R, V) logits after the last of each row's Q tokens.
 
-        mask: (R, 1, Q, length), additive.
+        tokens: (R, Q) ids.
+        positions: (R, Q) place of each token in its row.
+        mask: (R, 1, Q, length) numbers that are added to the attention scores.
+        cache: holds the keys and values; its `window` was called for these positions.
         """
         decoder = self.model.model
         if self._head is None:
@@ -67,12 +80,13 @@ class FusedForward:
         x = embedding(tokens, decoder.embed_tokens.weight)
         cos, sin = decoder.rotary_emb(x, positions)
         half = cos.shape[-1] // 2
-        # x·cos + rotate_half(x)·sin, with the minus of rotate_half in the sine's first half.
+        # A layer computes x·cos + rotate_half(x)·sin. With rotate_half's minus in the sine, a plain roll is enough.
         sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
         rotation = cos.view(rows * width, 1, -1), sin.view(rows * width, 1, -1)
         x = x.view(rows * width, -1)
         slots = cache.slots()
         first = self._layers[0]
+        # The form of the mask that `_decode` takes, or `_prefill`; the same for all layers.
         if width == 1:
             mask = mask.expand(-1, first.keys, -1, -1).flatten(0, 1)
         else:
@@ -83,12 +97,13 @@ class FusedForward:
 
 
 def _normalize(x: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
-    """(tokens, size) divided by its root mean square: in half the operations of `rms_norm` on a CPU."""
+    """(…, size) rows divided by their root mean square, in half the operations that `rms_norm` takes on a CPU."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x * torch.addcmul(eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
 
 
 def _linears(model: Any) -> list[torch.nn.Module]:
+    """The linear layers whose weights are copied."""
     found = [model.lm_head]
     for layer in model.model.layers:
         attention, mlp = layer.self_attn, layer.mlp
@@ -98,7 +113,7 @@ def _linears(model: Any) -> list[torch.nn.Module]:
 
 
 class _Layer:
-    """One decoder layer."""
+    """One decoder layer, with its copy of the weights."""
 
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
@@ -130,9 +145,13 @@ class _Layer:
         keys: torch.Tensor,
         values: torch.Tensor,
     ) -> torch.Tensor:
-        """(R·Q, hidden size) in and out. The last four: see `Slots`.
+        """The layer's output for (R·Q, hidden size) `x`, of the same shape.
 
-        mask: (R·heads, 1, length) for one token a row; for more, each token's line as often as queries share a head.
+        rows: R.
+        rotation: cosine and sine, each (R·Q, 1, head_dim).
+        mask: (R·heads, 1, length) for one token a row; for more, (R, 1, Q·group, length), with each token's line
+            repeated for the `group` query heads that share a key/value head.
+        where, target, keys, values: the slots of this layer, see `kv.Slots`.
         """
         tokens = len(x)
         qkv = self.qkv(_normalize(x, self.eps)).view(tokens, -1, self.head_dim)
@@ -150,11 +169,15 @@ class _Layer:
         return x.add_(self.down(self.activation(gate).mul_(up)))
 
     def _decode(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Written out: for a few queries a head it is up to three times as fast as SDPA's kernel."""
+        """The attention of one token a row.
+
+        It is written out, because for a few queries a head that is up to three times as fast as SDPA's kernel.
+        """
         q = q.reshape(-1, *q.shape[3:])
         return torch.baddbmm(mask, q, keys.transpose(1, 2), alpha=self.scaling).softmax(-1) @ values
 
     def _prefill(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The attention of several tokens a row, of (R, Q, heads, group, head_dim) queries."""
         rows, width, heads, group, size = q.shape
         q = q.transpose(1, 2).reshape(rows, heads, width * group, size)
         keys, values = keys.unflatten(0, (rows, heads)), values.unflatten(0, (rows, heads))

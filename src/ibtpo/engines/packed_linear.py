@@ -1,8 +1,8 @@
-"""Linear layers of a float32 model on a CPU through oneDNN with packed weights: about twice PyTorch's own speed there.
+"""Linear layers of a float32 model on a CPU through oneDNN with packed weights, at about twice PyTorch's own speed.
 
-PyTorch hands float32 products to MKL, which packs the weights again in every call; with the few rows of a decode step
-that costs as much as the product. Here they are packed once, as `torch.compile` does when it freezes a model, and
-again after the weights have changed.
+PyTorch hands float32 products to MKL, which packs the weights anew in every call; with the few rows of a decode step
+that costs as much as the product itself. Here the weights are packed once, as `torch.compile` does when it freezes a
+model, and again only after they have changed.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,31 +13,36 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
-_ROWS = 32  # oneDNN packs for about as many
-_LEAST = 2**17  # elements of a weight; below, the operator's overhead is more than what it saves
-MOST_BYTES = 4e9  # held for packed weights; what is left over is multiplied as it is, still faster than by MKL
+_ROWS = 32  # rows of a product that oneDNN packs the weights for; other numbers of rows work too
+_LEAST = 2**17  # elements; with a smaller weight, the operator's overhead is more than what packing saves
+MOST_BYTES = 4e9  # of packed weights; a layer beyond them is multiplied as it is, which is still faster than MKL
 
 
-Product = Callable[[torch.Tensor], torch.Tensor]
+Product = Callable[[torch.Tensor], torch.Tensor]  # (tokens, in) -> (tokens, out)
 
 
 class PackedLinears:
-    """What `installed` puts in place of the `forward` of every large plain `nn.Linear` in float32 on the CPU."""
+    """Packed forwards for the large linear layers of a model, put in place by `installed`.
+
+    modules: the model's modules. Those that are a plain `nn.Linear` with a float32 weight of at least 2**17 elements on
+        the CPU are taken, or none if this PyTorch cannot pack.
+    """
 
     def __init__(self, modules: list[torch.nn.Module]) -> None:
         self._linears: list[Any] = [module for module in modules if _fits(module)] if _available() else []
         self._forwards: list[Any] = []
 
     def clear(self) -> None:
-        """Gives the packed weights back. Call it whenever the weights have changed."""
+        """Gives the packed weights back. Call it whenever the model's weights have changed."""
         self._forwards.clear()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """The model's linears run packed."""
+        """A context in which those layers run packed; afterwards their own forward is back."""
         if len(self._forwards) != len(self._linears):
             self._forwards = self._pack()
         for module, forward in zip(self._linears, self._forwards, strict=True):
+            # Module.__setattr__ looks for parameters first: too slow for every layer and step.
             object.__setattr__(module, "forward", forward)
         try:
             yield
@@ -46,6 +51,7 @@ class PackedLinears:
                 object.__delattr__(module, "forward")
 
     def _pack(self) -> list[Any]:
+        """One forward for each layer; the weights beyond `MOST_BYTES` are left as they are."""
         forwards, size = [], 0
         for module in self._linears:
             weight = module.weight.detach()
@@ -56,9 +62,13 @@ class PackedLinears:
 
 
 def product(*linears: torch.nn.Linear, scale: torch.Tensor | None = None) -> Product:
-    """The outputs of float32 CPU linears of one input side by side, as one product with a copy of their weights.
+    """A function that computes several linear layers of the same input as one product.
 
-    Of (tokens, in) rows; packed where that is faster. scale: (in,) what the input is multiplied with before.
+    linears: layers in float32 on the CPU, all with inputs of the same size.
+    scale: (in,) what the input is multiplied with first; it is multiplied into the weights.
+
+    Returns a function of (tokens, in) that gives the layers' outputs side by side. It has a copy of their weights,
+    packed where that is faster.
     """
     with torch.no_grad():
         weight = torch.cat([linear.weight for linear in linears])
@@ -75,6 +85,7 @@ def product(*linears: torch.nn.Linear, scale: torch.Tensor | None = None) -> Pro
 
 
 def _forward(module: Any, packed: torch.Tensor) -> Any:
+    """A forward for a layer with packed weights; for other dtypes, and under autocast, it is PyTorch's own."""
     product, bias = torch.ops.mkldnn._linear_pointwise.default, module.bias
 
     def forward(input: torch.Tensor) -> torch.Tensor:
@@ -86,17 +97,21 @@ def _forward(module: Any, packed: torch.Tensor) -> Any:
 
 
 def _fits(module: torch.nn.Module) -> bool:
+    """Whether a module is a linear layer that gains by packing and whose forward nobody has replaced."""
     if type(module) is not torch.nn.Linear or "forward" in module.__dict__:
         return False
     weight = module.weight
-    # A subclass would be a sharded or quantized tensor.
+    # A subclass of Parameter would be a sharded or quantized tensor.
     plain = type(weight) is torch.nn.Parameter and weight.numel() >= _LEAST
     return plain and weight.dtype is torch.float32 and weight.device.type == "cpu"
 
 
 @cache
 def _available() -> bool:
-    """Whether this build of PyTorch has the operators (they are not public), and they give the right product."""
+    """Whether this build of PyTorch has the operators for packing, and they give the right product.
+
+    They are not part of PyTorch's public interface, so neither is certain.
+    """
     names = ("_reorder_linear_weight", "_linear_pointwise")
     if not torch.backends.mkldnn.is_available() or not all(hasattr(torch.ops.mkldnn, name) for name in names):
         return False

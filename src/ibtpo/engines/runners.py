@@ -1,4 +1,9 @@
-"""How a batch of rollouts is run through a model: in slots with forked prefixes, or one by one."""
+"""The two ways to run a batch of rollouts through a model: in slots with forked prefixes, or one by one.
+
+`SlotRunner` is the fast one. `PlainRunner` takes the models that slots are not enough for, such as those with sliding
+windows or recurrent layers. The engine calls the same methods of both: `admit` takes new rollouts; `logits` gives the
+scores from which the engine draws the next token of each; `keep` and `release` deal with the finished ones.
+"""
 
 import asyncio
 import inspect
@@ -13,22 +18,30 @@ from . import Completion, Sampling
 from .fused import FusedForward
 from .kv import PrefixStore, Segment, SlotCache, chain_hashes, fork, round_up
 
-# In one forward, padding included: bounds the memory of activations and masks.
+# Most prompt tokens in one forward, padding included: bounds the memory of activations and masks.
 _PREFILL_TOKENS = 4096
-_PREFILL_TOKENS_CPU = 512  # their activations stay in its caches, and groups of like length waste less
-_PROBE_TOKENS = 12
+_PREFILL_TOKENS_CPU = 512  # fewer: activations stay in a CPU's caches, and rows of like length waste less padding
+_PROBE_TOKENS = 12  # length of the made-up sequence that a model is tested with
 
 
 class Unsupported(Exception):  # noqa: N818 (a verdict, not an error: the engine falls back)
-    """Why a model cannot be run in slots."""
+    """The reason why a model cannot be run. From `SlotRunner` it makes the engine fall back to `PlainRunner`."""
 
 
 @dataclass(eq=False, slots=True)
 class Rollout:
     """One request under way.
 
-    token_ids: the prompt, then what was sampled. hashes: see `chain_hashes`. cached: prompt tokens not computed.
-    length_cap: of token_ids. uniforms: one for each token that may be sampled.
+    token_ids: the prompt, followed by what was sampled so far.
+    prompt_length: tokens of the prompt.
+    length_cap: length of `token_ids` at which the rollout ends.
+    sampling: how its tokens are drawn.
+    uniforms: numbers in [0, 1), one for each token that may be sampled.
+    future: what the caller awaits.
+    cached: tokens of the prompt whose keys and values were copied, not computed.
+    hashes: those of the prefixes of `token_ids`, see `kv.chain_hashes`.
+    logprobs: one for each sampled token.
+    entropies: one for each sampled token, in nats.
     """
 
     token_ids: list[int]
@@ -44,10 +57,17 @@ class Rollout:
 
 
 class SlotRunner:
-    """Rollout i of `rows` lives in row i of the slot cache. Rows stay compact: the last one moves into a gap.
+    """Runs rollouts as the rows of one batch, whose keys and values lie in a `SlotCache`.
 
-    Law between calls: row i holds the keys and values of all of `rows[i].token_ids` but the last.
-    fused: computes the model's forward, unless its logits turn out to be others.
+    Rollout i of `rows` lives in row i of the cache. Rows stay compact: when one is released, the last one moves into
+    the gap. Between calls this law holds: row i has the keys and values of all of `rows[i].token_ids` but the last.
+
+    model: a transformers causal LM.
+    max_rows: rollouts that run at once.
+    kv_bytes: bytes for the keys and values of kept prefixes; those of the rows come on top.
+    vocab_size: every token id is below it.
+    fused: computes the model's forward in its place, unless its logits turn out to be others.
+
     Raises `Unsupported` at construction if the model cannot be run this way.
     """
 
@@ -73,12 +93,16 @@ class SlotRunner:
         self.cache.free()
 
     def admit(self, rollouts: list[Rollout]) -> None:
-        """Appends rows for `rollouts` and computes their prompts, but for each one's last token."""
+        """Appends rows for new rollouts, with the keys and values of their prompts but for each one's last token.
+
+        Prefixes in the store are copied, and of several equal prompts only one is computed. The new rows need not be in
+        the order of `rollouts`. Sets each rollout's `cached`.
+        """
         first = len(self.rows)
-        self.rows += rollouts  # at once: what goes wrong from here on fails them too
-        forked: list[tuple[Rollout, Segment | None]] = []  # the whole prompt is kept
-        leaders: dict[tuple[int, ...], tuple[Rollout, Segment | None]] = {}  # to be computed
-        followers: list[tuple[Rollout, Rollout]] = []  # same prompt as a leader
+        self.rows += rollouts  # before anything else, so that the engine fails them too if something goes wrong here
+        forked: list[tuple[Rollout, Segment | None]] = []  # all of the prompt is in the store
+        leaders: dict[tuple[int, ...], tuple[Rollout, Segment | None]] = {}  # a part has to be computed
+        followers: list[tuple[Rollout, Rollout]] = []  # the prompt is that of a leader, the second of the pair
         for rollout in rollouts:
             prompt = tuple(rollout.token_ids[:-1])
             if prompt in leaders:
@@ -91,7 +115,7 @@ class SlotRunner:
                 leaders[prompt] = rollout, segment
             else:
                 forked.append((rollout, segment))
-        # Neighbours of like length waste little on padding.
+        # Neighbours are computed together; where they miss about as many tokens, little is wasted on padding.
         computed = sorted(leaders.values(), key=lambda pair: len(pair[0].token_ids) - pair[0].cached)
         self.rows[first:] = [rollout for rollout, _ in [*computed, *forked, *followers]]
         self._reserve()
@@ -104,19 +128,19 @@ class SlotRunner:
             self.cache.move(row_of[id(leader)], row, rollout.cached)
 
     def logits(self) -> torch.Tensor:
-        """(R, V) logits that follow the last token of every row."""
+        """The (R, V) logits that follow the last token of every row."""
         self._reserve()
         last = [len(rollout.token_ids) - 1 for rollout in self.rows]
         tokens = [rollout.token_ids[-1:] for rollout in self.rows]
         return self._forward(0, tokens, torch.tensor(last, device=self._device)[:, None], max(last) + 1)
 
     def keep(self, rows: list[int]) -> None:
-        """Puts the rows' keys and values into the store."""
+        """Puts the keys and values of the rows with these numbers into the store."""
         for row in rows:
             self._keep(row)
 
     def release(self, rows: list[int]) -> None:
-        """Frees rows; ascending order."""
+        """Frees the rows with these numbers, which must be in ascending order."""
         for row in reversed(rows):
             last = self.rows.pop()
             if row < len(self.rows):
@@ -135,7 +159,11 @@ class SlotRunner:
             self.cache.reserve(len(self.rows), max(len(rollout.token_ids) for rollout in self.rows))
 
     def _prefill(self, first: int, end: int) -> None:
-        """Computes what is missing of rows first … end-1, in groups whose padded size is bounded."""
+        """Computes what is missing of the prompts in rows first … end-1, in groups whose padded size is bounded.
+
+        The rows are sorted by how many tokens they miss, so the last row of a group is the longest, and the others are
+        padded to it.
+        """
         missing = [len(rollout.token_ids) - 1 - rollout.cached for rollout in self.rows[first:end]]
         cuts = [0]
         for i, size in enumerate(missing):
@@ -149,7 +177,7 @@ class SlotRunner:
                 self._keep(row)
 
     def _prefill_part(self, first: int, end: int, offset: int, stride: int) -> None:
-        """Tokens offset … offset+stride-1 of what each row misses, right-padded."""
+        """Computes tokens offset … offset+stride-1 of what each of the rows misses, padded on the right."""
         starts = [rollout.cached + offset for rollout in self.rows[first:end]]
         tokens = [
             rollout.token_ids[start : min(start + stride, len(rollout.token_ids) - 1)]
@@ -157,18 +185,24 @@ class SlotRunner:
         ]
         width = max(map(len, tokens))
         tokens = [part + [0] * (width - len(part)) for part in tokens]
-        # Padding is written behind the row's tokens, where decoding overwrites it; positions stay inside the row.
+        # All padding is written to the place of the row's last token, which is not computed yet and overwrites it.
         ends = torch.tensor([len(rollout.token_ids) for rollout in self.rows[first:end]], device=self._device)
         positions = torch.tensor(starts, device=self._device)[:, None] + torch.arange(width, device=self._device)
         positions = torch.minimum(positions, ends[:, None] - 1)
         self._forward(first, tokens, positions, max(starts) + width)
 
     def _forward(self, first: int, tokens: list[list[int]], positions: torch.Tensor, length: int) -> torch.Tensor:
-        """(R, V) logits after each row's last token."""
+        """The (R, V) logits after the last of each row's Q tokens, whose keys and values are written on the way.
+
+        first: number of the first of the R rows.
+        tokens: R lists of Q ids.
+        positions: (R, Q) place of each token in its row.
+        length: tokens of a row that must be seen; the mask hides those after a token's own place.
+        """
         kv = self.cache.kv
         length = min(round_up(length), kv.shape[4])
         visible = torch.arange(length, device=self._device) <= positions[:, None, :, None]
-        # Additive and finite: the one form that every mask-taking attention understands.
+        # A mask of finite numbers to add is the one form that every attention with a mask understands.
         mask = torch.zeros((), dtype=kv.dtype, device=self._device).where(visible, torch.finfo(kv.dtype).min)
         self.cache.window(first, positions, length)
         ids = torch.tensor(tokens, device=self._device)
@@ -184,7 +218,11 @@ class SlotRunner:
         ).logits[:, -1]
 
     def _probe(self, vocab_size: int) -> SlotCache:
-        """A cache of the shape of the model's own, once slots have given the logits of a plain forward."""
+        """The cache for this model, after a test that slots give the logits of a plain forward.
+
+        If they do not, the fused forward is given up first. Raises `Unsupported` if they still do not, or if the model
+        does not keep one key and one value for each token in every layer.
+        """
         config = self.model.config.get_text_config(decoder=True)
         if set(getattr(config, "layer_types", None) or ()) != {"full_attention"}:
             for name in ("sliding_window", "attention_chunk_size", "window_size", "local_attention"):
@@ -206,7 +244,7 @@ class SlotRunner:
         expected = plain.logits[0].float()
         error, scale = self._probe_error(ids, expected), expected.abs().max().item()
         tolerance = 0.1 if self.cache.values_dtype in (torch.bfloat16, torch.float16) else 2e-3
-        # Logits that are not finite say nothing about slots; the first step reports them.
+        # Logits that are not finite say nothing about slots, so they pass here; the engine's first step reports them.
         finite, allowed = bool(expected.isfinite().all()), tolerance * scale + 1e-6
         if finite and self._fused is not None and not error <= allowed:
             self._fused = None
@@ -216,9 +254,13 @@ class SlotRunner:
         return self.cache
 
     def _probe_error(self, ids: list[int], expected: torch.Tensor) -> float:
-        """Largest difference to `expected` (T, V) of a padded prefill of two rows and the decode steps after it."""
+        """The largest difference between logits in slots and `expected`, over a padded prefill and three decode steps.
+
+        ids: (T,) the made-up sequence; the prompts of two rows are its first 5 and its first 8 tokens.
+        expected: (T, V) logits of a plain forward.
+        """
         error = 0.0
-        nobody: Any = None  # awaits them
+        nobody: Any = None  # no caller awaits these rollouts
         probes = [Rollout(ids[:n], n, len(ids), Sampling(), [], nobody) for n in (5, 8)][-self.max_rows :]
         try:
             self.admit(probes)
@@ -237,7 +279,7 @@ class SlotRunner:
 
 
 class PlainRunner:
-    """One rollout at a time, with whatever cache the model makes itself."""
+    """Runs one rollout at a time, with whatever cache the model makes itself."""
 
     max_rows = 1
 
@@ -248,22 +290,25 @@ class PlainRunner:
         self._device = model.get_input_embeddings().weight.device
 
     def clear(self) -> None:
-        """Forgets the row; nothing else is kept."""
+        """Forgets the rollout and the model's cache of it."""
         self.rows.clear()
         self._past = {}
 
     def admit(self, rollouts: list[Rollout]) -> None:
-        """The prompt is computed with the first step."""
+        """Takes a rollout, of which there is one at most; its prompt is computed with the first step."""
         if rollouts:
             self.rows += rollouts
             self._past = {}
 
     def logits(self) -> torch.Tensor:
-        """(1, V) logits that follow the last token."""
+        """The (1, V) logits that follow the rollout's last token.
+
+        Raises `Unsupported` when the model returns no cache to continue from.
+        """
         (rollout,) = self.rows
         fresh = rollout.token_ids[-1:] if self._past else rollout.token_ids
         output = self.model(input_ids=torch.tensor([fresh], device=self._device), use_cache=True, **self._past)
-        # Recurrent models call their state `cache_params`.
+        # Recurrent models have a state in place of keys and values, and call it `cache_params`.
         names = ("past_key_values", "cache_params")
         self._past = {name: output[name] for name in names if output.get(name) is not None}
         if not self._past:
@@ -271,10 +316,10 @@ class PlainRunner:
         return output.logits[:, -1]
 
     def keep(self, rows: list[int]) -> None:
-        """Nothing is kept."""
+        """Does nothing: no prefixes are kept."""
 
     def release(self, rows: list[int]) -> None:
-        """Frees the row."""
+        """Frees the row, if `rows` names it."""
         if rows:
             self.rows.clear()
             self._past = {}

@@ -1,10 +1,10 @@
-"""Servers as an `Engine`: replicas of vLLM or SGLang, over HTTP.
+"""vLLM or SGLang servers as an `Engine`, over HTTP: one server, or several replicas of it.
 
     engine = connect(["http://10.0.0.1:8000", "http://10.0.0.2:8000"], vocab_size=…, eos_token_ids=[…])
 
-All requests of a tree go to one replica, which holds its prefixes in its cache. A replica that dies hands its requests
-to the others, and takes part again when its health check answers. Which replica serves a request changes nothing: the
-seed travels with it.
+All requests of a tree go to one replica, because that one has the tree's prefixes in its cache. When a replica dies,
+its requests go to the others; it takes part again when its health check succeeds. Which replica serves a request does
+not matter for the result, because the seed travels with the request.
 """
 
 import asyncio
@@ -28,14 +28,22 @@ FULL_LOGPROBS_HINT = (
     "(ibtpo installed next to it)"
 )
 
-_HEALTH_SECONDS = 5.0  # a health check may take
-_LONGEST_PAUSE = 60.0  # seconds, whatever a server asks for
-_ROOTS_KEPT = 100_000
+_HEALTH_SECONDS = 5.0  # that a health check may take, and the pause between two of them
+_LONGEST_PAUSE = 60.0  # seconds between two tries, whatever a server asks for
+_ROOTS_KEPT = 100_000  # trees of which is remembered which replica serves them
 
 
 @dataclass(eq=False, slots=True)
 class Replica:
-    """A server. retry_at: when to ask again for its health while it is down. problem: what it failed with last."""
+    """One server and the state it is in.
+
+    url: its address, without a path.
+    in_flight: requests that it has not answered yet.
+    trees: how many trees it was chosen for, so far.
+    up: whether requests are sent to it.
+    retry_at: while it is down, when to ask for its health again, in seconds of the engine's clock.
+    problem: what it failed with last; empty if it never did.
+    """
 
     url: str
     in_flight: int = 0
@@ -50,7 +58,7 @@ class _Failed(Exception):  # noqa: N818 (caught here, never seen outside)
 
 
 class _Busy(_Failed):
-    """The server asks to come back after `pause` seconds (0: it did not say)."""
+    """The server asks to come back after `pause` seconds; 0 if it did not say when."""
 
     def __init__(self, message: str, pause: float) -> None:
         super().__init__(message)
@@ -58,15 +66,24 @@ class _Busy(_Failed):
 
 
 class ServerEngine:
-    """See `connect.connect`, which finds out what the servers are.
+    """Replicas of one server as an `Engine`. `connect.connect` makes it, and finds out most of its arguments.
 
-    logprobs: the kind the servers report, see `completions.bias`. `generate` warns, once, where they are not those of
-        the full softmax at the sampling temperature.
-    timeout: seconds for one rollout. retries: of a request, where no replica is left or a healthy one fails it;
-        backoff: seconds before the first, doubled each time. clock: seconds.
+    urls: the servers' addresses, without a path.
+    model: the name under which they serve the model.
+    vocab_size: every token id is below it.
+    eos_token_ids: ids that end an answer.
+    max_length: tokens of prompt and answer together that the context holds; None if that is not known.
+    server: the kind of server, `completions.VLLM` or `completions.SGLANG`.
+    logprobs: the kind of log-probs the servers report, see `completions.bias`. `generate` warns, once, where they are
+        not those of the full softmax at the sampling temperature.
+    api_key: sent with each request as a bearer token.
+    timeout: seconds that one rollout may take.
+    retries: how often a request is tried again after no replica was left, or a healthy one failed it.
+    backoff: seconds before the first such retry, doubled each time.
+    clock: seconds, for `busy_seconds` and the times of health checks.
 
-    Statistics, counted since construction: `generated_tokens`, `cached_tokens` (where servers tell), `busy_seconds`
-    (with a request in flight).
+    Statistics, counted since construction: `generated_tokens`, `cached_tokens` (prompt tokens found in a server's
+    cache, where servers say so), `busy_seconds` (with at least one request in flight).
     """
 
     def __init__(
@@ -101,8 +118,8 @@ class ServerEngine:
         self._clock = clock
         self._busy_since = 0.0
         self._warned = False
-        self._home: OrderedDict[int, Replica] = OrderedDict()  # hash of a tree's prompt -> who serves it
-        self._lengths: set[int] = set()  # of prompts in `_home`
+        self._home: OrderedDict[int, Replica] = OrderedDict()  # hash of a tree's prompt -> the replica that serves it
+        self._lengths: set[int] = set()  # lengths of those prompts
         self._client: httpx2.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._checks: set[asyncio.Task[bool]] = set()
@@ -110,7 +127,7 @@ class ServerEngine:
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, seed: int, max_new_tokens: int
     ) -> Completion:
-        """See `Engine.generate`. Cut short where the server's context ends (stop reason "length").
+        """See `Engine.generate`. A rollout is cut short where the server's context ends (stop reason "length").
 
         Raises `EngineError` when a server refuses the request or answers nonsense, and when, after all retries, no
         replica has answered it.
@@ -141,7 +158,7 @@ class ServerEngine:
                     replica.problem, problem = str(e), f"{replica.url}: {e}"
                     if await self._check(replica):
                         break
-                    continue  # another one takes over at once
+                    continue  # it is down: another one takes over at once
                 return self._completion(reply, room, replica)
             else:
                 await asyncio.gather(*[self._check(replica) for replica in self.replicas])
@@ -156,8 +173,11 @@ class ServerEngine:
     # --- which replica -----------------------------------------------------------------------------------------
 
     def _root(self, prompt: list[int]) -> int:
-        """The hash of the prompt of the tree this request belongs to: all its requests start with that prompt's ids,
-        and the first of them is that prompt."""
+        """The hash of the prompt of the tree that this request belongs to.
+
+        All requests of a tree start with the ids of its prompt, and the first of them is just the prompt. So a request
+        that starts with no known prompt begins a new tree, for which a replica is chosen here.
+        """
         for length in sorted(self._lengths):
             if length <= len(prompt) and (root := hash(tuple(prompt[:length]))) in self._home:
                 return root
@@ -169,6 +189,7 @@ class ServerEngine:
         return root
 
     def _least_busy(self) -> Replica | None:
+        """Chooses a replica for a tree: the one with the fewest requests, then trees. None if all are down."""
         up = [replica for replica in self.replicas if replica.up]
         chosen = min(up, key=lambda r: (r.in_flight, r.trees), default=None)
         if chosen is not None:
@@ -176,8 +197,9 @@ class ServerEngine:
         return chosen
 
     def _replica(self, root: int) -> Replica | None:
-        """Who serves a tree: its own replica, another one once that is down, None when all are."""
+        """The replica that serves a tree: its own, another one once that is down, None when all are."""
         now = self._clock()
+        # While others do the work, those that are down are asked for their health in the background.
         for replica in self.replicas:
             if not replica.up and now >= replica.retry_at and any(r.up for r in self.replicas):
                 replica.retry_at = now + _HEALTH_SECONDS * 2
@@ -192,10 +214,10 @@ class ServerEngine:
         return home
 
     async def _check(self, replica: Replica) -> bool:
-        """Asks a replica for its health, and remembers it."""
+        """Asks a replica for its health, and sets `up` by it. Returns `up`."""
         try:
             response = await self._http().get(replica.url + "/health", timeout=_HEALTH_SECONDS)
-            replica.up = response.status_code < 500
+            replica.up = response.status_code < 500  # even "not found" comes from a server that runs
             if not replica.up:
                 replica.problem = replica.problem or f"health check: HTTP {response.status_code}"
         except httpx2.TransportError as e:
@@ -207,6 +229,7 @@ class ServerEngine:
     # --- requests ----------------------------------------------------------------------------------------------
 
     def _http(self) -> httpx2.AsyncClient:
+        """The HTTP client for the running event loop."""
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:  # connections belong to the loop that opened them
             timeout = httpx2.Timeout(self.timeout, connect=min(self.timeout, 10.0), pool=None)
@@ -216,7 +239,7 @@ class ServerEngine:
         return self._client
 
     async def _post(self, replica: Replica, body: dict[str, Any]) -> Any:
-        """The server's JSON. Raises `_Failed` where another try makes sense, `EngineError` where it does not."""
+        """The JSON that a replica answers. Raises `_Failed` where another try makes sense, else `EngineError`."""
         with self._counted(replica):
             try:
                 response = await self._http().post(replica.url + self._server.path, json=body)
@@ -235,6 +258,7 @@ class ServerEngine:
 
     @contextlib.contextmanager
     def _counted(self, replica: Replica) -> Iterator[None]:
+        """A context that counts a request as in flight, and the time in which there is one."""
         if not any(r.in_flight for r in self.replicas):
             self._busy_since = self._clock()
         replica.in_flight += 1
@@ -246,6 +270,10 @@ class ServerEngine:
                 self.busy_seconds += self._clock() - self._busy_since
 
     def _completion(self, reply: Any, room: int, replica: Replica) -> Completion:
+        """The rollout in a replica's reply. Raises `EngineError` for one that was not asked for.
+
+        room: most tokens that were asked for.
+        """
         try:
             answer = self._server.answer(reply)
             stop = "eos" if answer.token_ids[-1] in self.eos_token_ids else "length"

@@ -1,8 +1,8 @@
-r"""The benchmarks of `ibtpo eval --benchmark NAME`: where the problems come from, how they are put and graded.
+r"""The benchmarks of `ibtpo eval --benchmark NAME`: where their problems come from, how they are asked and graded.
 
     problems = load_benchmark(BENCHMARKS["math500"], "math500.jsonl")
 
-Nothing is downloaded with the package: problems come from a file of yours or from a Hugging Face dataset.
+The problems are not part of the package: they come from a file of yours or from a Hugging Face dataset.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ from .problems import Problem, load_problems
 MATH = r"Please reason step by step, and put your final answer within \boxed{}."
 CHOICE = r"Please reason step by step, and put the letter of the right choice within \boxed{}."
 
-HELDOUT_ONE_IN = 48  # of DAPO-Math's questions one in so many is held out: 341 of 17243
-# Questions of MATH-500 and AMC 2023 that DAPO-Math holds too, as `question_key`s: no slice of it has them.
+HELDOUT_ONE_IN = 48  # one in so many of DAPO-Math's questions is held out of training: 341 of 17243
+# Questions of MATH-500 and AMC 2023 that are in DAPO-Math too, as `question_key`s: neither held out nor for training.
 DAPO_OVERLAP = frozenset(
     [
         "d05d31c90f0b8c8d",
@@ -44,11 +44,16 @@ DAPO_OVERLAP = frozenset(
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One row of the table.
+    """One benchmark: a row of the table `BENCHMARKS`.
 
-    hub: Hugging Face dataset (`:configuration` included) used where no file is named; None: a file must be named.
-    split: of that dataset. problems: how many there are, None where the data decide. instruction: put after each
-    question. verifier: of `VerifierPool`. k: answers a problem. reference: where the benchmark comes from.
+    name: what `ibtpo eval --benchmark` calls it.
+    hub: Hugging Face dataset, `:configuration` included, that is read where no file is named; None if a file must be.
+    split: which split of that dataset.
+    problems: how many there are; None where the data decide.
+    instruction: what follows each question; None for nothing.
+    verifier: what grades the answers: a name that `VerifierPool` knows.
+    reference: where the benchmark comes from.
+    k: answers that are sampled for each problem.
     """
 
     name: str
@@ -80,7 +85,7 @@ BENCHMARKS = {
 
 
 def find_benchmark(name: str) -> Benchmark:
-    """The benchmark of that name. Raises `ConfigError` naming the nearest one."""
+    """The benchmark of that name. Raises `ConfigError`, which suggests the nearest one, where there is none."""
     if name not in BENCHMARKS:
         raise unknown("benchmark", name, BENCHMARKS)
     return BENCHMARKS[name]
@@ -96,12 +101,17 @@ def load_benchmark(
     question_column: str | None = None,
     answer_column: str | None = None,
 ) -> list[Problem]:
-    """The problems of a benchmark, its instruction put after each question.
+    """The problems of a benchmark, with its instruction after each question.
 
-    source: a file or dataset id; by default the benchmark's own dataset. split, instruction: in place of the
-    benchmark's. question_column, answer_column: see `load_problems`; GPQA's columns are fixed.
+    benchmark: one of `BENCHMARKS`.
+    source: a file or a dataset id; by default the benchmark's own dataset.
+    split: read in place of the benchmark's; GPQA's file has none.
+    limit: read this many problems at most.
+    instruction: used in place of the benchmark's.
+    question_column, answer_column: see `load_problems`; GPQA's columns are fixed.
 
-    Raises `DataError` for anything wrong in the source, `ConfigError` where one must be named.
+    Raises `DataError` for anything wrong in the source, and `ConfigError` where a source must be named or the limit is
+    below 1.
     """
     source = source or benchmark.hub
     if source is None:
@@ -129,29 +139,35 @@ def load_benchmark(
 
 
 def split_dapo(source: str | Path) -> tuple[list[Problem], list[Problem]]:
-    """(held out, for training) of a copy of DAPO-Math; questions that other benchmarks hold are in neither."""
+    """The problems in a copy of DAPO-Math as two lists: those held out, and those for training.
+
+    Questions that are in MATH-500 or AMC 2023 too are in neither.
+    """
     problems = [p for p in load_problems(source) if question_key(_bare(p)) not in DAPO_OVERLAP]
     held_out = [p for p in problems if is_held_out(_bare(p))]
     return held_out, [p for p in problems if not is_held_out(_bare(p))]
 
 
 def is_held_out(question: str) -> bool:
-    """Whether `dapo_heldout` holds a question: decided by its text, so that row order and copies do not matter."""
+    """Whether a question of DAPO-Math belongs to the benchmark `dapo_heldout`.
+
+    Its text alone decides that, so that the order of the rows does not matter, nor which copy is read.
+    """
     key = question_key(question)
     return int(key[:8], 16) % HELDOUT_ONE_IN == 0 and key not in DAPO_OVERLAP
 
 
 def question_key(question: str) -> str:
-    """16 hexadecimal digits that are the same for two questions that differ in spacing, case or punctuation only.
+    """A key that two questions share if they differ in spacing, case or punctuation only.
 
-    Signs of operations count: a question with a minus is another one than with a plus.
+    Signs of operations count: with a minus in place of a plus it is another question. Returns 16 hexadecimal digits.
     """
     text = re.sub(r"[^a-z0-9+\-*/=<>^\u4e00-\u9fff]", "", question.casefold())
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _bare(problem: Problem, instruction: str | None = None) -> str:
-    """A problem's question without the instruction after it."""
+    """A problem's question without the instruction that follows it."""
     prompt = problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1]["content"]
     return prompt if instruction is None else prompt.removesuffix(f"\n\n{instruction}")
 

@@ -1,6 +1,7 @@
-"""GPQA from the authors' CSV: four options a question, shuffled with a seed of the row's own, letters A to D.
+"""GPQA, read from its authors' CSV file (arXiv 2311.12022).
 
-The questions are not to be spread in plain text, so the file is always the user's.
+Each question has four options, which are shuffled with a seed of the row's own and get the letters A to D. The authors
+ask that the questions are not spread in plain text, so the file is always the user's.
 """
 
 import csv
@@ -18,10 +19,17 @@ LETTERS = "ABCD"
 
 
 def load_gpqa(path: str | Path, *, limit: int | None = None, instruction: str | None = None) -> list[Problem]:
-    """Problems of `gpqa_diamond.csv`, `gpqa_main.csv` or `gpqa_extended.csv`.
+    """The problems of one of GPQA's files.
 
-    The prompt is the question, the four options and the instruction; the answer is the letter of the right option.
-    columns: `answer`, and `choices` (letter -> text). Raises `DataError` naming file, line and column.
+    A prompt is the question, the four options and the instruction; an answer is the letter of the right option. The
+    columns of a problem are `answer` and `choices` (letter -> text).
+
+    path: `gpqa_diamond.csv`, `gpqa_main.csv` or `gpqa_extended.csv`.
+    limit: read this many at most.
+    instruction: what follows each question; None for nothing.
+
+    Raises `DataError`, which names file, line and column, for anything wrong in the file, and `ConfigError` for a limit
+    below 1.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit must be at least 1, got {limit}; leave it out to read everything")
@@ -32,7 +40,7 @@ def load_gpqa(path: str | Path, *, limit: int | None = None, instruction: str | 
         cells = {name: _cell(at, name, row) for name in ("Question", *OPTIONS)}
         if len({cells[name] for name in OPTIONS}) < len(OPTIONS):
             raise DataError(f"{at}: two of the four options are the same text")
-        # The seed is the row's own, whatever its place in the file: every model sees the same order.
+        # The row itself is the seed, not its place in the file: every model sees its options in the same order.
         identity = (row.get("Record ID") or "").strip() or cells["Question"]
         if identity in seen:
             raise DataError(f"{at}: the same record as in line {seen[identity]}")
@@ -53,7 +61,7 @@ def load_gpqa(path: str | Path, *, limit: int | None = None, instruction: str | 
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
-    """(line where the row starts, row by column)."""
+    """For each row of the file, the line where it starts and its cells by column."""
     if not path.is_file():
         raise DataError(f"{path} is no file; name GPQA's CSV, e.g. gpqa_diamond.csv")
     try:
@@ -78,6 +86,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
 
 
 def _cell(at: str, name: str, row: dict[str, str | None]) -> str:
+    """The text of a cell. Raises `DataError` where it is empty or no tokenizer could take it."""
     text = (row[name] or "").strip()
     if not text:
         raise DataError(f"{at}, column {name!r}: empty")

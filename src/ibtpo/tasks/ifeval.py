@@ -1,4 +1,4 @@
-"""Rows of IFEval as its checkers take them."""
+"""Rows of IFEval (arXiv 2311.07911) in the form that its checkers take."""
 
 from typing import Any
 
@@ -6,9 +6,15 @@ from ..errors import DataError
 
 
 def ifeval_row(at: str, row: Any) -> Any:
-    """A row as the checkers take it: kwargs without nulls, which hub copies fill in, and the key as id.
+    """A row in the form that the checkers take.
 
-    at: file and line, for the `DataError`.
+    Nulls in `kwargs` are removed; copies on the Hugging Face hub fill them in. A row without an `id` gets one from its
+    `key`.
+
+    at: file and line, for the error message.
+    row: the row as it was read. What is no object is returned as it is.
+
+    Raises `DataError` for a row that lacks IFEval's columns or has something else in them.
     """
     if not isinstance(row, dict):
         return row  # the reader says what is wrong with it

@@ -1,6 +1,6 @@
-"""Problems: read from JSON Lines, JSON, Parquet, the embedded task or a Hugging Face dataset, and encoded.
+"""Reading problems: from JSON Lines, JSON, Parquet, the embedded task or a Hugging Face dataset.
 
-A wrong file is a `DataError` that names the file, the line and the column.
+Anything wrong in a file is a `DataError` that names the file, the line and the column.
 """
 
 import gzip
@@ -17,7 +17,7 @@ from typing import Any
 from .._text import half_character, short
 from ..errors import ConfigError, DataError, DependencyError
 
-ANSWER_VERIFIERS = ("math", "countdown", "choice", "walk")  # need a reference answer in every row
+ANSWER_VERIFIERS = ("math", "countdown", "choice", "walk")  # these need a reference answer in every row
 
 
 Message = dict[str, str]
@@ -26,19 +26,19 @@ QUESTION_COLUMNS = ("question", "prompt", "problem")
 ANSWER_COLUMNS = ("answer", "solution")
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 ROLES = ("system", "developer", "user", "assistant", "tool")
-# Which verifier goes with a problem: the first whose columns it has.
+# Verifier -> the columns that it needs. A problem goes with the first one whose columns it has.
 _VERIFIERS = {"walk": {"start", "target", "moves"}, "countdown": {"numbers", "target"}, "math": set[str]()}
-_RESERVED = ("prompt", "completion", "completion_ids")  # rows given to verifiers have these of their own
+_RESERVED = ("prompt", "completion", "completion_ids")  # a verifier is given these with other contents
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem.
+    """One problem: what the model is asked, and what verifiers need to grade its answers.
 
     id: unique in its source; `<file's stem>-<line>` where the source has none.
-    prompt: the question, or a conversation that ends before the answer.
+    prompt: the question as text, or a conversation (a list of messages) that ends before the answer.
     answer: the gold answer as text, or None if the source has none.
-    columns: every other field, the answer included: what verifiers are given.
+    columns: the fields of its row, which verifiers are given; the gold answer is among them as `answer`.
     """
 
     id: str
@@ -59,19 +59,21 @@ def load_problems(
     seed: int = 0,
     prepare: Callable[[str, Any], Any] | None = None,
 ) -> list[Problem]:
-    r"""Problems of a file, of the embedded task or of a Hugging Face dataset.
+    r"""The problems of a file, of the embedded task or of a Hugging Face dataset.
 
-    source: a `.jsonl`, `.jsonl.gz`, `.json` (one list) or `.parquet` path; "walk" or "walk:test"; else a
-        dataset id ("openai/gsm8k" or, with a configuration, "openai/gsm8k:main").
-    split: of the embedded task and of datasets; files have none.
-    limit: read this many at most; the rest is not checked. Of the embedded task at most 1000 without it.
-    question_column, answer_column: by default the first of `question`, `prompt`, `problem` and of `answer`, `solution`.
-    require_answer: False lets rows have none.
+    source: the path of a `.jsonl`, `.jsonl.gz`, `.json` (one list) or `.parquet` file; "walk" or "walk:test" for the
+        embedded task; or a dataset id ("openai/gsm8k" or, with a configuration, "openai/gsm8k:main").
+    split: which split of a dataset or of the embedded task; files have none.
+    limit: read this many at most; what follows is not even checked. Without it all are read, of the embedded task 1000.
+    question_column: by default the first of `question`, `prompt` and `problem` that a row has.
+    answer_column: by default the first of `answer` and `solution` that a row has; one that is named here is required.
+    require_answer: False lets rows have no answer.
     instruction: appended to each question after an empty line, e.g. r"Put your final answer in \boxed{}."
-    seed: which problems of the embedded task, and their order.
-    prepare: (file and line, row) -> the row to read in its place.
+    seed: which problems of the embedded task are drawn, and in which order.
+    prepare: (file and line, row) -> the row that is read in its place.
 
-    Raises `DataError` for anything wrong in the source, `DependencyError` for a missing reader.
+    Raises `DataError` for anything wrong in the source, `DependencyError` when the package to read it with is missing,
+    and `ConfigError` for a limit below 1.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit must be at least 1, got {limit}; leave it out to read everything")
@@ -88,12 +90,12 @@ def load_problems(
 
 
 def verifier_for(problem: Problem) -> str:
-    """Name of the verifier for a problem's columns: walk, countdown, or math where nothing speaks for another."""
+    """The name of the verifier for a problem's columns: "walk", "countdown", or "math" where it is neither."""
     return next(name for name, columns in _VERIFIERS.items() if columns <= set(problem.columns))
 
 
 class _RowReader:
-    """Rows to problems; remembers which columns were chosen and which ids were seen."""
+    """Turns the rows of one source into problems, and remembers the ids it has seen."""
 
     def __init__(
         self,
@@ -136,6 +138,7 @@ class _RowReader:
         what: str,
         required: bool = True,
     ) -> str | None:
+        """The name of the question's or the answer's column in a row; None if the row has none and needs none."""
         if chosen is None:
             chosen = next((column for column in candidates if column in row), None)
         if chosen in row:
@@ -182,6 +185,7 @@ class _RowReader:
         return text or None
 
     def _id(self, at: str, where: str, row: dict[str, Any]) -> str:
+        """The row's own id, or one from the source's name and the row's number."""
         value = row.get("id")
         if value is None:
             file = Path(self.name).name
@@ -198,7 +202,7 @@ class _RowReader:
 
 
 def _open(source: str, split: str, limit: int | None, seed: int) -> tuple[str, Iterator[tuple[str, Any]]]:
-    """(what to call it, (where, row) one by one)."""
+    """The name of a source for messages, and its rows one by one, each with its place ("line 3")."""
     if source == "walk" or source.startswith("walk:"):
         from .walk import make_problems
 
@@ -280,6 +284,10 @@ def _hugging_face(source: str, split: str, path: Path) -> Iterator[tuple[str, An
 
 
 def _decode(path: Path, where: str, data: bytes) -> str:
+    """The text of `data`, which must be UTF-8.
+
+    where: "line 3" for the message, or just "line" if `data` is a whole file, in which the line has to be found.
+    """
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -293,17 +301,18 @@ def _decode(path: Path, where: str, data: bytes) -> str:
 
 
 def _parse(path: Path, where: str, text: str) -> Any:
+    """The JSON in `text`. where: "line 3" for the message; empty if `text` is a whole file."""
     try:
         return json.loads(text, object_pairs_hook=_no_twins)
     except json.JSONDecodeError as error:
         where = where or f"line {error.lineno}"
         raise DataError(f"{path}, {where}: not valid JSON: {error.msg} at character {error.colno}") from error
-    except (ValueError, RecursionError) as error:  # an integer of thousands of digits; brackets nested too deeply
+    except (ValueError, RecursionError) as error:  # a name twice, thousands of digits, brackets nested too deeply
         raise DataError(f"{path}, {where or 'line 1'}: cannot be read as JSON: {error}") from error
 
 
 def _unusable(value: Any) -> str | None:
-    """What is wrong with the first NaN, infinity or half a character in a value, or None."""
+    """What is wrong with the first NaN, infinity or half a character in a value; None where there is none."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value} is not a value; leave the field out or use null"
     if isinstance(value, str) and (half := half_character(value)) is not None:
@@ -315,7 +324,7 @@ def _unusable(value: Any) -> str | None:
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose names differ: of two equal ones the last would silently win."""
+    """The JSON object of these pairs. Raises `ValueError` for a name given twice: the last would silently win."""
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
@@ -325,6 +334,7 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _nearest_file(path: Path) -> str:
+    """The end of a message about a missing file: that its folder is missing, or a file of a similar name."""
     folder = path.parent
     if not folder.is_dir():
         return f" (nor does the folder {folder})"

@@ -1,4 +1,4 @@
-"""From a problem to the tokens a model is given: chat template or bare text, and what does not fit."""
+"""From a problem to the tokens that a model is given, through the chat template or as bare text."""
 
 from typing import Any
 
@@ -10,17 +10,22 @@ from .problems import Message, Problem
 def encode_prompt(
     problem: Problem, tokenizer: Any, *, system_prompt: str | None = None, chat_template: bool | None = None
 ) -> tuple[str, list[int]]:
-    """The prompt as the model reads it: its text, and (P,) token ids.
+    """The prompt as the model reads it: its text, and its (P,) token ids.
 
-    tokenizer: of transformers. chat_template: use the tokenizer's; None means if it has one.
+    problem: its prompt is text or a conversation.
+    tokenizer: a transformers tokenizer.
+    system_prompt: put before the prompt; a conversation that begins with one keeps its own.
+    chat_template: whether to use the tokenizer's chat template; None means if it has one.
 
-    With a template, the conversation is rendered once, up to where the assistant speaks, and the text encoded without
-    further special tokens, since the template writes them itself: no second beginning-of-sequence token. A question
-    that already starts with the template's own control tokens is taken as rendered and encoded as it is; control
-    tokens inside a question are a `DataError`, for there they would end it early. Without a template the text gets the
-    tokenizer's special tokens, less an end-of-sequence token; a system prompt comes first, then an empty line.
+    With a template, the conversation is rendered once, up to where the assistant speaks. The tokenizer then adds no
+    special tokens, since the template writes them itself: there is no second beginning-of-sequence token. A question
+    that starts with the template's own control tokens is taken as rendered already and encoded as it is.
 
-    Raises `ConfigError` where template, tokenizer and prompt do not fit together.
+    Without a template, the tokenizer adds its special tokens, of which an end-of-sequence token is taken away again.
+    Between a system prompt and the question there is an empty line.
+
+    Raises `ConfigError` where template, tokenizer and prompt do not fit together, and `DataError` for control tokens
+    inside a question, which would end it early, and for half a character.
     """
     has_template = getattr(tokenizer, "chat_template", None) is not None
     if chat_template and not has_template:
@@ -44,21 +49,24 @@ def encode_prompt(
 
 
 def trl_prompt(problem: Problem, tokenizer: Any, system_prompt: str | None = None) -> str | list[Message]:
-    """The prompt in the form TRL's trainers tokenise to the very ids `encode_prompt` gives.
+    """The prompt in the form that TRL's trainers turn into the very ids that `encode_prompt` gives.
 
-    A conversation for a chat model, which TRL renders with the template; else text, which gets the tokenizer's special
-    tokens.
+    For a model with a chat template that is a conversation, which TRL renders; for others, and for a question that is
+    rendered already, it is text, to which the tokenizer adds its special tokens.
+
+    problem, tokenizer, system_prompt: see `encode_prompt`, which also says what is raised.
     """
     if getattr(tokenizer, "chat_template", None) is None:
         return encode_prompt(problem, tokenizer, system_prompt=system_prompt)[0]
     if isinstance(problem.prompt, str) and _is_rendered(problem.id, problem.prompt, tokenizer):
         text, ids = encode_prompt(problem, tokenizer, system_prompt=system_prompt)
-        doubled = list(tokenizer(text)["input_ids"]) != ids  # the tokenizer would add what the text already starts with
+        doubled = list(tokenizer(text)["input_ids"]) != ids  # it would add the token that the text already starts with
         return text.removeprefix(tokenizer.bos_token) if doubled and tokenizer.bos_token else text
     return _messages(problem.prompt, system_prompt)
 
 
 def _messages(prompt: str | list[Message], system_prompt: str | None) -> list[Message]:
+    """A prompt as a conversation, with the system prompt first unless it has one."""
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     if system_prompt is not None and messages[0]["role"] not in ("system", "developer"):
         messages.insert(0, {"role": "system", "content": system_prompt})
@@ -77,7 +85,7 @@ def _encode_chat(problem: Problem, tokenizer: Any, system_prompt: str | None) ->
 
 
 def _check_whole(identity: str, text: str) -> None:
-    """Tokenizers refuse half a character with an error nobody understands."""
+    """Raises `DataError` for half a character, which tokenizers refuse with an error that nobody understands."""
     if (half := half_character(text)) is not None:
         raise DataError(
             f"problem {identity!r}: its prompt, or the instruction or system prompt around it, contains {half}, half a "
@@ -86,6 +94,7 @@ def _check_whole(identity: str, text: str) -> None:
 
 
 def _render(tokenizer: Any, messages: list[Message]) -> str:
+    """The text that the chat template makes of a conversation, up to where the assistant speaks."""
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     except Exception as error:  # a template is a program: it raises what it likes
@@ -95,7 +104,11 @@ def _render(tokenizer: Any, messages: list[Message]) -> str:
 
 
 def _is_rendered(identity: str, text: str, tokenizer: Any) -> bool:
-    """Whether a question is already in the template's form. Its control tokens are those a rendered probe contains."""
+    """Whether a question is already in the chat template's form.
+
+    It is if it starts with one of the template's control tokens, which are the special tokens that the template puts
+    around a probe. Raises `DataError` for a question that has one of them further on.
+    """
     probe = "PROBE"
     before, _, after = _render(tokenizer, [{"role": "user", "content": probe}]).partition(probe)
     special = {*tokenizer.all_special_tokens, *(str(token) for token in tokenizer.get_added_vocab())}
@@ -113,7 +126,12 @@ def _is_rendered(identity: str, text: str, tokenizer: Any) -> bool:
 
 
 def check_prompt_length(identity: str, tokens: int, context: int) -> None:
-    """Raises `DataError` unless a prompt leaves room for at least one token in a context of `context` tokens."""
+    """Checks that a prompt leaves room for an answer of at least one token, and raises `DataError` if not.
+
+    identity: the problem's id, for the message.
+    tokens: tokens of the prompt.
+    context: tokens that the model's context holds.
+    """
     if tokens > context - 1:
         raise DataError(
             f"problem {identity!r}: its prompt has {tokens} tokens, the model's context holds {context} and one must "

@@ -1,7 +1,7 @@
-"""Number walk: the embedded task, small enough for a 1M-parameter model, deep enough for a tree.
+"""Number walk, the embedded task: small enough for a model of a million parameters, deep enough for a tree.
 
-A problem gives a start, a target and four moves. An answer makes one move a step, each step ends with a blank line,
-until it is at the target or has no move left:
+A problem gives a start, a target and four moves. An answer makes one move a step, and a blank line ends the step, until
+it is at the target or has no move left:
 
     From 17 reach 40 with +9, +4, -8 or -2.
 
@@ -16,8 +16,8 @@ until it is at the target or has no move left:
     Done.
 
 Every value stays within 0..99, and no answer may take more than `MAX_MOVES` moves. A walk has to come near the target
-and then make up the difference exactly; a wrong move can be made good as long as enough moves are left, so that each
-step has a value of its own. Asked are problems that random moves seldom solve (`SHARES`). The set-up is that of
+and then make up the difference exactly. A wrong move can be made good as long as enough moves are left, so that each
+step has a value of its own. Only problems that random moves seldom solve are asked (`SHARES`). The set-up is that of
 "quantum lock" puzzles.
 """
 
@@ -34,11 +34,11 @@ from ..errors import ConfigError, DataError, unknown
 VALUES = range(100)  # what every value of a walk must lie in
 LARGE, SMALL = (7, 9, 11), (2, 3, 5)  # a problem has one of each up and one of each down
 MAX_MOVES = 8
-SHARES = (0.03, 0.2)  # of random walks that reach the target: fewer is too hard to ask, more too easy
-TEST_SHARE = 0.1
+SHARES = (0.03, 0.2)  # share of random walks that reach the target: a problem below is too hard, above too easy
+TEST_SHARE = 0.1  # of all problems
 STEP_END = ".\n\n"
 DONE, STUCK = "Done.", "Stuck."
-MOST_PROBLEMS = 10_000  # that can be drawn of a split; fewer than there are
+MOST_PROBLEMS = 10_000  # that can be drawn of a split, which has more
 
 Split = Literal["train", "test"]
 Moves = tuple[int, int, int, int]
@@ -46,7 +46,12 @@ Moves = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """A problem: the moves (large up, small up, large down, small down) lead from start to target."""
+    """A problem: which moves lead from the start to the target?
+
+    moves: large up, small up, large down and small down; the last two are negative.
+    target: the value to reach.
+    start: the value to begin at.
+    """
 
     moves: Moves
     target: int
@@ -54,18 +59,18 @@ class Walk:
 
 
 def next_values(value: int, moves: Sequence[int]) -> list[tuple[int, int]]:
-    """(move, value it leads to) of every legal move."""
+    """Every legal move from a value, each with the value that it leads to."""
     return [(move, value + move) for move in moves if value + move in VALUES]
 
 
 def step(move: int, value: int) -> str:
-    """The step of an answer that makes a move to `value`, blank line included."""
+    """The text of a step that makes a move and arrives at `value`, blank line included."""
     return f"{move:+d} = {value}{STEP_END}"
 
 
 @lru_cache(maxsize=65536)
 def distances(moves: Moves, target: int) -> tuple[int, ...]:
-    """Of each value, how many moves a shortest walk to the target takes; `len(VALUES)` where there is none."""
+    """How many moves a shortest walk to the target takes from each value: (100,); 100 where there is no walk."""
     far = len(VALUES)
     found, frontier, count = {target: 0}, [target], 0
     while frontier:
@@ -78,7 +83,7 @@ def distances(moves: Moves, target: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=16384)
 def random_shares(moves: Moves, target: int) -> np.ndarray:
-    """Of each value, the share of random walks of at most `MAX_MOVES` moves that reach the target; 1 of the target."""
+    """The share of random walks from each value that reach the target within `MAX_MOVES` moves: (100,)."""
     size = len(VALUES)
     chance = np.zeros((size, size))  # of going from value to value in one random move
     for value in VALUES:
@@ -93,22 +98,23 @@ def random_shares(moves: Moves, target: int) -> np.ndarray:
 
 
 def split_of(moves: Moves, target: int) -> Split:
-    """Which split a problem belongs to: a property of the problem alone, so no seed or size can mix the two.
+    """The split that all problems with these moves and this target belong to.
 
-    All starts of the same moves and target are on the same side: a test problem's last moves are new, too.
+    It depends on the problem alone, so that no seed and no number of problems can mix the two. The start does not
+    count, so that the last moves of a test problem are new too.
     """
     digest = hashlib.blake2b(repr((*moves, target)).encode(), digest_size=8).digest()
     return "test" if int.from_bytes(digest, "big") / 2**64 < TEST_SHARE else "train"
 
 
 def prompt(walk: Walk) -> str:
-    """The question as the embedded model reads it; ends with a newline."""
+    """The question as the embedded model reads it, with a newline at its end."""
     *first, last = (f"{move:+d}" for move in walk.moves)
     return f"From {walk.start} reach {walk.target} with {', '.join(first)} or {last}.\n"
 
 
 def problem(walk: Walk) -> dict[str, Any]:
-    """The problem of a walk: `id`, `question`, `answer` (the target as text), `start`, `target`, `moves`."""
+    """A problem as a row: `id`, `question`, `answer` (the target as text), `start`, `target`, `moves`."""
     return {
         "id": f"walk-{walk.start}-{walk.target}-" + "".join(f"{move:+d}" for move in walk.moves),
         "question": prompt(walk),
@@ -120,10 +126,13 @@ def problem(walk: Walk) -> dict[str, Any]:
 
 
 def make_problems(split: Split, n: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Draw `n` different problems of a split (see `problem` for the fields). Same arguments, same problems; with a
-    larger n, the same ones first.
+    """Draws different problems of a split, as rows with the fields of `problem`.
 
-    Raises `ConfigError` for an unknown split or an n that is negative or above `MOST_PROBLEMS`.
+    split: "train" or "test".
+    n: how many. A larger n gives the same ones first.
+    seed: the same seed gives the same problems.
+
+    Raises `ConfigError` for an unknown split, or an n that is negative or above `MOST_PROBLEMS`.
     """
     if split not in ("train", "test"):
         raise unknown("split", split, ("train", "test"))
@@ -144,9 +153,11 @@ def make_problems(split: Split, n: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def gold_answer(problem: dict[str, Any]) -> str:
-    """A shortest correct completion (without the end-of-sequence token) of a problem from `make_problems`.
+    """A shortest correct completion of a problem, without the end-of-sequence token.
 
-    Raises `DataError` if no walk of `MAX_MOVES` moves reaches the target.
+    problem: a row from `make_problems`.
+
+    Raises `DataError` if no walk of 1 to `MAX_MOVES` moves reaches the target.
     """
     value, target, moves = problem["start"], problem["target"], tuple(problem["moves"])
     left = distances(moves, target)

@@ -1,7 +1,7 @@
-"""Verifiers: a completion in, a reward out, computed where a crash or a hang cannot hurt the run.
+"""Verifiers: a completion in, a reward out. What goes wrong with one row becomes an error of that row's verdict.
 
-`pool.VerifierPool` runs a reward function in child processes with a deadline a row; `rewards.RewardFunctions` calls
-functions with TRL's reward signature in this process. Both give `Verdict`s.
+`pool.VerifierPool` runs reward functions in child processes, with a deadline for each row. `rewards.RewardFunctions`
+calls functions with TRL's reward signature in this process. Both give `Verdict`s.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from typing import Any, Protocol
 class Verdict:
     """What a verifier says of one completion.
 
-    reward: the (weighted) reward, or None when the verifier failed or did not apply: never a silent zero.
-    per_function: (F,) each reward function's own value, None where it gave none. The first one decides
-        raw correctness.
-    error: why `reward` is None, or None.
+    reward: the weighted sum of the functions' values. It is None, never a silent zero, when the verifier failed or did
+        not apply.
+    per_function: (F,) each reward function's own value, None where it gave none. The first one decides raw correctness.
+    error: why `reward` is None; None when there is a reward.
     """
 
     reward: float | None
@@ -25,25 +25,34 @@ class Verdict:
 
 
 class Verifier(Protocol):
-    """Scores rows; a row is a dict with `prompt`, `completion`, `completion_ids` and the problem's columns."""
+    """What grades completions.
+
+    names: (F,) names of its reward functions, in the order of `Verdict.per_function`.
+    """
 
     names: tuple[str, ...]
 
     def score(self, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
-        """(R,) one verdict a row, in order. Never raises for a row's content: a failure is a `Verdict.error`."""
+        """The verdicts on some rows, in order. A row's content never makes it raise: a failure is a `Verdict.error`.
+
+        rows: (R,) dicts with `prompt`, `completion`, `completion_ids` and the problem's columns.
+        """
         ...
 
     async def ascore(self, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
-        """The same, without blocking the event loop."""
+        """The same as `score`, without blocking the event loop."""
         ...
 
     def close(self) -> None:
-        """Stops child processes."""
+        """Stops the child processes or threads that scoring has started."""
         ...
 
 
 def completion_text(completion: Any) -> str:
-    """The text of a completion in either of TRL's forms: a string, or messages (the last one's content)."""
+    """The text of a completion in either of TRL's forms.
+
+    completion: a string, or a list of messages, of which the content of the last counts.
+    """
     if isinstance(completion, str):
         return completion
     content = completion[-1]["content"] if completion else ""

@@ -1,7 +1,7 @@
-"""Countdown: does the last answer line combine exactly the given numbers into the target?
+"""Countdown: does a completion's last answer combine exactly the given numbers into the target?
 
-For data with `numbers` (any count) and `target`. Answers come as `Answer: (3 * 7) - 2`, `<answer>…</answer>` or
-`\\boxed{…}`. Only the answer decides; the steps before it do not.
+This is for data with the columns `numbers` (any count) and `target`. Answers come as `Answer: (3 * 7) - 2`,
+`<answer>…</answer>` or `\\boxed{…}`. Only the last one decides; the steps before it do not.
 """
 
 import re
@@ -12,11 +12,12 @@ from typing import Any
 
 from . import completion_text
 
-MAX_EXPRESSION = 500  # characters; bounds the parser's work and its recursion (MAX_DEPTH) on any text
-MAX_DEPTH = 50
+# Bounds on the parser's work, whatever the text.
+MAX_EXPRESSION = 500  # characters
+MAX_DEPTH = 50  # of nested parentheses and signs
 MAX_BITS = 4096  # no number of a parsed expression may grow past this
 
-# Every form ends at a bound so that one pass over the text finds all: no nested quantifier, no backtracking.
+# Each form is bounded and has no quantifier inside another: one pass over the text, without backtracking.
 _ANSWER = re.compile(
     rf"<answer>(?P<tag>[^<]{{0,{MAX_EXPRESSION}}})</answer>"
     rf"|\\boxed\{{(?P<boxed>[^\n]{{0,{MAX_EXPRESSION}}})"
@@ -35,12 +36,15 @@ def countdown_reward(
     question: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> list[float | None]:
-    """TRL reward function: 1.0 for a right answer, 0.0 otherwise, None where a row has no numbers or target.
+    """TRL reward function: 1.0 for a right answer, 0.0 otherwise.
 
-    completions: (R,) texts, or TRL's conversational lists of messages (the last one counts).
+    completions: (R,) texts, or TRL's lists of messages, of which the last counts.
     numbers: (R,) lists of the integers that must each be used exactly once.
-    target: (R,) integers; `answer` is taken where it is missing.
-    Never raises for what a completion or row contains.
+    target: (R,) numbers to arrive at.
+    answer: (R,) targets for the rows that have no `target`.
+    question: not used.
+
+    Returns (R,) rewards, None where a row has no numbers or no target. Nothing in a completion or a row makes it raise.
     """
     del question, kwargs
     rows: list[float | None] = []
@@ -57,21 +61,29 @@ def countdown_reward(
 
 
 def is_right(text: str, numbers: Iterable[int], target: int | Fraction) -> bool:
-    """Whether the last answer in `text` uses exactly `numbers` and equals `target`, in exact arithmetic."""
+    """Whether the last answer in a text is right, in exact arithmetic.
+
+    text: a completion.
+    numbers: the integers that must each be used exactly once.
+    target: what the answer must be equal to.
+    """
     expression = find_expression(text)
     parsed = evaluate(expression) if expression is not None else None
     return parsed is not None and parsed[0] == target and Counter(parsed[1]) == Counter(numbers)
 
 
 def find_expression(text: str) -> str | None:
-    """The expression of the last answer line, box or tag, or None. A trailing `= 24` or full stop is cut off."""
+    """The expression of the last answer in a text, or None where there is no answer.
+
+    An answer is a line with `Answer:`, a box or a tag. A `= 24` or a full stop at its end is cut off.
+    """
     matches = list(_ANSWER.finditer(text))
     if not matches:
         return None
     found = matches[-1]
     expression = found["tag"] or found["boxed"] or found["line"] or ""
     nested = _ANSWER.search(expression)
-    if nested is not None:  # "Answer: \boxed{…}" and "Answer: <answer>…"
+    if nested is not None:  # one form inside another: "Answer: \boxed{…}", "Answer: <answer>…"
         return find_expression(expression)
     if found["boxed"] is not None:
         expression = _until_brace(expression)
@@ -82,6 +94,7 @@ def find_expression(text: str) -> str | None:
 
 
 def _until_brace(text: str) -> str:
+    """`text` up to the brace that closes the box it is in; empty if the box is not closed."""
     depth = 0
     for i, char in enumerate(text):
         depth += (char == "{") - (char == "}")
@@ -91,13 +104,16 @@ def _until_brace(text: str) -> str:
 
 
 def evaluate(expression: str) -> tuple[Fraction, list[int]] | None:
-    """Value and numbers used of an arithmetic expression over + - * / and parentheses, or None if it is not one."""
+    """The value of an arithmetic expression over + - * / and parentheses, and the numbers it uses.
+
+    Returns None for what is no such expression, divides by zero, or goes beyond this module's bounds.
+    """
     if len(expression) > MAX_EXPRESSION or not expression.isascii():
         return None
     tokens = _TOKEN.findall(expression)
-    if "".join(tokens) != "".join(expression.split()):
+    if "".join(tokens) != "".join(expression.split()):  # it holds something that is no token
         return None
-    # Removing blanks must not join numbers: "3 7" is two tokens and fails in the parser.
+    # Blanks are skipped, but do not join numbers: "3 7" is two tokens, of which the parser takes only the first.
     parser = _Parser(tokens)
     try:
         value = parser.sum(0)
@@ -107,11 +123,16 @@ def evaluate(expression: str) -> tuple[Fraction, list[int]] | None:
 
 
 class _NotAnExpressionError(Exception):
-    pass
+    """The tokens are no arithmetic expression, or one that goes beyond the bounds."""
 
 
 class _Parser:
-    """Recursive descent: sum = product (± product)*, product = atom (*/ atom)*, atom = ±atom | number | (sum)."""
+    """A recursive-descent parser that computes the value as it reads. It has one method for each rule of the grammar:
+
+    - sum = product (± product)*
+    - product = atom (*/ atom)*
+    - atom = ±atom | number | (sum)
+    """
 
     def __init__(self, tokens: list[str]) -> None:
         self.tokens = tokens
@@ -119,6 +140,7 @@ class _Parser:
         self.used: list[int] = []
 
     def take(self, *allowed: str) -> str | None:
+        """Steps over the next token and returns it if it is one of `allowed`; else None."""
         if self.at < len(self.tokens) and self.tokens[self.at] in allowed:
             self.at += 1
             return self.tokens[self.at - 1]
@@ -158,16 +180,19 @@ class _Parser:
 
 
 def _bounded(value: Fraction) -> Fraction:
+    """The value itself. Raises `_NotAnExpressionError` when it has grown past `MAX_BITS`."""
     if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
         raise _NotAnExpressionError
     return value
 
 
 def _at(column: Sequence[Any] | None, i: int) -> Any:
+    """Row i of a column; None if the column or the row is missing."""
     return column[i] if column is not None and i < len(column) else None
 
 
 def _number(value: Any) -> Fraction | None:
+    """The exact number that a target or answer stands for; None if it is none."""
     if isinstance(value, str) and len(value) > MAX_EXPRESSION:
         return None
     try:
@@ -177,6 +202,7 @@ def _number(value: Any) -> Fraction | None:
 
 
 def _numbers(value: Any) -> list[int] | None:
+    """The integers of a row's `numbers`; None if they are missing, empty or something else."""
     if value is None or isinstance(value, str):
         return None
     try:

@@ -1,8 +1,9 @@
-"""IFEval's verifier: does an answer follow its instructions? The checkers are those of lm-evaluation-harness.
+"""IFEval's verifier (arXiv 2311.07911): does an answer follow its instructions?
 
-Four functions with TRL's reward signature, one for each of `LEVELS`. Strict judges the answer as it stands; loose also
-without its first or last line and without asterisks. At prompt level all instructions must be followed, at
-instruction level the value is the share of them.
+The checkers are those of lm-evaluation-harness. There are four functions with TRL's reward signature, one for each of
+`LEVELS`. "Strict" judges the answer as it stands; "loose" also judges it without its first or last line and without
+asterisks, and one success is enough. At prompt level all instructions must be followed; at instruction level the value
+is the share of them that are.
 """
 
 import json
@@ -21,6 +22,8 @@ _INSTALL = "pip install 'ibtpo[ifeval]'"
 
 
 def _level(level: str) -> Callable[..., list[float | None]]:
+    """The reward function of one of `LEVELS`."""
+
     def reward(
         completions: Sequence[Any],
         instruction_id_list: Sequence[list[str]],
@@ -43,18 +46,24 @@ instruction_strict = _level("instruction_strict")
 instruction_loose = _level("instruction_loose")
 
 
-@lru_cache(maxsize=64)  # the four functions are asked about one answer after the other
+@lru_cache(maxsize=64)  # the four functions are asked about the same answer, one after another
 def check(text: str, names: str, kwargs: str) -> dict[str, float | None]:
-    """Level -> value of one answer. names, kwargs: the row's columns as JSON.
+    """Grades one answer at all of `LEVELS`.
 
-    Raises `DependencyError` without the checkers, `ValueError` for an instruction they do not know.
+    text: the answer.
+    names: the row's column `instruction_id_list`, as JSON.
+    kwargs: the row's column `kwargs`, as JSON.
+
+    Returns level -> value in [0, 1].
+
+    Raises `DependencyError` when the checkers are not installed, `ValueError` for an instruction they do not know.
     """
     known, process = _checkers()
     instructions = json.loads(names)
     if unknown := [name for name in instructions if name not in known]:
         raise ValueError(f"lm-eval knows no instruction {unknown[0]!r}")
     state = random.getstate()
-    random.seed(0)  # for a letter frequency of "#" or "!" lm-eval draws a letter at random
+    random.seed(0)  # asked for the frequency of "#" or "!", lm-eval draws a letter at random in its place
     document = {"key": 0, "prompt": "", "instruction_id_list": instructions, "kwargs": json.loads(kwargs)}
     try:
         found = process(document, [text])
@@ -70,7 +79,7 @@ def check(text: str, names: str, kwargs: str) -> dict[str, float | None]:
 
 
 def require() -> None:
-    """Raises `DependencyError` naming what to install, without importing the checkers."""
+    """Checks that the checkers are installed, without importing them; raises `DependencyError` naming what is not."""
     for module, package in (("lm_eval", "lm-eval"), ("langdetect", "langdetect"), ("nltk", "nltk")):
         if find_spec(module) is None:
             raise DependencyError(f"the ifeval verifier needs {package}; install it with: {_INSTALL}")
@@ -78,7 +87,7 @@ def require() -> None:
 
     try:
         nltk.data.find("tokenizers/punkt_tab/english/")
-    except LookupError as error:  # asked first: lm-eval would try to download it
+    except LookupError as error:  # asked before lm-eval is imported, which would try to download the data
         raise DependencyError(
             "the ifeval verifier needs NLTK's data 'punkt_tab'; get it once with: python -m nltk.downloader punkt_tab "
             "(or name a folder that has it in NLTK_DATA)"
@@ -92,11 +101,11 @@ def prepare() -> None:
 
 @lru_cache(maxsize=1)
 def _checkers() -> tuple[set[str], Callable[..., dict[str, Any]]]:
-    """Names of the known instructions, and lm-eval's grader of one answer."""
+    """The names of the known instructions, and lm-eval's function that grades one answer."""
     require()
     from langdetect import DetectorFactory
     from lm_eval.tasks.ifeval.instructions_registry import INSTRUCTION_DICT
     from lm_eval.tasks.ifeval.utils import process_results
 
-    DetectorFactory.seed = 0  # langdetect draws: without it one answer's grade differs from run to run
+    DetectorFactory.seed = 0  # langdetect draws at random: without a seed an answer's grade differs from run to run
     return set(INSTRUCTION_DICT), process_results

@@ -1,4 +1,4 @@
-"""What a reward function returned, as a number or a reason, and several of them as one verdict."""
+"""From what a reward function returns to a number or a reason, and from several of those to one verdict."""
 
 import asyncio
 import inspect
@@ -12,14 +12,20 @@ from ..tree import MOST_REWARD
 from . import Verdict
 
 RewardFunction = Callable[..., Any]
+# One function's value for one row, and why there is none. (None, None): the function did not apply.
 Outcome = tuple[float | None, str | None]
 
 
 def call(func: RewardFunction, rows: Sequence[Mapping[str, Any]], extra: Mapping[str, Any] | None = None) -> list[Any]:
-    """Calls a reward function as TRL does: plural names for prompts and completions, a list a column.
+    """Calls a reward function as TRL does: with a list for each column, and plural names for prompts and completions.
 
-    A column that some rows lack is None there. Raises `TypeError` if the result is not a sequence, and whatever
-    the function raises.
+    func: a function with TRL's reward signature, plain or async.
+    rows: (R,) dicts with `completion` and any other columns. A column that a row lacks is None there.
+    extra: more keyword arguments for the function.
+
+    Returns what the function returned, as a list. Its length is not checked.
+
+    Raises `TypeError` if the result is not a sequence, and whatever the function raises.
     """
     columns = {key for row in rows for key in row} - {"prompt", "completion", "completion_ids"}
     result = func(
@@ -37,11 +43,15 @@ def call(func: RewardFunction, rows: Sequence[Mapping[str, Any]], extra: Mapping
 
 
 async def _finish(awaitable: Any) -> Any:
+    """Any awaitable as a coroutine, which is all that `asyncio.run` takes."""
     return await awaitable
 
 
 def to_outcome(value: Any) -> Outcome:
-    """A returned value as a finite float, or why it is none. NaN counts as "did not apply", as in TRL."""
+    """What a function returned for one row, as a float or the reason why it cannot be a reward.
+
+    None says that the function did not apply. NaN says the same, as in TRL: it passes here, and `combine` drops it.
+    """
     if value is None:
         return None, None
     if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
@@ -60,7 +70,12 @@ def to_outcome(value: Any) -> Outcome:
 def combine(outcomes: Sequence[Outcome], names: Sequence[str], weights: Sequence[float]) -> Verdict:
     """The verdict on one row: the weighted sum over the functions that gave a value, or why there is none.
 
-    outcomes: (F,). A failed function fails the row: a sum without it would be a silently wrong reward.
+    A function that failed fails the row, because a sum without it would be a silently wrong reward. A row for which no
+    function gave a value fails too.
+
+    outcomes: (F,) what each function said of the row.
+    names: (F,) the functions' names, for the reason.
+    weights: (F,) what each value is multiplied with before the sum.
     """
     failures = [f"{name}: {error}" for name, (_, error) in zip(names, outcomes, strict=True) if error is not None]
     values = tuple(None if value is None or math.isnan(value) else value for value, _ in outcomes)
@@ -73,7 +88,13 @@ def combine(outcomes: Sequence[Outcome], names: Sequence[str], weights: Sequence
 
 
 def check_weights(weights: Sequence[float] | None, names: Sequence[str]) -> tuple[float, ...]:
-    """(F,) weights, 1 each by default. Raises `ConfigError` when there are no functions or the numbers differ."""
+    """The (F,) weights of reward functions, 1 each where none are given.
+
+    weights: what each function's value is multiplied with, or None.
+    names: (F,) the functions' names.
+
+    Raises `ConfigError` when there is no function, not one weight a function, or a weight that is not finite.
+    """
     if not names:
         raise ConfigError("no reward function given; name at least one")
     if weights is None:
@@ -90,12 +111,12 @@ def check_weights(weights: Sequence[float] | None, names: Sequence[str]) -> tupl
 
 
 def check_timeout(timeout: float) -> float:
-    """`timeout` as it is. Raises `ConfigError` unless it is a positive number of seconds."""
+    """`timeout` as a float. Raises `ConfigError` unless it is a positive number of seconds."""
     if not 0 < timeout < math.inf:
         raise ConfigError(f"timeout must be a positive number of seconds, got {timeout}")
     return float(timeout)
 
 
 def count(number: int, noun: str) -> str:
-    """`1 row`, `8 rows`."""
+    """A number with its noun, such as `1 row` or `8 rows`."""
     return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,4 +1,4 @@
-"""Number walk, the embedded task: do the steps lead by legal moves from the start to the target?"""
+"""Number walk, the embedded task: do an answer's steps lead by legal moves from the start to the target?"""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,14 @@ _STEP = re.compile(r"([-+][0-9]{1,2}) = ([0-9]{1,2})\.")
 
 
 def read_walk(steps: Sequence[str], start: int, moves: Sequence[int]) -> list[int]:
-    """The values the steps arrive at, up to the first step that is no legal move or has a wrong result."""
+    """The values that the steps of an answer arrive at, up to the first step that is wrong.
+
+    A step is wrong if it is no legal move, or if its result is not that of the move.
+
+    steps: texts such as "+9 = 26.", without the blank line.
+    start: the value before the first step.
+    moves: the problem's moves.
+    """
     values, value = [], start
     for step in steps:
         found = _STEP.fullmatch(step)
@@ -33,8 +40,9 @@ def walk_reward(
 ) -> list[float | None]:
     """TRL reward function: 1.0 for a walk that ends at the target and says so, 0.0 otherwise.
 
-    completions: (R,) texts, or TRL's conversational lists of messages (the last one counts).
-    start, target: (R,) integers. moves: (R,) lists such as [9, 4, -8, -2].
+    completions: (R,) texts, or TRL's lists of messages, of which the last counts.
+    start, target: (R,) integers.
+    moves: (R,) lists such as [9, 4, -8, -2].
     """
     rewards: list[float | None] = []
     for completion, begin, end, allowed in zip(completions, start, target, moves, strict=True):
