@@ -92,10 +92,12 @@ def _training_accuracy(run: Run) -> Finding:
         return short
     t = _find(run, "ibtpo/avg_rate", lambda t: abs(t.change) >= 0.05)
     if t is None:
-        return _quiet(run, "ibtpo/avg_rate", "Accuracy in training has no clear trend.", rule, "accuracy-tokens", _pc)
+        return _quiet(
+            run, "ibtpo/avg_rate", "Accuracy in training has no clear trend.", rule, "accuracy-tokens", percent=True
+        )
     note = " It is the mean over the leaves, which the search's branching biases: held-out accuracy decides."
     word = "rose" if t.rising else "fell"
-    evidence = _evidence(t, _pc) + note
+    evidence = _evidence(t, percent=True) + note
     return Finding("good" if t.rising else "bad", f"Accuracy in training {word}.", evidence, rule, "accuracy-tokens")
 
 
@@ -115,7 +117,7 @@ def _covariance(run: Run) -> Finding:
     assert t is not None
     if t.last.below(0):
         title = "Cov(η1, η2) is negative: the model is confident in the wrong branches."
-        return Finding("bad", title, _evidence(t, _three), rule, "cov")
+        return Finding("bad", title, _evidence(t), rule, "cov")
     fell = _find(run, name, lambda t: not t.rising and t.change < 0)
     started = t.first.mean > 2 * t.first.error  # the fall's own test carries the burden of proof
     if started and fell and t.last.mean < t.first.mean / 2 and not t.last.above(0):
@@ -134,12 +136,12 @@ def _covariance(run: Run) -> Finding:
             while_ = " while entropy stayed" if stayed else " as entropy " + ("rose" if entropy.change > 0 else "fell")
             at += f" Entropy {_three(entropy.first.mean)} → {_three(entropy.last.mean)} nats."
         title = f"Cov(η1, η2) fell to 0{when}{while_}: confidence no longer follows correctness."
-        return Finding("bad", title, _evidence(fell, _three) + at, rule, "cov")
+        return Finding("bad", title, _evidence(fell) + at, rule, "cov")
     if t.last.above(0):
         title = "Cov(η1, η2) is above 0 to the end: confidence follows correctness."
-        return Finding("good", title, _evidence(t, _three), rule, "cov")
+        return Finding("good", title, _evidence(t), rule, "cov")
     title = "Cov(η1, η2) cannot be told from 0: too noisy to say whether confidence follows correctness."
-    return Finding("unknown", title, _evidence(t, _three), rule, "cov")
+    return Finding("unknown", title, _evidence(t), rule, "cov")
 
 
 def _eff_rate(run: Run) -> Finding:
@@ -157,13 +159,13 @@ def _eff_rate(run: Run) -> Finding:
         begin = since(run.curves.steps, run.curves[name], lambda v: v < 0.25)
         at = f" Under 25 % since step {begin}." if begin is not None else ""
         title = "Eff-Rate is starving: few groups carry a signal (too easy, too hard, or collapsed)."
-        return Finding("bad", title, _evidence(t, _pc) + at, rule, "signal")
+        return Finding("bad", title, _evidence(t, percent=True) + at, rule, "signal")
     fell = _find(run, name, lambda t: not t.rising and t.ratio <= 0.7)
     if fell:
         return Finding(
-            "look", "Eff-Rate is falling: fewer groups carry a signal.", _evidence(fell, _pc), rule, "signal"
+            "look", "Eff-Rate is falling: fewer groups carry a signal.", _evidence(fell, percent=True), rule, "signal"
         )
-    return Finding("good", "Eff-Rate does not fall beyond chance.", _evidence(t, _pc), rule, "signal")
+    return Finding("good", "Eff-Rate does not fall beyond chance.", _evidence(t, percent=True), rule, "signal")
 
 
 def _entropy(run: Run) -> Finding:
@@ -177,16 +179,16 @@ def _entropy(run: Run) -> Finding:
         return short
     t = _find(run, name, lambda t: t.ratio < 0.5 and not t.rising)
     if t:
-        return Finding("bad", "Entropy collapsed: answers become all alike.", _evidence(t, _three), rule, "entropy")
+        return Finding("bad", "Entropy collapsed: answers become all alike.", _evidence(t), rule, "entropy")
     t = _find(run, name, lambda t: t.ratio < 0.8 and not t.rising)
     if t:
-        return Finding("look", "Entropy is falling.", _evidence(t, _three), rule, "entropy")
+        return Finding("look", "Entropy is falling.", _evidence(t), rule, "entropy")
     t = _find(run, name, lambda t: t.ratio > 1.5 and t.rising)
     if t:
-        return Finding("look", "Entropy grew: the policy becomes more random.", _evidence(t, _three), rule, "entropy")
+        return Finding("look", "Entropy grew: the policy becomes more random.", _evidence(t), rule, "entropy")
     t = trend(run.curves.steps, run.curves[name])
     assert t is not None
-    return Finding("good", "Entropy neither collapses nor grows.", _evidence(t, _three), rule, "entropy")
+    return Finding("good", "Entropy neither collapses nor grows.", _evidence(t), rule, "entropy")
 
 
 def _truncation(run: Run) -> Finding:
@@ -208,11 +210,11 @@ def _truncation(run: Run) -> Finding:
         at = f" Over 10 % since step {begin}." if begin is not None else ""
         state = "bad" if grew.last.above(0.1) else "look"
         title = "Truncation grew: more answers run into the length limit."
-        return Finding(state, title, _evidence(grew, _pc) + at + advice, rule, "truncated")
+        return Finding(state, title, _evidence(grew, percent=True) + at + advice, rule, "truncated")
     if t.last.above(0.1):
         title = "Many answers run into the length limit, from the start."
-        return Finding("look", title, _evidence(t, _pc) + advice, rule, "truncated")
-    return Finding("good", "Few answers run into the length limit.", _evidence(t, _pc), rule, "truncated")
+        return Finding("look", title, _evidence(t, percent=True) + advice, rule, "truncated")
+    return Finding("good", "Few answers run into the length limit.", _evidence(t, percent=True), rule, "truncated")
 
 
 def _length(run: Run) -> Finding:
@@ -223,9 +225,9 @@ def _length(run: Run) -> Finding:
         return short
     t = _find(run, name, lambda t: abs(t.ratio - 1) >= 0.2)
     if t is None:
-        return _quiet(run, name, "Answers keep their length.", rule, "length", _three, "good")
+        return _quiet(run, name, "Answers keep their length.", rule, "length", state="good")
     title = "Answers grew longer: part of a gain may be trying longer." if t.rising else "Answers grew shorter."
-    return Finding("look", title, _evidence(t, _three, " tokens"), rule, "length")
+    return Finding("look", title, _evidence(t, unit=" tokens"), rule, "length")
 
 
 def _ib_score(run: Run) -> Finding:
@@ -236,8 +238,8 @@ def _ib_score(run: Run) -> Finding:
     t = _find(run, "ibtpo/ib_score", lambda t: not t.rising and -t.change >= 0.1 * abs(t.first.mean))
     if t:
         title = "IB-Score is falling: confidence grows without information."
-        return Finding("look", title, _evidence(t, _three), rule, "ib-score")
-    return _quiet(run, "ibtpo/ib_score", "IB-Score does not fall.", rule, "ib-score", _three, "good")
+        return Finding("look", title, _evidence(t), rule, "ib-score")
+    return _quiet(run, "ibtpo/ib_score", "IB-Score does not fall.", rule, "ib-score", state="good")
 
 
 def _level(
@@ -249,17 +251,19 @@ def _level(
     title: str,
     fine: str,
     run: Run,
-    show: Callable[[float], str],
+    *,
+    percent: bool = False,
 ) -> Finding:
     side = "over" if over else "under"
-    rule = f"In the last fourth {side} {show(threshold)} by {SIGMAS:g} standard errors."
+    limit = _pc(threshold) if percent else _three(threshold)
+    rule = f"In the last fourth {side} {limit} by {SIGMAS:g} standard errors."
     short = _short(run, name, what, rule, plot)
     if short:
         return short
     t = trend(run.curves.steps, run.curves[name])
     assert t is not None
     beyond = t.last.above(threshold) if over else t.last.below(threshold)
-    evidence = f"Last fourth {_level_text(t.last, show)}."
+    evidence = f"Last fourth {_level_text(t.last, percent)}."
     return Finding("look" if beyond else "good", title if beyond else fine, evidence, rule, plot)
 
 
@@ -327,27 +331,29 @@ def _short(run: Run, name: str, what: str, rule: str, plot: str) -> Finding | No
 
 
 def _quiet(
-    run: Run, name: str, title: str, rule: str, plot: str, show: Callable[[float], str], state: str = "unknown"
+    run: Run, name: str, title: str, rule: str, plot: str, *, percent: bool = False, state: str = "unknown"
 ) -> Finding:
     t = trend(run.curves.steps, run.curves[name])
     assert t is not None
-    return Finding(state, title, _evidence(t, show), rule, plot)
+    return Finding(state, title, _evidence(t, percent), rule, plot)
 
 
-def _evidence(t: Trend, show: Callable[[float], str], unit: str = "") -> str:
+def _evidence(t: Trend, percent: bool = False, unit: str = "") -> str:
     p = f"p = {t.p:.2g}" if t.p >= 1e-4 else "p < 0.0001"
-    return f"{_level_text(t.first, show)} → {_level_text(t.last, show)}{unit}; trend {p} over {t.n} steps."
+    return f"{_level_text(t.first, percent)} → {_level_text(t.last, percent)}{unit}; trend {p} over {t.n} steps."
 
 
-def _level_text(level: Level, show: Callable[[float], str]) -> str:
-    scale, unit = (100.0, " %") if show is _pc else (1.0, "")
-    mean, error = scale * level.mean, scale * level.error
+def _level_text(level: Level, percent: bool) -> str:
     where = f"(steps {level.begin}–{level.end})"
-    if not error and not unit:
-        return f"{_three(mean)} {where}"
-    # As many digits as the error leaves: two of its own; of a percentage one after the point.
-    digits = 1 if unit else min(8, max(0, 1 - math.floor(math.log10(error))))
-    return f"{mean:.{digits}f}{unit} ± {error:.{digits}f}{unit} {where}".replace("-", "−")
+    if percent:
+        text = f"{_pc(level.mean)} ± {_pc(level.error)} {where}"
+    elif not level.error:
+        text = f"{_three(level.mean)} {where}"
+    else:
+        # As many digits after the point as show two of the error's own.
+        digits = min(8, max(0, 1 - math.floor(math.log10(level.error))))
+        text = f"{level.mean:.{digits}f} ± {level.error:.{digits}f} {where}"
+    return text.replace("-", "−")
 
 
 def _pc(share: float) -> str:
@@ -369,16 +375,16 @@ RULES: tuple[Callable[[Run], Finding], ...] = (
     _ib_score,
     partial(
         _level, "ibtpo/root_branches", "branches", 0.8, True, "Branches at the root",
-        "Nearly every branch starts at the root: the tree is a star.", "Branches start inside the answers.", show=_pc,
+        "Nearly every branch starts at the root: the tree is a star.", "Branches start inside the answers.",
+        percent=True,
     ),
     partial(
         _level, "ibtpo/distinct", "distinct", 0.7, False, "Distinct answers",
-        "Answers repeat word for word.", "Answers of a group are mostly distinct.", show=_pc,
+        "Answers repeat word for word.", "Answers of a group are mostly distinct.", percent=True,
     ),
     partial(
         _level, "ibtpo/steps", "length", 3.0, False, "Steps an answer",
         "Answers have fewer than three steps: there is nowhere to branch.", "Answers have steps to branch at.",
-        show=_three,
     ),
     _verifier,
     _gap,
