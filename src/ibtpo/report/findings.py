@@ -1,7 +1,9 @@
-"""The verdict: what a run's numbers say in words, each sentence with its evidence and the rule behind it.
+"""The verdict of a run report: what a run's numbers say in words.
 
-A rule looks at one question and always answers: "good", "look" (worth a look), "bad", or "unknown" where there is too
-little data or nothing stands out from the noise. docs/report.md lists the rules and thresholds.
+Each function in `RULES` looks at one question, such as whether the entropy collapsed, and always answers with a
+`Finding`: a sentence, the evidence for it, and the rule that was applied. Its state is "good", "look" (worth a look),
+"bad", or "unknown" where there is too little data or nothing stands out from the noise. docs/report.md lists the rules
+and their thresholds; `trend` explains the test that tells a trend from noise.
 """
 
 import math
@@ -15,16 +17,24 @@ import numpy as np
 from ..storage.read_run import Run
 from .trend import ALPHA, LEAST_STEPS, SIGMAS, Level, Trend, find_trend, since, smoothing_width, trend
 
+# What the page calls each state, the most pressing first.
 STATES = {"bad": "Problem", "look": "Look at this", "good": "Good", "unknown": "Nothing to say"}
-GAP_FLOAT32 = 1e-3
-MOST_ERRORS = 0.01  # verifier errors a trajectory
-MOST_OTHER = 0.05  # share of the time
-Z95 = 1.959964
+GAP_FLOAT32 = 1e-3  # largest log-probability gap of engine and trainer, in nats, that float32 rounding explains
+MOST_ERRORS = 0.01  # share of the trajectories with a verifier error from which it is a problem
+MOST_OTHER = 0.05  # share of the training time that may go to neither sampling, verifying, credit nor update
+Z95 = 1.959964  # half the width of a 95 % interval of a normal distribution, in standard errors
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One answer. state: a key of `STATES`. plot: the plot it speaks of."""
+    """A rule's answer about a run.
+
+    state: a key of `STATES`.
+    title: the answer, as a sentence.
+    evidence: the numbers it rests on, in words.
+    rule: when the rule says what, in words.
+    plot: where on the page the evidence is drawn: a `Figure`'s key, or "held-out" for the table of held-out accuracy.
+    """
 
     state: str
     title: str
@@ -34,13 +44,13 @@ class Finding:
 
 
 def judge_run(run: Run) -> list[Finding]:
-    """Every rule's answer, the pressing ones first."""
+    """Every rule's answer about a run, the most pressing first."""
     order = list(STATES)
     return sorted((rule(run) for rule in RULES), key=lambda f: order.index(f.state))
 
 
 def headline(findings: list[Finding]) -> str:
-    """The verdict in a sentence or two."""
+    """The verdict in two or three sentences: held-out accuracy, and how much below is worth reading."""
     held_out = next(f for f in findings if f.plot == "held-out")
     first = held_out.title if held_out.state != "unknown" else "Held-out accuracy: nothing to say."
     bad, look = (sum(f.state == s for f in findings) for s in ("bad", "look"))
@@ -53,9 +63,14 @@ def headline(findings: list[Finding]) -> str:
 
 
 def difference(before: dict[str, Any], after: dict[str, Any], name: str) -> tuple[float, float, float] | None:
-    """after − before of `avg` or `pass` and its 95 % interval (low, high); None where one is not known.
+    """How much held-out accuracy changed: (after − before, low, high), low and high the ends of a 95 % interval.
+
+    before: the result of the evaluation before training, as `eval.json` holds it.
+    after: the same for the evaluation after training.
+    name: "avg" or "pass".
 
     The two are taken as independent. They are measured on the same problems, which makes the true interval narrower.
+    Returns None where one of the two is not known.
     """
     if before.get(name) is None or after.get(name) is None:
         return None
@@ -102,7 +117,7 @@ def _training_accuracy(run: Run) -> Finding:
 
 
 def _covariance(run: Run) -> Finding:
-    """The diagnosis of the paper: under GRPO Cov(η1, η2) goes to zero while the entropy may look healthy."""
+    """Looks for the collapse that the paper describes: Cov(η1, η2) goes to zero while the entropy may look healthy."""
     name = "ibtpo/cov_eta"
     rule = (
         f"Collapse: above 0 in the first fourth by 2 standard errors, a fall beyond chance ({_TEST}), and in "
@@ -119,10 +134,10 @@ def _covariance(run: Run) -> Finding:
         title = "Cov(η1, η2) is negative: the model is confident in the wrong branches."
         return Finding("bad", title, _evidence(t), rule, "cov")
     fell = _find(run, name, lambda t: not t.rising and t.change < 0)
-    started = t.first.mean > 2 * t.first.error  # the fall's own test carries the burden of proof
+    started = t.first.mean > 2 * t.first.error  # 2 are enough here, since the fall must pass a strict test of its own
     if started and fell and t.last.mean < t.first.mean / 2 and not t.last.above(0):
         half = t.first.mean / 2
-        # The last fourth's error is that of a mean over more steps than a running mean covers.
+        # `since` looks at a running mean. It covers fewer steps than a fourth, so its error is larger.
         error = t.last.error * math.sqrt(max(1.0, t.n // 4 / smoothing_width(t.n)))
         level = min(half, SIGMAS * error)
         zero = since(run.curves.steps, run.curves[name], lambda v: v < level)
@@ -254,6 +269,18 @@ def _level(
     *,
     percent: bool = False,
 ) -> Finding:
+    """Whether a metric's last fourth lies beyond a threshold: "look" if it does by more than chance, else "good".
+
+    name: the metric.
+    plot: where it is drawn.
+    threshold: the largest harmless value if `over`, else the smallest.
+    over: whether too high is what is looked for, not too low.
+    what: what the metric is called, should the run be too short.
+    title: the sentence if it lies beyond the threshold.
+    fine: the sentence if it does not.
+    run: the run.
+    percent: whether the metric is a share, shown in percent.
+    """
     side = "over" if over else "under"
     limit = _pc(threshold) if percent else _three(threshold)
     rule = f"In the last fourth {side} {limit} by {SIGMAS:g} standard errors."
@@ -314,15 +341,17 @@ def _other_time(run: Run) -> Finding:
     return Finding("good", "The time goes to sampling and learning.", evidence, rule, "time")
 
 
-_TOO_SHORT = "too short a run"
+_TOO_SHORT = "too short a run"  # how `headline` knows the findings that only a longer run could answer
 _TEST = f"Mann-Kendall p < {ALPHA:g}, whole run or second half"
 
 
 def _find(run: Run, name: str, large: Callable[[Trend], bool]) -> Trend | None:
+    """The metric's trend over the whole run or its second half, if it is beyond chance and `large`."""
     return find_trend(run.curves.steps, run.curves[name], large)
 
 
 def _short(run: Run, name: str, what: str, rule: str, plot: str) -> Finding | None:
+    """The answer if the metric has too few values to speak of a trend; None if it has enough."""
     n = int(np.isfinite(run.curves[name]).sum())
     if n >= LEAST_STEPS:
         return None
@@ -333,17 +362,20 @@ def _short(run: Run, name: str, what: str, rule: str, plot: str) -> Finding | No
 def _quiet(
     run: Run, name: str, title: str, rule: str, plot: str, *, percent: bool = False, state: str = "unknown"
 ) -> Finding:
+    """The answer if a metric shows no trend worth naming; its first and last fourth are the evidence all the same."""
     t = trend(run.curves.steps, run.curves[name])
     assert t is not None
     return Finding(state, title, _evidence(t, percent), rule, plot)
 
 
 def _evidence(t: Trend, percent: bool = False, unit: str = "") -> str:
+    """The means of the first and the last fourth with their standard errors, and the test's p."""
     p = f"p = {t.p:.2g}" if t.p >= 1e-4 else "p < 0.0001"
     return f"{_level_text(t.first, percent)} → {_level_text(t.last, percent)}{unit}; trend {p} over {t.n} steps."
 
 
 def _level_text(level: Level, percent: bool) -> str:
+    """A mean ± its standard error and the steps it is over, such as "0.012 ± 0.003 (steps 31–40)"."""
     where = f"(steps {level.begin}–{level.end})"
     if percent:
         text = f"{_pc(level.mean)} ± {_pc(level.error)} {where}"
@@ -357,10 +389,12 @@ def _level_text(level: Level, percent: bool) -> str:
 
 
 def _pc(share: float) -> str:
+    """A share in percent, with one decimal."""
     return f"{100 * share:.1f} %"
 
 
 def _three(value: float) -> str:
+    """A number with three digits, or rounded to a whole one from 1000 on."""
     return (f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}").replace("-", "−")
 
 
