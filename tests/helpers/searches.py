@@ -55,6 +55,7 @@ class Recorder(ScriptedEngine):
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, seed: int, max_new_tokens: int
     ) -> Completion:
+        """The scripted completion, which is noted in `log`."""
         completion = await super().generate(prompt_ids, sampling, seed, max_new_tokens)
         self.log.append((tuple(prompt_ids), seed, completion))
         return completion

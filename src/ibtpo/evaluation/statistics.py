@@ -216,5 +216,6 @@ def difference(mine: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
 
 
 def _named(name: str, values: np.ndarray) -> dict[str, Any]:
+    """The mean of a (S, P) table under `name`, and its interval over both under "ci"."""
     found = interval(nanmean(values), CrossedResamples(*values.shape).means(values))
     return {name: found["mean"], "ci": [found["low"], found["high"]]}

@@ -20,7 +20,7 @@ from .trend import ALPHA, LEAST_STEPS, SIGMAS, Level, Trend, find_trend, since, 
 # What the page calls each state, the most pressing first.
 STATES = {"bad": "Problem", "look": "Look at this", "good": "Good", "unknown": "Nothing to say"}
 GAP_FLOAT32 = 1e-3  # largest log-probability gap of engine and trainer, in nats, that float32 rounding explains
-MOST_ERRORS = 0.01  # share of the trajectories with a verifier error from which it is a problem
+MOST_ERRORS = 0.01  # share of the trajectories with a verifier error; more than this is a problem
 MOST_OTHER = 0.05  # share of the training time that may go to neither sampling, verifying, credit nor update
 Z95 = 1.959964  # half the width of a 95 % interval of a normal distribution, in standard errors
 
@@ -117,7 +117,7 @@ def _training_accuracy(run: Run) -> Finding:
 
 
 def _covariance(run: Run) -> Finding:
-    """Looks for the collapse that the paper describes: Cov(η1, η2) goes to zero while the entropy may look healthy."""
+    """Looks for what the paper sees under GRPO: Cov(η1, η2) goes to zero while the entropy may look healthy."""
     name = "ibtpo/cov_eta"
     rule = (
         f"Collapse: above 0 in the first fourth by 2 standard errors, a fall beyond chance ({_TEST}), and in "
@@ -137,7 +137,7 @@ def _covariance(run: Run) -> Finding:
     started = t.first.mean > 2 * t.first.error  # 2 are enough here, since the fall must pass a strict test of its own
     if started and fell and t.last.mean < t.first.mean / 2 and not t.last.above(0):
         half = t.first.mean / 2
-        # `since` looks at a running mean. It covers fewer steps than a fourth, so its error is larger.
+        # `since` looks at a running mean. Where that covers fewer steps than a fourth, its error is larger.
         error = t.last.error * math.sqrt(max(1.0, t.n // 4 / smoothing_width(t.n)))
         level = min(half, SIGMAS * error)
         zero = since(run.curves.steps, run.curves[name], lambda v: v < level)
@@ -369,7 +369,11 @@ def _quiet(
 
 
 def _evidence(t: Trend, percent: bool = False, unit: str = "") -> str:
-    """The means of the first and the last fourth with their standard errors, and the test's p."""
+    """The means of the first and the last fourth with their standard errors, and the test's p, in words.
+
+    percent: whether the metric is a share, shown in percent.
+    unit: what follows the last number otherwise, such as " tokens".
+    """
     p = f"p = {t.p:.2g}" if t.p >= 1e-4 else "p < 0.0001"
     return f"{_level_text(t.first, percent)} → {_level_text(t.last, percent)}{unit}; trend {p} over {t.n} steps."
 

@@ -238,6 +238,7 @@ def csv_lines(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterat
 
 
 def _field(value: object) -> str:
+    """A value as a field of CSV, in quotes where it holds a comma, a quote or a line end."""
     if value is None:
         return ""
     text = str(value)
@@ -247,4 +248,5 @@ def _field(value: object) -> str:
 
 
 def _plain(value: float) -> float | None:
+    """The value as a Python float, or None, which CSV shows as an empty field, if it is not finite."""
     return float(value) if math.isfinite(value) else None

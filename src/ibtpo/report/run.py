@@ -38,8 +38,8 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
     folder: the run folder; the run may still be going on, or have been killed.
     output: the report's file; default `report.html` in the run folder.
 
-    Raises `CheckpointError` where there is no run, `DataError` for a broken file, and `ConfigError` if `output` is a
-    file that is there and is no report.
+    Raises `CheckpointError` where there is no run, `CheckpointError` or `DataError` for a broken file in it, and
+    `ConfigError` if `output` is a file that is there and is no report, or its place for CSV files is taken.
     """
     run = read_run(folder)
     target = Path(output) if output is not None else run.path / "report.html"

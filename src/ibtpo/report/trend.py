@@ -92,10 +92,12 @@ def trend(steps: np.ndarray, values: np.ndarray) -> Trend | None:
         cuts = np.linspace(0, n, MOST_POINTS + 1).round().astype(int)[:-1]
         size = np.diff(np.append(cuts, n))
         x, y = np.add.reduceat(x, cuts) / size, np.add.reduceat(y, cuts) / size
-    i, j = np.triu_indices(len(y), 1)
+    i, j = np.triu_indices(len(y), 1)  # all pairs of values, each once
     slope = float(np.median((y[j] - y[i]) / (x[j] - x[i])))
     blocks = np.array_split(y, 4)
     inflation = _inflation(y - slope * x, blocks, float(np.abs(y).max()))
+    # Mann-Kendall: s is the number of rising pairs minus that of falling ones. Without a trend it is about normal, with
+    # mean 0 and the variance below, which ties make smaller. The 1 taken off s corrects for its being a whole number.
     s = float(np.sign(y[j] - y[i]).sum())
     m = len(y)
     ties = np.unique(y, return_counts=True)[1]
@@ -137,9 +139,12 @@ def find_trend(steps: np.ndarray, values: np.ndarray, large: Callable[[Trend], b
 
 
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """(n,) means of `values` (n,) over `width` neighbours around each, fewer at the ends.
+    """The mean of each value and its neighbours.
 
-    NaNs are left out; where nothing is left, the mean is NaN.
+    values: (n,) NaNs are left out.
+    width: how many values a mean covers, itself among them; fewer at the ends.
+
+    Returns (n,) means, NaN where nothing is left.
     """
     known = np.isfinite(values)
     total = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])

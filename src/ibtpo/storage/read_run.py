@@ -118,6 +118,7 @@ def stored_trees(run: Run, notes: list[str]) -> Iterator[tuple[int, ReasoningTre
 
 
 def _read_env(path: Path, notes: list[str]) -> dict[str, Any]:
+    """The contents of `env.json`; if it is missing, that becomes a note."""
     if not path.is_file():
         notes.append("env.json is missing: versions and machine are not known.")
         return {}

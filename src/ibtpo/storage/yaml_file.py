@@ -49,6 +49,7 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, but a key given twice is an error, where PyYAML would quietly take the last one."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Looks at the keys as they stand in the file, since the mapping that PyYAML makes has each only once."""
         seen: dict[str, int] = {}
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:str":
