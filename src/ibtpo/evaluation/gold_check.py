@@ -103,7 +103,7 @@ def check_data(
     negative: bool = True,
     gold: Callable[[Problem], str] | None = None,
 ) -> CheckReport:
-    r"""Scores each problem's gold answer, and as a control gives it to the next problem too.
+    """Scores each problem's gold answer, and as a control gives it to the next problem too.
 
     problems: the problems to check.
     pool: the verifier.
