@@ -1,4 +1,7 @@
-"""A small server that speaks vLLM's and SGLang's HTTP, over a toy language model of ten tokens."""
+"""A small server that speaks the HTTP of vLLM and SGLang, over a toy language model of ten tokens.
+
+The toy's logits depend on the last token only, so a test can compute every log-probability itself.
+"""
 
 import contextlib
 import json
@@ -12,22 +15,33 @@ import numpy as np
 
 VOCAB = 10
 EOS = 1
-Reply = tuple[int, dict[str, str], bytes]
+Reply = tuple[int, dict[str, str], bytes]  # status, headers, body
 
 
 def logits(last: int) -> np.ndarray:
-    """(10,) of the token after `last`."""
+    """(10,) logits of the token after the token `last`."""
     return np.random.default_rng(last).normal(size=VOCAB) * 1.5
 
 
 def log_softmax(values: np.ndarray) -> np.ndarray:
+    """(V,) log-probabilities of logits `values` (V,)."""
     return values - values.max() - np.log(np.exp(values - values.max()).sum())
 
 
 class FakeServer:
-    """`logprobs`: full, processed or raw. `script(path, body, number)`: a reply in place of the usual one, or None.
+    """A server that answers at `url` until `kill()`, or inside `with FakeServer(…) as server:`.
 
-    `requests`: the bodies of all requests for tokens. `kill()` closes it in the middle of what it does.
+    owned_by: what the model list says, by which a client tells "vllm" from "sglang".
+    logprobs: which log-probabilities it reports: "full" are those after the temperature, "raw" those before it, and
+        "processed" those after top-k and top-p as well.
+    model: the name of its model.
+    max_model_len: the longest context it claims; None if it does not say.
+    script: called with path, body (None for a GET) and the number of requests for tokens so far; what it returns is the
+        reply, and None means the usual one.
+    delay: seconds it waits before it answers a request for tokens.
+
+    What arrived is kept for the test: `requests` has the bodies of the requests for tokens, `headers` the headers of
+    all requests. `health` is the status that /health answers with.
     """
 
     def __init__(
@@ -50,7 +64,7 @@ class FakeServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            wbufsize = 1 << 16  # one packet a reply
+            wbufsize = 1 << 16  # a whole reply leaves in one packet
 
             def log_message(self, *args: Any) -> None:
                 pass
@@ -89,12 +103,14 @@ class FakeServer:
         self.kill()
 
     def kill(self) -> None:
+        """Closes the server in the middle of whatever it is doing; requests under way get no reply."""
         if not self.dead:
             self.dead = True
             self.http.shutdown()
             self.http.server_close()
 
     def get(self, path: str) -> Reply:
+        """The reply to a GET: health, or else the list of models."""
         if self.script and (reply := self.script(path, None, len(self.requests))) is not None:
             return reply
         if path == "/health":
@@ -103,6 +119,7 @@ class FakeServer:
         return ok({"data": [card]})
 
     def post(self, path: str, body: dict[str, Any]) -> Reply:
+        """The reply to a request for tokens: vLLM's at /v1/completions, SGLang's anywhere else."""
         self.requests.append(body)
         if self.script and (reply := self.script(path, body, len(self.requests))) is not None:
             return reply
@@ -121,6 +138,10 @@ class FakeServer:
         return ok({"text": "", "meta_info": meta})
 
     def sample(self, prompt: list[int], s: dict[str, Any]) -> tuple[list[int], list[float], str]:
+        """Draws a completion: token ids, their log-probabilities of the kind `logprobs`, and how it ended.
+
+        s: the sampling settings, by vLLM's names.
+        """
         rng = np.random.default_rng([s["seed"], *prompt])
         last, ids, lps = prompt[-1], [], []
         while len(ids) < s["max_tokens"]:
@@ -140,7 +161,13 @@ class FakeServer:
 
 
 def completion(ids: list[int], lps: list[Any], finish: str = "length", **choice: Any) -> dict[str, Any]:
-    """A body of vLLM's completions endpoint."""
+    """The body of a reply of vLLM's completions endpoint.
+
+    ids: the new tokens' ids.
+    lps: their log-probabilities.
+    finish: the finish reason.
+    choice: fields to add to the choice, or to put in place of its own.
+    """
     logprobs = {"tokens": [f"token_id:{t}" for t in ids], "token_logprobs": lps}
     usage = {"prompt_tokens_details": {"cached_tokens": 3}}
     return {
@@ -150,9 +177,11 @@ def completion(ids: list[int], lps: list[Any], finish: str = "length", **choice:
 
 
 def ok(body: Any) -> Reply:
+    """A reply of status 200 with this body as JSON."""
     return 200, {"Content-Type": "application/json"}, json.dumps(body).encode()
 
 
 def error(status: int, message: str, **headers: str) -> Reply:
+    """A reply with an error, as both servers phrase it. headers: their names with _ for -."""
     body = {"error": {"message": message, "type": "x", "code": status}}
     return status, {name.replace("_", "-"): value for name, value in headers.items()}, json.dumps(body).encode()

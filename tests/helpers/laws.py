@@ -1,4 +1,4 @@
-"""Laws that hold of every reasoning tree."""
+"""The laws that every reasoning tree obeys."""
 
 from collections import Counter
 
@@ -6,7 +6,11 @@ from ibtpo.tree import NO_PARENT, ROOT, ReasoningTree
 
 
 def check_laws(tree: ReasoningTree) -> None:
-    """What holds of every tree, however it was grown and cut."""
+    """Asserts what holds of every tree, however it was grown and cut into steps.
+
+    Ids count up from the root; parents and children name each other; every node but the root has tokens, each with a
+    log-probability; and every rollout that comes to a node goes on to a child or ends there.
+    """
     assert [n.id for n in tree.nodes] == list(range(len(tree.nodes)))
     assert tree.nodes[ROOT].parent == NO_PARENT
     ended, started = Counter(f.node for f in tree.leaves), Counter(r.at for r in tree.rollouts)
@@ -15,7 +19,7 @@ def check_laws(tree: ReasoningTree) -> None:
         assert all(c > node.id for c in node.children)
         if node.id != ROOT:
             assert len(node.step.token_ids) == len(node.step.logprobs) >= 1
-        # Every rollout that came to the node's end (drawn from its parent, or started there) goes on or ends there.
+        # A rollout comes to a node's end by being drawn from the node's parent, or by starting there as a branch.
         arrived = started[node.id] + (node.draws if node.id != ROOT else 0)
         assert sum(tree.nodes[c].draws for c in node.children) + ended[node.id] == arrived
     assert len(tree.rollouts) == len(tree.leaves)

@@ -1,6 +1,7 @@
-"""The table of malformed inputs that `test_malformed.py` runs. A case: what is wrong, and what the user must read.
+"""The tables of malformed inputs, each with the error that the user must read.
 
-`{}` in a message stands for the file the case is about. `None` as a file's content makes a folder.
+A row gives an input and ends with a regular expression that the one line of error must hold; `{}` in it stands for the
+name of the file. A file whose content is None is made as a folder. To add a case, add a row.
 """
 
 import copy
@@ -14,7 +15,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Case:
-    """words: the command line. message: a regular expression its one line of error must hold. code: exit code."""
+    """A command that must fail.
+
+    name: what is wrong, for the test's id.
+    words: the command line after `ibtpo`.
+    message: a regular expression that its one line of error must hold.
+    files: the contents of the files it needs by their names; None makes a folder.
+    code: the exit code.
+    """
 
     name: str
     words: Sequence[str]
@@ -29,6 +37,7 @@ ROW = '{"id": "a", "question": "1+1?", "answer": "2"}\n'
 
 
 def _data(name: str, content: bytes | str | None, message: str, file: str = "bad.jsonl") -> Case:
+    """The case of one bad data file."""
     return Case(f"data: {name}", ["check-data", file], message.replace("{}", file), {file: content})
 
 
@@ -127,7 +136,7 @@ DATA = [
     _data("an empty Parquet file", b"", r"{}: not a readable Parquet file", "d.parquet"),
 ]  # fmt: skip
 
-# What is odd but good: (content, the questions and answers read)
+# Data that is odd but must be read: (name, content, the questions and answers in it)
 ODD_DATA: list[tuple[str, bytes, list[tuple[str, str]]]] = [
     ("a byte order mark", b"\xef\xbb\xbf" + ROW.encode(), [("1+1?", "2")]),
     ("CRLF line ends", ROW.replace("\n", "\r\n").encode(), [("1+1?", "2")]),
@@ -160,12 +169,16 @@ TREE: dict[str, Any] = {
     "leaves": [{"node": 2, "reward": 1.0, "stop": "eos"}, {"node": 3, "reward": None, "stop": "verifier_error"}],
     "meta": {"rollouts": [{"at": 0, "tokens": 3, "round": 0, "score": None}, {"at": 1, "tokens": 1, "round": 1}]},
 }  # fmt: skip
-GONE = object()
+GONE = object()  # stands for a field that is missing
 GOOD_TREE = json.dumps(TREE) + "\n"
 
 
 def _tree(name: str, path: Sequence[Any], value: Any, message: str) -> Case:
-    """The second tree of a file has another `value` at `path`; GONE takes it away."""
+    """The case of a file whose second tree is `TREE` with another value at one place.
+
+    path: the keys that lead to the place.
+    value: what stands there; GONE removes what is there.
+    """
     bad: Any = copy.deepcopy(TREE)
     place = bad
     for key in path[:-1]:
@@ -180,6 +193,7 @@ def _tree(name: str, path: Sequence[Any], value: Any, message: str) -> Case:
 
 
 def _tree_file(name: str, content: bytes | str | None, message: str, file: str = "t.jsonl") -> Case:
+    """The case of a tree file with this content."""
     return Case(f"tree: {name}", ["score", file], message.replace("{}", file), {file: content})
 
 
@@ -251,6 +265,7 @@ SCORE = ["score", "trees.jsonl"]
 
 
 def _options(base: Sequence[str], rows: list[tuple[str, str]]) -> list[Case]:
+    """The cases of one command line. rows: what is added to it, as words with a space between them, and the message."""
     return [Case(f"option: {' '.join(base)} {words}", [*base, *words.split(" ")], message) for words, message in rows]
 
 

@@ -1,10 +1,11 @@
-"""Reward functions that misbehave, in child processes and in this one, and the error each must give."""
+"""Reward functions that misbehave, each with the error that it must give."""
 
 import time
 from collections.abc import Callable
 from typing import Any
 
-VERIFIERS: list[tuple[str, str, str | None]] = [  # kind of row, body of the function, error or None for reward 1.0
+# Functions that run in a child process: what it does, its body, and the error; None means that the reward must be 1.0.
+VERIFIERS: list[tuple[str, str, str | None]] = [
     ("raises", "raise ValueError('no such unit')", r"reward: ValueError: no such unit"),
     ("raises what cannot be shown", "class E(Exception):\n  __str__ = lambda s: 1/0\n raise E", r"reward: "),
     ("asserts", "assert False", r"reward: AssertionError"),
@@ -43,7 +44,7 @@ VERIFIERS: list[tuple[str, str, str | None]] = [  # kind of row, body of the fun
     ("gets 100 kB", "return [float(len(k['completions'][0]) == 100_000)]", None),
 ]  # fmt: skip
 
-# --- the same in this process: eight rows at once ------------------------------------------------------------------
+# --- functions that run in this process, and get eight rows at once -------------------------------------------------
 
 ROWS = 8
 
@@ -66,6 +67,7 @@ def _drop_the_last(completions: list[str], **_: Any) -> list[float]:
     return [1.0] * (len(completions) - (len(completions) > 1))
 
 
+# What it does, the function, and the error; None means that the reward must be 1.0.
 IN_PROCESS: list[tuple[str, Callable[..., Any], str | None]] = [
     ("raises", _raise, r"_raise: ValueError: no such unit"),
     ("exits", _exit, r"_exit: SystemExit: 3"),

@@ -1,4 +1,4 @@
-"""Where things lie: the checkout, its golden files, and the benchmarks beside it, which may be absent."""
+"""Where things are: the checkout, its golden files, and the benchmarks beside it, which may be absent."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Run folders made up for the tests of the report: every number is known."""
+"""Made-up run folders for the tests of the report, in which every number is known."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,11 @@ TIMES = {"sampling": 3.0, "update": 1.5, "credit": 0.3, "verifying": 0.1, "other
 
 
 def rows(n: int, **curves) -> list[dict]:
-    """n rows of a run in which nothing happens, but for the given metrics (`ibtpo/` may be left out)."""
+    """n rows of `metrics.jsonl`, of a run in which nothing happens but what the given metrics say.
+
+    n: how many steps.
+    curves: (n,) values of metrics by their names, in place of the uneventful ones; `ibtpo/` may be left out.
+    """
     rng = np.random.default_rng(0)
     columns = {
         "eff_rate": 0.7 + 0.1 * rng.standard_normal(n), "avg_rate": 0.3 + 0.05 * rng.standard_normal(n),
@@ -37,13 +41,13 @@ def rows(n: int, **curves) -> list[dict]:
     found = {f"ibtpo/{k}": v for k, v in columns.items()}
     found |= {f"time/{k}": np.full(n, v) for k, v in TIMES.items()}
     found["sampling/logp_gap_max"] = np.full(n, 1e-5)
-    found["kl"] = 0.001 * np.arange(n)  # TRL's own, logged where beta is not 0
+    found["kl"] = 0.001 * np.arange(n)  # TRL logs it itself, unless beta is 0
     found |= {k: np.asarray(v, dtype=float) for k, v in curves.items() if "/" in k or k == "kl"}
     return [{"step": i + 1, **{k: float(v[i]) for k, v in found.items()}} for i in range(n)]
 
 
 def result(avg: float, half: float = 0.04, k: int = 4, n: int = 200) -> dict:
-    """One entry of eval.json with an interval of ± half."""
+    """An entry of `eval.json` with accuracy `avg`, and `half` of its interval on either side."""
     both = {"avg": avg, "avg_ci": [avg - half, avg + half], "pass": avg + 0.2, "pass_ci": [avg + 0.1, avg + 0.3]}
     return {**both, "k": k, "n": n, "truncated": 0.0}
 
@@ -51,7 +55,16 @@ def result(avg: float, half: float = 0.04, k: int = 4, n: int = 200) -> dict:
 def tree(
     id: str, rewards, *, prompt: str = "Make 5.", text: str = "step", answer: str | None = "2 + 3"
 ) -> ReasoningTree:
-    """Two first answers, then one branch a further reward, each after the first answer's first step."""
+    """A tree of two first answers, and one branch for each further reward.
+
+    id: the id of its problem.
+    rewards: the answers' rewards, in order.
+    prompt: the question.
+    text: how every step begins.
+    answer: the gold answer.
+
+    Every branch starts after the first step of the first answer.
+    """
     t = ReasoningTree(id, [1, 2], prompt, answer)
     for i, reward in enumerate(rewards):
         steps = [
@@ -63,7 +76,14 @@ def tree(
 
 
 def make_run(folder: Path, metrics=None, evals=None, trees=None, config=None) -> Path:
-    """A run folder. trees: step -> list of trees."""
+    """Makes a run folder and returns it; what is not given is uneventful.
+
+    folder: where to make it.
+    metrics: the rows of `metrics.jsonl`; default `rows(40)`.
+    evals: the contents of `eval.json`; if it is empty, no file is made.
+    trees: the trees to store, by step.
+    config: settings in place of those of `CONFIG`, or on top of them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump({**CONFIG, **(config or {})}, allow_unicode=True))
     (folder / "env.json").write_text(json.dumps(ENV))

@@ -1,10 +1,16 @@
-"""A tiny random model with a ten-letter vocabulary, made on the spot."""
+"""A tiny random model with a tokenizer for ten letters, made on the spot, for tests that load a model from a folder."""
 
 from pathlib import Path
 
 
 def make_tiny_model(folder: Path, *, eos: bool = True) -> Path:
-    """A two-layer Llama over the letters a to j, a space and a blank line that ends a step."""
+    """Saves a two-layer Llama and its tokenizer, and returns the folder.
+
+    Its tokens are the letters a to j, a space, and a full stop with a blank line, which ends a step.
+
+    folder: where to save them.
+    eos: whether the tokenizer has an end token; without one answers end only at the length limit.
+    """
     import torch
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

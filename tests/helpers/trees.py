@@ -1,7 +1,10 @@
-"""Tiny trees with every number worked out by hand, and what the tests of the core share.
+"""Tiny trees with every number worked out by hand, for the tests of scores, advantages and metrics.
 
-The hand tables hold literal arithmetic, one entry a node in id order (None: not defined). β = 5 unless said:
-1 + 1/β = 6/5 and 1 + β = 6. `S` is a standard deviation plus TRL's 1e-4.
+`BUILDERS` makes the trees, `HAND` holds their numbers under the default options, and `OPTIONS` what other options
+change. The numbers are written as the arithmetic that gives them, one a node in the order of ids; None means not
+defined. The keys are the fields that `ibtpo score --json` prints (`tree_ib` is the `ib_score` of the whole tree), and
+docs/method.md, "One training step", has their equations. Unless a comment says otherwise β is 5, so that 1 + 1/β = 6/5
+and 1 + β = 6, and λ is 0.1.
 """
 
 import math
@@ -12,18 +15,25 @@ from typing import Any
 from ibtpo.tree import ReasoningTree, Step
 from ibtpo.verify import Verdict
 
-S_THIRD = math.sqrt(1 / 3) + 1e-4  # rewards (1,0,0), (0,1,1) and (1,1,0,0) all have sample variance 1/3
+# What TRL divides an advantage by, the standard deviation of the rewards plus 1e-4. The sample variance is 1/3 of
+# (1,0,0), of (0,1,1) and of (1,1,0,0).
+S_THIRD = math.sqrt(1 / 3) + 1e-4
 
 
 def step(token_ids: Sequence[int], probabilities: Sequence[float], entropies: Sequence[float] | None = None) -> Step:
-    """A step whose token i was drawn with the i-th probability."""
+    """A step of these tokens.
+
+    token_ids: the tokens; their numbers are the text too.
+    probabilities: the probability each token was drawn with.
+    entropies: the entropy where each token was drawn, in nats.
+    """
     text = " ".join(map(str, token_ids)) + "\n\n"
     logs = tuple(math.log(p) for p in probabilities)
     return Step(tuple(token_ids), text, logs, None if entropies is None else tuple(entropies))
 
 
 def three_leaf() -> ReasoningTree:
-    """root ─ 1 ─ 2 (right), root ─ 3 (wrong), and a branch after 1: 1 ─ 4 (wrong)."""
+    """Three answers, the third a branch: root ─ 1 ─ 2 (right), root ─ 3 (wrong), and after 1: 1 ─ 4 (wrong)."""
     tree = ReasoningTree("three_leaf", [7, 8], "What is 1 + 1?", "2")
     tree.add(0, [step([10, 11], [0.5, 0.5], [1.0, 0.5]), step([12], [0.5], [0.25])], 1.0, "eos")
     tree.add(0, [step([20, 21], [1 / 16, 1.0], [0.75, 0.0])], 0.0, "eos")
@@ -32,7 +42,7 @@ def three_leaf() -> ReasoningTree:
 
 
 def merged() -> ReasoningTree:
-    """Node 1 was drawn three times, its child 2 twice (two equal right answers); 3 and 4 are wrong."""
+    """Four answers with shared nodes: 1 was drawn three times, its child 2 twice (both right); 3 and 4 are wrong."""
     tree = ReasoningTree("merged", [7], "Toss.", "heads")
     for _ in range(2):
         tree.add(0, [step([10], [0.5]), step([11], [0.75])], 1.0, "eos")
@@ -42,7 +52,7 @@ def merged() -> ReasoningTree:
 
 
 def all_equal(reward: float, name: str = "all_wrong") -> ReasoningTree:
-    """root ─ 1 ─ 2 and 4, root ─ 3; every leaf has the same reward."""
+    """Three answers that all have the same reward: root ─ 1 ─ 2, root ─ 3, and a branch 1 ─ 4."""
     tree = ReasoningTree(name, [7], "Hard.", "0")
     tree.add(0, [step([10], [0.75]), step([11], [0.25])], reward, "eos")
     tree.add(0, [step([20], [0.25])], reward, "eos")
@@ -51,7 +61,7 @@ def all_equal(reward: float, name: str = "all_wrong") -> ReasoningTree:
 
 
 def inner_leaf() -> ReasoningTree:
-    """A truncated answer ends at node 1, which goes on in 4 (right) and 5; the verifier failed on 3 and 5."""
+    """A truncated answer ends at node 1, where branches to 4 (right) and 5 start. The verifier failed on 3 and 5."""
     tree = ReasoningTree("inner_leaf", [7], "Short.", "yes")
     tree.add(0, [step([10], [0.5])], 0.0, "length")
     tree.add(0, [step([20], [0.25])], 1.0, "eos")
@@ -62,7 +72,7 @@ def inner_leaf() -> ReasoningTree:
 
 
 def fractional() -> ReasoningTree:
-    """root ─ 1 (0.25), root ─ 2 ─ 3 (0.5) and 4 (0.75)."""
+    """Rewards between 0 and 1: root ─ 1 (0.25), root ─ 2 ─ 3 (0.5), and a branch 2 ─ 4 (0.75)."""
     tree = ReasoningTree("fractional", [7], "Partly.", None)
     tree.add(0, [step([10, 11], [0.5, 0.125])], 0.25, "eos")
     tree.add(0, [step([20], [0.5]), step([21], [0.75])], 0.5, "eos")
@@ -71,6 +81,7 @@ def fractional() -> ReasoningTree:
 
 
 def all_wrong() -> ReasoningTree:
+    """Three answers that are all wrong."""
     return all_equal(0.0)
 
 
@@ -188,7 +199,7 @@ HAND: dict[str, Hand] = {
     },
 }
 
-# Other options: (tree, options as on the command line, what they change)
+# (tree, options as on the command line, the numbers that they change; all others are as in HAND)
 OPTIONS: list[tuple[str, dict[str, str], Hand]] = [
     (
         "three_leaf",
@@ -280,7 +291,7 @@ NODE_KEYS = ("p_hat", "eta1", "eta2", "ib_score", "a_gl", "a_ib", "advantage")
 
 
 def printed(name: str, hand: Hand) -> dict[str, Any]:
-    """The hand table as the one line `ibtpo score` prints."""
+    """A tree's hand table in the form of the line that `ibtpo score --json` prints of it."""
 
     def number(x: Any) -> float | None:
         return None if x is None else float(x)
@@ -297,11 +308,15 @@ def printed(name: str, hand: Hand) -> dict[str, Any]:
 
 
 def none_is_nan(row: Sequence[Any]) -> list[float]:
+    """A row of a hand table as floats, NaN for None, to compare it with arrays."""
     return [math.nan if x is None else float(x) for x in row]
 
 
 class FunctionVerifier:
-    """A verifier of one or more functions of a row; what raises `ValueError` becomes a verdict's error."""
+    """A verifier made of functions that take one row and return its reward; their sum is the reward.
+
+    A `ValueError` that one raises becomes the verdict's error. `rows` has all rows that were scored.
+    """
 
     def __init__(self, *functions: Callable[[dict[str, Any]], float]) -> None:
         self.functions = functions

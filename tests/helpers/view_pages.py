@@ -1,4 +1,4 @@
-"""What the tests of the viewer share: trees with awkward texts, and a reader of the pages with the standard library."""
+"""Trees with awkward texts for the tests of the viewer, and a reader of its pages that needs no browser."""
 
 import base64
 import gzip
@@ -12,7 +12,8 @@ from typing import Any
 from helpers.trees import BUILDERS, step
 from ibtpo.tree import ReasoningTree, Step, write_trees
 
-# Closes every element the page has text in, opens the states a parser can hang in, and has handlers and escapes.
+# A text that would take over a page that does not escape it: it closes every element that the page has text in, opens
+# those that make a parser skip what follows, and holds event handlers, template marks and control characters.
 EVIL = (
     "</script></noscript></title></style></details><script>window.pwned = 1</script><!--<script> "
     '<img src=x onerror="window.pwned = 2"> <svg onload=window.pwned=3> \' " & &lt; %%index%% ${window.pwned = 4} '
@@ -21,7 +22,10 @@ EVIL = (
 
 
 def evil_tree(long: int = 1_000_000) -> ReasoningTree:
-    """EVIL as id, prompt, answer, step texts and meta, and a step of a million characters."""
+    """A tree with EVIL as its id, prompt, answer, step texts and meta, and with one long step.
+
+    long: how many characters the long step has.
+    """
     tree = ReasoningTree(f"id {EVIL}", [1], f"prompt {EVIL}", f"answer {EVIL}", {"model": EVIL, "verifier": EVIL})
     tree.meta["search"] = {"branching": EVIL, "budget": {EVIL: EVIL}}
     tree.add(0, [Step((1,), f"first {EVIL}", (-0.5,), (0.3,)), Step((2,), "long " + "x" * long, (-0.1,))], 1.0, "eos")
@@ -31,7 +35,10 @@ def evil_tree(long: int = 1_000_000) -> ReasoningTree:
 
 
 def wide_tree(leaves: int = 64) -> ReasoningTree:
-    """Sixteen first answers of four steps, then branches in turn; every third answer is right."""
+    """A large tree: sixteen first answers of four steps, then branches in turn; every third answer is right.
+
+    leaves: how many answers it has.
+    """
     tree = ReasoningTree("wide", [7], "A question with many answers?", "42", {"search": {"branching": "ib"}})
     for i in range(leaves):
         at = 0 if i < 16 else 1 + 4 * (i % 16)
@@ -41,18 +48,32 @@ def wide_tree(leaves: int = 64) -> ReasoningTree:
 
 
 def example_trees() -> list[ReasoningTree]:
+    """The small trees of `helpers.trees`, whose numbers are known."""
     return [make() for make in BUILDERS.values()]
 
 
 def write_run(folder: Path, trees: list[ReasoningTree], rank: str = "", at: int = 1) -> Path:
-    """A step's trees in a run folder; returns their file."""
+    """Writes the trees of one step into a run folder, and returns their file.
+
+    folder: the run folder.
+    trees: the trees.
+    rank: the ending of the file's name for one of several processes, empty for a single one.
+    at: the step.
+    """
     file = folder / "trees" / f"step_{at:06d}{rank}.jsonl.gz"
     write_trees(file, trees)
     return file
 
 
 class Page(HTMLParser):
-    """A page's scripts and styles by what they are, its policy, and all the elements and texts outside of them."""
+    """A page of the viewer, taken apart.
+
+    scripts: (attributes, text) of every script element; those with a type are data.
+    styles: the text of every style element.
+    metas: the attributes of every meta element.
+    tags: (name, attributes) of every element.
+    text: all text outside of scripts and styles.
+    """
 
     def __init__(self, file: Path) -> None:
         super().__init__(convert_charrefs=True)
@@ -88,29 +109,33 @@ class Page(HTMLParser):
 
     @property
     def ours(self) -> list[str]:
-        """The scripts that run."""
+        """The texts of the scripts that run, which are those without a type."""
         return [text for attrs, text in self.scripts if "type" not in attrs]
 
     def data(self, name: str) -> Any:
-        """The value in the chunk called `name`."""
+        """The value in the compressed chunk whose id is `name`."""
         (text,) = [text for attrs, text in self.scripts if attrs.get("id") == name]
         return json.loads(gzip.decompress(base64.b64decode(text, validate=True)))
 
     @property
     def facts(self) -> dict[str, Any]:
+        """What the page knows of all trees together, such as the colour scales."""
         (text,) = [text for attrs, text in self.scripts if attrs.get("id") == "facts"]
         return json.loads(text)
 
     @property
     def trees(self) -> list[Any]:
+        """The chunks of all trees, in order."""
         ids = [attrs.get("id") or "" for attrs, _ in self.scripts]
         return [self.data(i) for i in ids if re.fullmatch(r"t\d+", i)]
 
     @property
     def policy(self) -> dict[str, list[str]]:
+        """The page's Content-Security-Policy: the values of each directive by its name."""
         (content,) = [m["content"] or "" for m in self.metas if m.get("http-equiv") == "Content-Security-Policy"]
         return {name: values for name, *values in (part.split() for part in content.split(";"))}
 
 
 def csp_hash(text: str) -> str:
+    """How a Content-Security-Policy names a script or a style sheet of this text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

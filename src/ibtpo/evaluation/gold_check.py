@@ -1,4 +1,7 @@
-"""Does the verifier accept every gold answer, and no other problem's? To be asked before any training."""
+"""Checks before any training whether the verifier accepts the gold answer of every problem, and no other problem's.
+
+A verifier that rejects right answers, or accepts wrong ones, trains a model on noise.
+"""
 
 import json
 import time
@@ -14,19 +17,24 @@ from ..verify import Verdict, Verifier
 from ..verify.math import gold_text
 
 SHOWN = 10  # rows of each kind in the printed report
-_BATCH = 512
+_BATCH = 512  # rows the verifier gets at once
 
 
 @dataclass
 class CheckReport:
-    """What `check_data` found.
+    """What `check_data` found. Printed, it is a short report; `to_json` holds everything.
 
-    n: problems. passed: gold answers that scored at least 1. failing: (id, answer, verdict) of the others.
-    errors: how many of the failing ones are verifier errors rather than wrong answers.
-    negative: controls made: each problem's gold answer against the next one's. negative_same: of those, pairs with
-        the very same answer, which must be accepted. negative_accepted: (id, answer, next id, next answer) of accepted
-        pairs whose answers are written differently: equal in value, or a verifier that is too lenient.
-    seconds: time taken.
+    n: how many problems were checked.
+    passed: how many gold answers scored at least 1.
+    failing: (id, answer, verdict) of the others.
+    errors: how many of the failing ones are verifier errors rather than rejected answers.
+    negative: how many controls were made; each gives one problem's gold answer to the next problem.
+    negative_same: in how many of them two problems for the math verifier have the very same answer, which must be
+        accepted.
+    negative_accepted: (id, answer, next id, next answer) of the other controls that were accepted: the two answers are
+        equal in value though written differently, or the verifier is too lenient.
+    negative_errors: how many controls gave a verifier error.
+    seconds: the time it took.
     """
 
     n: int = 0
@@ -64,7 +72,7 @@ class CheckReport:
         return "\n".join([*lines, f"{self.seconds:.1f} s"])
 
     def to_json(self) -> str:
-        """One JSON object, complete."""
+        """The whole report as the text of one JSON object, with every failing row."""
         return json.dumps(
             {
                 "n": self.n,
@@ -95,9 +103,13 @@ def check_data(
     negative: bool = True,
     gold: Callable[[Problem], str] | None = None,
 ) -> CheckReport:
-    r"""Scores each problem's gold answer, and as a control against the next problem.
+    """Scores each problem's gold answer, and as a control gives it to the next problem too.
 
-    gold: makes the completion that must be right; by default `gold_completion`.
+    problems: the problems to check.
+    pool: the verifier.
+    negative: whether the controls are made.
+    gold: makes the completion of a problem that must be accepted; default `gold_completion`.
+
     Raises `VerifierError` if the verifier itself cannot be used; what it says of a row is in the report.
     """
     started = time.monotonic()
@@ -123,7 +135,7 @@ def check_data(
 
 
 def gold_completion(problem: Problem) -> str:
-    r"""A completion that is right: a solution of a walk or of countdown, `\boxed{answer}` for anything else."""
+    r"""A completion that must be accepted: a solution of a walk or of countdown, `\boxed{answer}` for all else."""
     kind = verifier_for(problem)
     if kind == "walk":
         from ..tasks.walk import gold_answer
@@ -135,11 +147,18 @@ def gold_completion(problem: Problem) -> str:
 
 
 def solve_countdown(numbers: Sequence[int], target: int) -> str | None:
-    """An expression that makes the target of all the numbers with + - * /, or None; seconds for six numbers."""
+    """An expression that makes `target` from all of `numbers` with + - * / and brackets, or None if there is none.
+
+    All ways are tried, with exact fractions; six numbers take seconds.
+    """
     return _combine(tuple((Fraction(n), str(n)) for n in numbers), Fraction(target))
 
 
 def _combine(parts: tuple[tuple[Fraction, str], ...], target: Fraction) -> str | None:
+    """The expression that makes `target` of all parts, each a value and how it is written; None if there is none.
+
+    Replaces two parts by their sum, difference, product or quotient, in all ways, until one part is left.
+    """
     if len(parts) == 1:
         return parts[0][1] if parts[0][0] == target else None
     for i, j in permutations(range(len(parts)), 2):
@@ -153,6 +172,7 @@ def _combine(parts: tuple[tuple[Fraction, str], ...], target: Fraction) -> str |
 
 
 def _score(pool: Verifier, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
+    """The verdict on each completion, as an answer to the problem at the same place."""
     rows: list[dict[str, Any]] = [
         {**problem.columns, "prompt": problem.prompt, "completion": completion, "completion_ids": []}
         for problem, completion in zip(problems, completions, strict=True)
@@ -161,4 +181,5 @@ def _score(pool: Verifier, problems: Sequence[Problem], completions: Sequence[st
 
 
 def _more(total: int) -> list[str]:
+    """The line that says how many rows are not printed, if any."""
     return [f"  … and {total - SHOWN} more"] if total > SHOWN else []

@@ -1,10 +1,12 @@
-"""Averages, and intervals that speak of other problems, or of other seeds and other problems, of the same kind.
+"""Averages over problems, and intervals around them.
 
-All intervals are 95 % percentile bootstrap intervals, and there are three ways to resample:
+An interval says how much an average would differ on other problems of the same kind, or with other seeds as well. All
+are percentile bootstrap intervals, at 95 % unless said otherwise: the problems are drawn anew with replacement, many
+times, and the interval holds the middle 95 % of the averages. There are three ways to draw:
 
-- `bootstrap_interval`: the mean of one column of problems;
-- `Resamples`: many columns over the same problems, from the same resamples, so that differences are paired;
-- `CrossedResamples`: a table of seeds and problems, both resampled.
+- `bootstrap_interval`: for the mean of one column of problems;
+- `Resamples`: for many columns over the same problems, all with the same draws, so that differences are paired;
+- `CrossedResamples`: for a table of seeds and problems, where both are drawn.
 
 Legend: P problems, K draws a problem, S seeds, R resamples. NaN stands for what is not known and is left out.
 """
@@ -18,27 +20,36 @@ import numpy as np
 
 from ..errors import ConfigError
 
-RESAMPLES = 2000
-FULL_MARKS = 1 - 1e-6  # a grade from here on counts as solved in pass@k
+RESAMPLES = 2000  # how often the problems are drawn anew
+FULL_MARKS = 1 - 1e-6  # a grade that reaches this counts as solved in pass@k
 
 
 def avg_at_k(grades: np.ndarray) -> np.ndarray:
-    """(P,) mean of the known grades of each problem, NaN where there is none. grades: (P, K), NaN where unknown."""
+    """avg@k: the mean grade of each problem.
+
+    grades: (P, K) NaN where unknown.
+
+    Returns (P,) means of the known grades, NaN for a problem that has none.
+    """
     known = ~np.isnan(grades)
     with np.errstate(invalid="ignore"):
         return np.where(known, grades, 0.0).sum(axis=1) / known.sum(axis=1)
 
 
 def pass_at_k(draws: np.ndarray, solved: np.ndarray, k: int) -> np.ndarray:
-    """(P,) unbiased chance that one of k answers is right: 1 − C(n−c, k)/C(n, k) (Chen et al., arXiv 2107.03374).
+    """pass@k: the chance that at least one of k answers to a problem is right.
 
-    draws: (P,) graded answers n of each problem. solved: (P,) how many were right, c. Where n < k no unbiased estimate
-    exists: k is then n. NaN where n is 0.
+    draws: (P,) how many answers of each problem were graded, n.
+    solved: (P,) how many of them were right, c.
+    k: how many answers are tried, at least 1.
+
+    Returns (P,) the unbiased estimates 1 − C(n−c, k)/C(n, k) (Chen et al. 2021, arXiv 2107.03374). Where n < k there is
+    none, and n takes the place of k; NaN where n is 0. Raises `ConfigError` if k < 1.
     """
     if k < 1:
         raise ConfigError(f"pass@k needs k >= 1, got {k}")
     n, c = np.asarray(draws, dtype=float)[:, None], np.asarray(solved, dtype=float)[:, None]
-    # C(n−c, k)/C(n, k) = Π_{j<k} (n−c−j)/(n−j), without a factorial.
+    # C(n−c, k)/C(n, k) = Π_{j<k} (n−c−j)/(n−j): a product of fractions cannot overflow as factorials can.
     j = np.arange(k, dtype=float)[None, :]
     inside = j < n
     factors = np.where(inside, np.maximum(n - c - j, 0.0) / np.where(inside, n - j, 1.0), 1.0)
@@ -46,14 +57,24 @@ def pass_at_k(draws: np.ndarray, solved: np.ndarray, k: int) -> np.ndarray:
 
 
 def nanmean(values: np.ndarray, axis: int | None = None) -> Any:
-    """The mean of what is known; NaN without a warning where nothing is."""
+    """The mean of the known values, as `numpy.nanmean`, but without a warning where nothing is known.
+
+    values: an array of any shape, NaN where not known.
+    axis: the axis to average over; None for all of them.
+
+    Returns the means, NaN where nothing is known.
+    """
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(known, values, 0.0).sum(axis) / known.sum(axis)
 
 
 def interval(mean: float, resampled: np.ndarray) -> dict[str, float]:
-    """{"mean", "low", "high"}."""
+    """A mean with the 95 % percentile interval of its resamples, as {"mean": …, "low": …, "high": …}.
+
+    mean: the mean of the values as measured.
+    resampled: (R,) its value in each resample; NaNs are left out.
+    """
     known = resampled[~np.isnan(resampled)]
     low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (math.nan, math.nan)
     return {"mean": float(mean), "low": float(low), "high": float(high)}
@@ -67,17 +88,23 @@ def bootstrap_interval(
     level: float = 0.95,
     weights: np.ndarray | None = None,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `values` (P,), NaNs left out; (NaN, NaN) if nothing is left.
+    """The percentile bootstrap interval of a mean over problems.
 
-    Problems are resampled, not draws: the interval speaks of other problems of the same kind. weights: (P,) positive,
-    how much each counts in the mean; alike by default.
+    values: (P,) one a problem; NaNs are left out.
+    seed: seed of the resamples.
+    resamples: how many there are.
+    level: share of the resampled means that the interval holds.
+    weights: (P,) positive; how much each problem counts in the mean; all alike by default.
+
+    Problems are resampled, not their draws: the interval speaks of other problems of the same kind.
+    Returns (low, high); (NaN, NaN) if no value is known.
     """
     known = values[~np.isnan(values)]
     share = np.ones(len(known)) if weights is None else weights[~np.isnan(values)]
     if not len(known):
         return math.nan, math.nan
     rng = np.random.default_rng(seed)
-    block = max(1, 4_000_000 // len(known))  # rows at once: 32 MB of indices
+    block = max(1, 4_000_000 // len(known))  # resamples drawn at once, so that the indices take 32 MB at most
     draws = (rng.integers(0, len(known), (min(block, resamples - at), len(known))) for at in range(0, resamples, block))
     means = np.concatenate([(known * share)[drawn].sum(axis=1) / share[drawn].sum(axis=1) for drawn in draws])
     tail = (1 - level) / 2
@@ -87,7 +114,12 @@ def bootstrap_interval(
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A mean over problems and its interval; NaN where no problem defines the number."""
+    """A mean over problems and its 95 % interval; all three are NaN if the number is not defined for any problem.
+
+    mean: the mean.
+    low: lower end of the interval.
+    high: upper end of the interval.
+    """
 
     mean: float
     low: float
@@ -98,32 +130,45 @@ class Measured:
 
 
 def measured_mean(values: np.ndarray) -> Measured:
+    """The mean of `values` (P,) over problems and its `bootstrap_interval`; NaNs are left out."""
     known = values[~np.isnan(values)]
     mean = math.fsum(known) / len(known) if len(known) else math.nan
     return Measured(mean, *bootstrap_interval(values))
 
 
 class Resamples:
-    """The bootstrap's resamples of P problems, as (R, P) counts: one matrix product gives all their sums."""
+    """R resamples of P problems, kept so that the means of several columns meet the same ones.
+
+    problems: P.
+    seed: seed of the resamples.
+    resamples: R.
+
+    A resample is kept as how often it holds each problem, so that one matrix product gives the sums of all.
+    """
 
     def __init__(self, problems: int, *, seed: int = 0, resamples: int = RESAMPLES) -> None:
         rng = np.random.default_rng(seed)
         self.counts = rng.multinomial(problems, np.full(problems, 1 / problems), resamples).astype(float)
 
     def means(self, values: np.ndarray) -> np.ndarray:
-        """Means of `values` (P, …) in each resample, (R, …), and NaNs left out; NaN where nothing is left."""
+        """(R, …) means of `values` (P, …) over the problems in each resample; NaN where none of them is known."""
         known = ~np.isnan(values)
         with np.errstate(invalid="ignore"):
             return (self.counts @ np.where(known, values, 0.0)) / (self.counts @ known)
 
 
 class CrossedResamples:
-    """R bootstrap resamples of a (S, P) table: its seeds and its problems, each drawn with replacement.
+    """R resamples of a (S, P) table, whose seeds and whose problems are both drawn with replacement.
 
-    The two are drawn independently of each other, since every seed answers the same problems (a crossed, or pigeonhole,
-    bootstrap). The answers of a cell are not drawn anew: they differ between seeds anyway. With one seed the interval
-    speaks of problems only; with few seeds it is somewhat too narrow for them, as every bootstrap of few is.
-    Two tables of the same shape meet the same resamples.
+    seeds: S.
+    problems: P.
+    seed: seed of the resamples; two tables of the same shape meet the same ones.
+    resamples: R.
+
+    Seeds and problems are drawn independently of each other, since every seed answers the same problems (a crossed, or
+    pigeonhole, bootstrap). The answers in a cell are not drawn anew: they differ between seeds anyway. With one seed an
+    interval speaks of other problems only; with few seeds it is somewhat too narrow for other seeds, as every bootstrap
+    of few values is.
     """
 
     def __init__(self, seeds: int, problems: int, *, seed: int = 0, resamples: int = RESAMPLES) -> None:
@@ -132,7 +177,7 @@ class CrossedResamples:
         self.problems = rng.multinomial(problems, np.full(problems, 1 / problems), resamples).astype(float)
 
     def means(self, values: np.ndarray) -> np.ndarray:
-        """(R,) means of `values` (S, P) in each resample, NaNs left out."""
+        """(R,) means of `values` (S, P) in each resample; NaNs are left out."""
         known = ~np.isnan(values)
         total = ((self.seeds @ np.where(known, values, 0.0)) * self.problems).sum(axis=1)
         with np.errstate(invalid="ignore"):
@@ -140,24 +185,37 @@ class CrossedResamples:
 
 
 def grade_table(grades: Sequence[Mapping[str, float | None]], problems: Sequence[str]) -> np.ndarray:
-    """(S, P) from each seed's mean grade by problem id; NaN where a problem has none."""
+    """The table of mean grades that `accuracy` and `difference` take.
+
+    grades: for each of S seeds, the mean grade of each problem by its id; None or absent if it has none.
+    problems: the ids of P problems, in the order of the columns.
+
+    Returns (S, P), NaN where there is no grade.
+    """
     return np.array([[np.nan if (g := row.get(p)) is None else g for p in problems] for row in grades], dtype=float)
 
 
 def accuracy(values: np.ndarray) -> dict[str, Any]:
-    """{"acc", "ci": [low, high]} of a (S, P) table: its mean, and the interval over seeds and problems."""
+    """The mean of a table of grades `values` (S, P) and its interval over other seeds and problems.
+
+    Returns {"acc": mean, "ci": [low, high]}.
+    """
     return _named("acc", values)
 
 
 def difference(mine: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
-    """{"diff", "ci"} of two (S, P) tables, paired: the same seeds in the same order, and the same problems.
+    """The mean difference of two tables of grades, and its interval over other seeds and problems.
 
-    Pairing by problem removes that problems differ in difficulty; pairing by seed, that seeds differ in the order of
-    the questions.
+    mine: (S, P) grades.
+    theirs: (S, P) grades of the same problems, with the same seeds in the same order.
+
+    The tables are paired cell by cell, so the interval is free of what both share: how hard each problem is, and the
+    order in which each seed asks the questions. Returns {"diff": mean of mine − theirs, "ci": [low, high]}.
     """
     return _named("diff", mine - theirs)
 
 
 def _named(name: str, values: np.ndarray) -> dict[str, Any]:
+    """The mean of a (S, P) table under `name`, and its interval over both under "ci"."""
     found = interval(nanmean(values), CrossedResamples(*values.shape).means(values))
     return {name: found["mean"], "ci": [found["low"], found["high"]]}

@@ -1,4 +1,4 @@
-"""Answers that `ibtpo eval` stored: read, written, and graded again without sampling."""
+"""The answers that `ibtpo eval` stores: writing, reading, and grading them again without sampling."""
 
 import json
 import math
@@ -17,20 +17,25 @@ from ..verify.pool import VerifierPool
 from .evaluate import Answer
 from .statistics import bootstrap_interval
 
-_BATCH = 512
+_BATCH = 512  # rows the verifier gets at once
+# The type of each field of a stored answer; a bool is none of these, though Python counts it as an int.
 _TYPES = {"id": str, "draw": int, "completion": str, "grade": float | int | None, "stop": str, "tokens": int}
 
 
 def answer_lines(answers: Sequence[Answer]) -> str:
-    """JSON Lines of answers, as `eval.answers.jsonl` holds them; a grade that is unknown is null."""
+    """The text of a file of answers: JSON Lines as in `eval.answers.jsonl`, where an unknown grade is null."""
     rows = [{**asdict(a), "grade": None if a.grade is None or math.isnan(a.grade) else a.grade} for a in answers]
     return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """The answers of a file. Raises `DataError` naming file, line and field."""
+    """Reads a file that `answer_lines` wrote.
+
+    Raises `DataError`, naming file, line and field, for a file that is missing, empty or broken, and for a draw that
+    stands there twice.
+    """
     try:
-        # Not splitlines(): an answer may hold a line separator that JSON leaves as it is.
+        # splitlines() would also split at Unicode's line separators, which JSON leaves in an answer as they are.
         lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start + 1} is not UTF-8") from error
@@ -51,6 +56,7 @@ def read_answers(path: Path) -> list[Answer]:
 
 
 def _answer(at: str, line: str) -> Answer:
+    """The answer in one line. at: file and line, for the message of an error."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -67,9 +73,14 @@ def _answer(at: str, line: str) -> Answer:
 
 
 def regrade(answers: Sequence[Answer], problems: Mapping[str, Problem], verifier: Verifier) -> list[Answer]:
-    """(A,) the same answers with the grades that `verifier` gives them now. problems: by id, one for each answer.
+    """The same answers with the grades that `verifier` gives them now.
 
-    The verifier is given the bare question as prompt, not the text that a chat template made of it.
+    answers: (A,) stored answers.
+    problems: the problems by their ids; each answer's must be among them.
+    verifier: the verifier; the grade is the value of its first reward function, None where it fails.
+
+    The verifier gets the bare question as its prompt, not the text that a chat template made of it.
+    Returns (A,) answers in the same order.
     """
     rows = [
         {**p.columns, "answer": p.answer, "prompt": p.prompt, "completion": a.completion}
@@ -83,7 +94,7 @@ def regrade(answers: Sequence[Answer], problems: Mapping[str, Problem], verifier
 
 
 def by_problem(answers: Sequence[Answer]) -> list[list[Answer]]:
-    """The answers of each problem, problems in the order in which they first occur."""
+    """The answers to each problem; the problems are in the order in which they first occur."""
     found: dict[str, list[Answer]] = {}
     for answer in answers:
         found.setdefault(answer.id, []).append(answer)
@@ -93,10 +104,17 @@ def by_problem(answers: Sequence[Answer]) -> list[list[Answer]]:
 def ifeval_accuracies(
     answers: Sequence[Answer], problems: Sequence[Problem], *, workers: int = 2, timeout: float = 10.0, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """Accuracy and 95 % interval at each of `LEVELS`, of graded answers to these problems.
+    """The accuracy of answers to IFEval prompts at each of its levels, with 95 % intervals.
+
+    answers: the answers; those without a grade are left out.
+    problems: the IFEval problems they answer.
+    workers: how many child processes grade them.
+    timeout: seconds an answer's grading may take.
+    seed: seed of the intervals.
 
     At prompt level an answer is right if it follows all its instructions; at instruction level each instruction counts
-    once. Intervals resample prompts, for the instructions of one answer stand or fall together.
+    once. Intervals resample prompts, since the instructions of one answer stand or fall together.
+    Returns {"accuracy": …, "ci": [low, high]} for each of `LEVELS`, both None if nothing was graded.
     """
     by_id = {p.id: p for p in problems}
     graded = [a for a in answers if a.grade is not None]

@@ -1,7 +1,8 @@
-"""Drawing with matplotlib, as inline SVG that obeys the page: its colours, its dark mode, its content policy.
+"""Drawing charts with matplotlib, as inline SVG that obeys the page: its colours, its dark mode, its content policy.
 
-matplotlib writes a `style` attribute on every element, which a page without inline styles must refuse. Here each
-distinct style becomes a class, and its colours become the page's custom properties; `Sheet` collects them.
+matplotlib writes a `style` attribute on every element, which the page's content policy refuses. So each distinct style
+becomes a CSS class, which a `Sheet` collects, and each colour in it becomes a custom property (`var(--ink)`) of the
+page, which has another value in dark mode.
 """
 
 import io
@@ -22,12 +23,14 @@ from .plots import Plot, points, smoothed
 
 SVG = "http://www.w3.org/2000/svg"
 HREF = "{http://www.w3.org/1999/xlink}href"
-# What matplotlib is told, and what the page makes of it. Okabe and Ito's colours; run.css has their dark-mode twins.
+# matplotlib is told these colours, and `VARIABLES` says which property of the page takes the place of each. INK and
+# GRID are stand-ins that occur nowhere else. COLOURS is the palette of Okabe and Ito, which colour-blind readers can
+# tell apart; run.css gives every property its values in light and dark mode.
 INK, GRID = "#010203", "#040506"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 VARIABLES = {INK: "var(--ink)", GRID: "var(--grid)", **{c: f"var(--c{i})" for i, c in enumerate(COLOURS)}}
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.4, 1.2, 1.4)), (0, (9, 2)), (0, (3, 1, 1, 1)))
-WHOLE = ("step", "checkpoint")  # x axes without fractions
+WHOLE = ("step", "checkpoint")  # labels of the x axes whose ticks are whole numbers
 MARKERS = ("o", "s", "^", "D", "v", "X")
 SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text: small, crisp, searchable
@@ -59,7 +62,13 @@ SETTINGS: Any = {
 
 @dataclass(frozen=True)
 class Series:
-    """A curve to draw: x and y (n,), its label, and its place in the order of colours."""
+    """A curve to draw.
+
+    x: (n,) places on the x axis, in its unit; NaN where not known.
+    y: (n,) values, in the plot's unit; NaN where not known.
+    label: the curve's name in the legend.
+    index: its number in the order of colours, dashes and markers.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -69,7 +78,14 @@ class Series:
 
 @dataclass(frozen=True)
 class Held:
-    """A measurement with its 95 % interval, at x."""
+    """A measurement, drawn as a point with its 95 % interval as a bar.
+
+    x: its place on the x axis, in its unit.
+    value: the measurement, in the plot's unit.
+    low: lower end of the interval.
+    high: upper end of the interval.
+    index: its number in the order of colours and markers.
+    """
 
     x: float
     value: float
@@ -79,17 +95,17 @@ class Held:
 
 
 class Sheet:
-    """The CSS classes of all drawings of one page."""
+    """Collects the CSS classes that all drawings of one page use."""
 
     def __init__(self) -> None:
         self._classes: dict[str, str] = {}
 
     def name(self, style: str) -> str:
-        """The class with these declarations."""
+        """The name of the class with the declarations `style`; the same declarations give the same class."""
         return self._classes.setdefault(style, f"s{len(self._classes)}")
 
     def css(self) -> str:
-        """One rule a class."""
+        """The style sheet: one rule a class."""
         return "\n".join(f".{name}{{{style}}}" for style, name in self._classes.items())
 
 
@@ -102,7 +118,16 @@ def draw_chart(
     held: Sequence[Held] = (),
     held_label: str = "held out, with interval",
 ) -> str:
-    """One plot as an `<svg>` element. alt: what a reader who does not see it is told."""
+    """Draws one plot and returns it as an `<svg>` element.
+
+    plot: title, unit and kind of the picture.
+    series: the curves, in drawing order; the layers from the bottom up if `plot.stacked`.
+    x_label: label of the x axis, which also decides how its ticks are written.
+    sheet: takes the CSS classes of the drawing; the page must print them.
+    alt: what a reader who does not see the picture is told.
+    held: measurements drawn with their intervals on top of the curves.
+    held_label: what the legend calls them.
+    """
     with rc_context(SETTINGS):
         figure = Figure()
         FigureCanvasSVG(figure)
@@ -127,7 +152,10 @@ def draw_chart(
 
 
 def _place(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """The legend above the axes, and the same margins in every picture, so that they stand in line."""
+    """Puts the legend above the axes and gives every picture the same margins, so that the axes of a page line up.
+
+    The height of the picture grows by one row for each line of the legend. A single curve needs no legend.
+    """
     longest = max(map(len, labels), default=0)
     columns = 1 if longest > 30 else 2 if sum(map(len, labels)) + 8 * len(labels) > 72 else max(1, len(labels))
     lines = -(-len(labels) // columns) if len(labels) > 1 else 0
@@ -151,6 +179,7 @@ def _marker(index: int) -> str:
 
 
 def _held_out(axes: Any, h: Held) -> None:
+    """Draws a measurement as an open marker with its interval."""
     axes.errorbar(
         [h.x], [h.value], yerr=[[h.value - h.low], [h.high - h.value]], fmt=_marker(h.index), color=_colour(h.index),
         markersize=6, markerfacecolor="none", markeredgewidth=1.5, capsize=4, linewidth=1.5, clip_on=False, zorder=5,
@@ -158,6 +187,10 @@ def _held_out(axes: Any, h: Held) -> None:
 
 
 def _curve(axes: Any, s: Series, many: bool) -> None:
+    """Draws a curve: a thin line of its values under a thick running mean, or one line if there are few points.
+
+    many: whether other curves share the axes. Then markers tell them apart without colour.
+    """
     x, y, _ = points(s.x, s.y)
     colour, dash = _colour(s.index), DASHES[(s.index + s.index // len(COLOURS)) % len(DASHES)]
     few = len(x) < 12
@@ -165,6 +198,7 @@ def _curve(axes: Any, s: Series, many: bool) -> None:
     if many or few:
         every = max(1, len(x) // 8)
         marker = {
+            # Each curve's first marker is one point further on, so that those of close curves do not lie on each other.
             "marker": _marker(s.index), "markersize": 4.5, "markevery": (s.index % every, every),
         }  # fmt: skip
     if few:
@@ -175,11 +209,12 @@ def _curve(axes: Any, s: Series, many: bool) -> None:
 
 
 def _stack(axes: Any, series: Sequence[Series]) -> None:
+    """Draws the series as layers on top of each other, each with a hatching of its own beside its colour."""
     thinned = [points(s.x, np.nan_to_num(s.y)) for s in series]
     hatches = ("", "////", "....", "xxxx", "----")
     base = np.zeros_like(thinned[0][1])
     for s, (x, y, _) in zip(series, thinned, strict=True):
-        if len(x) == 1:  # one step: give it a width
+        if len(x) == 1:  # an area over a single step would have no width
             x, y = np.array([x[0] - 0.5, x[0] + 0.5]), np.repeat(y, 2)
             base = np.repeat(base, 2) if len(base) == 1 else base
         axes.fill_between(
@@ -190,9 +225,10 @@ def _stack(axes: Any, series: Sequence[Series]) -> None:
 
 
 def _axes(axes: Any, plot: Plot, x_label: str) -> None:
+    """Sets labels, ticks and limits of the axes, and draws the lines at zero and at the plot's threshold."""
     axes.set_xlabel(x_label)
     axes.set_ylabel(plot.unit)
-    axes.yaxis.set_label_coords(-0.155, 0.5)  # as far from the axis in every picture
+    axes.yaxis.set_label_coords(-0.155, 0.5)  # at the same place in every picture, however wide the ticks' texts are
     axes.margins(x=0.02)
     axes.tick_params(length=3)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=x_label in WHOLE, steps=[1, 2, 5, 10]))
@@ -211,22 +247,28 @@ def _axes(axes: Any, plot: Plot, x_label: str) -> None:
 
 
 def _logarithmic(axes: Any, plot: Plot) -> None:
+    """Makes the y axis logarithmic, if any value that is drawn is positive."""
     drawn = np.concatenate([line.get_ydata() for line in axes.get_lines()])
     drawn = np.append(drawn[drawn > 0], [plot.threshold] if plot.threshold else [])
-    if len(drawn):  # limits first: a single value has no range
+    if len(drawn):  # the limits are set by hand, since a single value spans no range of its own
         axes.set_ylim(drawn.min() / 2, drawn.max() * 2)
         axes.set_yscale("log", nonpositive="clip")
         axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _thousands(value: float, position: int) -> str:
+    """A number of tokens as a tick shows it: 1500 as 1.5k, 2000000 as 2M. position: matplotlib's, not used."""
     if abs(value) >= 1e6:
         return f"{value / 1e6:g}M"
     return f"{value / 1e3:g}k" if abs(value) >= 1e3 else f"{value:g}"
 
 
 def _inline(svg: bytes, prefix: str, title: str, alt: str, sheet: Sheet) -> str:
-    """matplotlib's file as an element of the page: no style attributes, no ids but those that are used."""
+    """Turns matplotlib's SVG file into an element of the page.
+
+    Style attributes become classes of `sheet`, ids that nothing refers to are dropped, the others get `prefix` in front
+    so that pictures of one page do not share them, and coordinates are rounded to keep the page small.
+    """
     ElementTree.register_namespace("", SVG)
     root = ElementTree.fromstring(svg)
     for parent in list(root.iter()):
@@ -262,6 +304,7 @@ def _inline(svg: bytes, prefix: str, title: str, alt: str, sheet: Sheet) -> str:
 
 
 def _themed(style: str, prefix: str) -> str:
+    """The declarations with the page's fonts, its colour properties, and `prefix` before the ids they refer to."""
     style = style.replace("url(#", f"url(#{prefix}-")
     style = re.sub(r"font: ([\d.]+)px [^;]*", r"font: \1px var(--sans)", style)
     style = re.sub(r"font-family: [^;]*", "font-family: var(--sans)", style)
@@ -269,4 +312,5 @@ def _themed(style: str, prefix: str) -> str:
 
 
 def _rounded(text: str) -> str:
+    """The text with every number that has three or more decimals rounded to two."""
     return re.sub(r"-?\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), text)

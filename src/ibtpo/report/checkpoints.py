@@ -1,4 +1,8 @@
-"""`diagnosis.html`: the curve over checkpoints that `ibtpo diagnose` measured, in one offline HTML file."""
+"""`diagnosis.html`: what `ibtpo diagnose` measured of each checkpoint of a run, in one offline HTML file.
+
+The page shows a curve over the checkpoints for each of five metrics, with 95 % intervals, and a table of the same
+numbers. Beside it `curve.csv` holds them for other programs.
+"""
 
 import base64
 import math
@@ -17,7 +21,7 @@ from .charts import Held, Series, Sheet, draw_chart
 from .pages import Figure, render
 from .plots import PLOTS, Plot, csv_lines
 
-_RUNS = {plot.key: plot for plot in PLOTS}
+_RUNS = {plot.key: plot for plot in PLOTS}  # the plots of a run report, whose titles and words are used again
 CURVES: tuple[Plot, ...] = (
     replace(_RUNS["cov"], curves=(("cov_eta", "Cov(η1, η2)"),)),
     replace(
@@ -40,8 +44,11 @@ def write_diagnosis(
 ) -> Path:
     """Writes the page and, beside it, `curve.csv`; returns the page's path.
 
-    rows: one a checkpoint, as `summary.json` holds them: `label`, `step` or None, and a metric's mean, low and high;
-    or `error` for one that could not be measured. verdict: sentences. facts: (name, value) pairs of the measurement.
+    rows: one a checkpoint, as `summary.json` holds them: `label`, `step` (None if it has none), and for each metric a
+        mapping with `mean`, `low` and `high`; or `error`, a sentence, for a checkpoint that could not be measured.
+    verdict: sentences that say what changed from the first checkpoint to the last.
+    facts: (name, value) pairs that say how it was measured.
+    output: the page's file.
     """
     measured = [row for row in rows if "error" not in row]
     x, label = _places([row["step"] for row in measured])
@@ -65,8 +72,12 @@ def write_diagnosis(
 
 
 def _places(steps: Sequence[int | None]) -> tuple[list[int], str]:
-    """Where the checkpoints stand on the x axis, and its name: their steps where those ascend, else 1, 2, …"""
-    known = [0 if step is None and i == 0 else step for i, step in enumerate(steps)]  # a base model before its run
+    """Where the checkpoints stand on the x axis, and the axis's name.
+
+    These are their training steps if there are several, all known and ascending; else 1, 2, … in the order given.
+    """
+    # A first checkpoint without a step is taken for the base model, before the run's first step.
+    known = [0 if step is None and i == 0 else step for i, step in enumerate(steps)]
     ascending = [step for step in known if step is not None]
     if len(steps) > 1 and len(ascending) == len(steps) and ascending == sorted(set(ascending)):
         return ascending, "step"
@@ -74,6 +85,7 @@ def _places(steps: Sequence[int | None]) -> tuple[list[int], str]:
 
 
 def _figure(plot: Plot, rows: Sequence[Mapping[str, Any]], x: Sequence[int], label: str, sheet: Sheet) -> Figure | None:
+    """The picture of one metric over the checkpoints; None if no checkpoint has a finite value of it."""
     (name, words) = plot.curves[0]
     points = [
         (place, row["label"], row[name]) for place, row in zip(x, rows, strict=True) if math.isfinite(row[name]["mean"])
@@ -94,4 +106,5 @@ def _figure(plot: Plot, rows: Sequence[Mapping[str, Any]], x: Sequence[int], lab
 
 
 def _known(value: float) -> float | None:
+    """The value, or None, which CSV shows as an empty field, if it is not finite."""
     return value if math.isfinite(value) else None

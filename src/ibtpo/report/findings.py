@@ -1,7 +1,9 @@
-"""The verdict: what a run's numbers say in words, each sentence with its evidence and the rule behind it.
+"""The verdict of a run report: what a run's numbers say in words.
 
-A rule looks at one question and always answers: "good", "look" (worth a look), "bad", or "unknown" where there is too
-little data or nothing stands out from the noise. docs/report.md lists the rules and thresholds.
+Each function in `RULES` looks at one question, such as whether the entropy collapsed, and always answers with a
+`Finding`: a sentence, the evidence for it, and the rule that was applied. Its state is "good", "look" (worth a look),
+"bad", or "unknown" where there is too little data or nothing stands out from the noise. docs/report.md lists the rules
+and their thresholds; `trend` explains the test that tells a trend from noise.
 """
 
 import math
@@ -15,16 +17,24 @@ import numpy as np
 from ..storage.read_run import Run
 from .trend import ALPHA, LEAST_STEPS, SIGMAS, Level, Trend, find_trend, since, smoothing_width, trend
 
+# What the page calls each state, the most pressing first.
 STATES = {"bad": "Problem", "look": "Look at this", "good": "Good", "unknown": "Nothing to say"}
-GAP_FLOAT32 = 1e-3
-MOST_ERRORS = 0.01  # verifier errors a trajectory
-MOST_OTHER = 0.05  # share of the time
-Z95 = 1.959964
+GAP_FLOAT32 = 1e-3  # largest log-probability gap of engine and trainer, in nats, that float32 rounding explains
+MOST_ERRORS = 0.01  # share of the trajectories with a verifier error; more than this is a problem
+MOST_OTHER = 0.05  # share of the training time that may go to neither sampling, verifying, credit nor update
+Z95 = 1.959964  # half the width of a 95 % interval of a normal distribution, in standard errors
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One answer. state: a key of `STATES`. plot: the plot it speaks of."""
+    """A rule's answer about a run.
+
+    state: a key of `STATES`.
+    title: the answer, as a sentence.
+    evidence: the numbers it rests on, in words.
+    rule: when the rule says what, in words.
+    plot: where on the page the evidence is drawn: a `Figure`'s key, or "held-out" for the table of held-out accuracy.
+    """
 
     state: str
     title: str
@@ -34,13 +44,13 @@ class Finding:
 
 
 def judge_run(run: Run) -> list[Finding]:
-    """Every rule's answer, the pressing ones first."""
+    """Every rule's answer about a run, the most pressing first."""
     order = list(STATES)
     return sorted((rule(run) for rule in RULES), key=lambda f: order.index(f.state))
 
 
 def headline(findings: list[Finding]) -> str:
-    """The verdict in a sentence or two."""
+    """The verdict in two or three sentences: held-out accuracy, and how much below is worth reading."""
     held_out = next(f for f in findings if f.plot == "held-out")
     first = held_out.title if held_out.state != "unknown" else "Held-out accuracy: nothing to say."
     bad, look = (sum(f.state == s for f in findings) for s in ("bad", "look"))
@@ -53,9 +63,14 @@ def headline(findings: list[Finding]) -> str:
 
 
 def difference(before: dict[str, Any], after: dict[str, Any], name: str) -> tuple[float, float, float] | None:
-    """after − before of `avg` or `pass` and its 95 % interval (low, high); None where one is not known.
+    """How much held-out accuracy changed: (after − before, low, high), low and high the ends of a 95 % interval.
+
+    before: the result of the evaluation before training, as `eval.json` holds it.
+    after: the same for the evaluation after training.
+    name: "avg" or "pass".
 
     The two are taken as independent. They are measured on the same problems, which makes the true interval narrower.
+    Returns None where one of the two is not known.
     """
     if before.get(name) is None or after.get(name) is None:
         return None
@@ -92,15 +107,17 @@ def _training_accuracy(run: Run) -> Finding:
         return short
     t = _find(run, "ibtpo/avg_rate", lambda t: abs(t.change) >= 0.05)
     if t is None:
-        return _quiet(run, "ibtpo/avg_rate", "Accuracy in training has no clear trend.", rule, "accuracy-tokens", _pc)
+        return _quiet(
+            run, "ibtpo/avg_rate", "Accuracy in training has no clear trend.", rule, "accuracy-tokens", percent=True
+        )
     note = " It is the mean over the leaves, which the search's branching biases: held-out accuracy decides."
     word = "rose" if t.rising else "fell"
-    evidence = _evidence(t, _pc) + note
+    evidence = _evidence(t, percent=True) + note
     return Finding("good" if t.rising else "bad", f"Accuracy in training {word}.", evidence, rule, "accuracy-tokens")
 
 
 def _covariance(run: Run) -> Finding:
-    """The diagnosis of the paper: under GRPO Cov(η1, η2) goes to zero while the entropy may look healthy."""
+    """Looks for what the paper sees under GRPO: Cov(η1, η2) goes to zero while the entropy may look healthy."""
     name = "ibtpo/cov_eta"
     rule = (
         f"Collapse: above 0 in the first fourth by 2 standard errors, a fall beyond chance ({_TEST}), and in "
@@ -115,12 +132,12 @@ def _covariance(run: Run) -> Finding:
     assert t is not None
     if t.last.below(0):
         title = "Cov(η1, η2) is negative: the model is confident in the wrong branches."
-        return Finding("bad", title, _evidence(t, _three), rule, "cov")
+        return Finding("bad", title, _evidence(t), rule, "cov")
     fell = _find(run, name, lambda t: not t.rising and t.change < 0)
-    started = t.first.mean > 2 * t.first.error  # the fall's own test carries the burden of proof
+    started = t.first.mean > 2 * t.first.error  # 2 are enough here, since the fall must pass a strict test of its own
     if started and fell and t.last.mean < t.first.mean / 2 and not t.last.above(0):
         half = t.first.mean / 2
-        # The last fourth's error is that of a mean over more steps than a running mean covers.
+        # `since` looks at a running mean. Where that covers fewer steps than a fourth, its error is larger.
         error = t.last.error * math.sqrt(max(1.0, t.n // 4 / smoothing_width(t.n)))
         level = min(half, SIGMAS * error)
         zero = since(run.curves.steps, run.curves[name], lambda v: v < level)
@@ -134,12 +151,12 @@ def _covariance(run: Run) -> Finding:
             while_ = " while entropy stayed" if stayed else " as entropy " + ("rose" if entropy.change > 0 else "fell")
             at += f" Entropy {_three(entropy.first.mean)} → {_three(entropy.last.mean)} nats."
         title = f"Cov(η1, η2) fell to 0{when}{while_}: confidence no longer follows correctness."
-        return Finding("bad", title, _evidence(fell, _three) + at, rule, "cov")
+        return Finding("bad", title, _evidence(fell) + at, rule, "cov")
     if t.last.above(0):
         title = "Cov(η1, η2) is above 0 to the end: confidence follows correctness."
-        return Finding("good", title, _evidence(t, _three), rule, "cov")
+        return Finding("good", title, _evidence(t), rule, "cov")
     title = "Cov(η1, η2) cannot be told from 0: too noisy to say whether confidence follows correctness."
-    return Finding("unknown", title, _evidence(t, _three), rule, "cov")
+    return Finding("unknown", title, _evidence(t), rule, "cov")
 
 
 def _eff_rate(run: Run) -> Finding:
@@ -157,13 +174,13 @@ def _eff_rate(run: Run) -> Finding:
         begin = since(run.curves.steps, run.curves[name], lambda v: v < 0.25)
         at = f" Under 25 % since step {begin}." if begin is not None else ""
         title = "Eff-Rate is starving: few groups carry a signal (too easy, too hard, or collapsed)."
-        return Finding("bad", title, _evidence(t, _pc) + at, rule, "signal")
+        return Finding("bad", title, _evidence(t, percent=True) + at, rule, "signal")
     fell = _find(run, name, lambda t: not t.rising and t.ratio <= 0.7)
     if fell:
         return Finding(
-            "look", "Eff-Rate is falling: fewer groups carry a signal.", _evidence(fell, _pc), rule, "signal"
+            "look", "Eff-Rate is falling: fewer groups carry a signal.", _evidence(fell, percent=True), rule, "signal"
         )
-    return Finding("good", "Eff-Rate does not fall beyond chance.", _evidence(t, _pc), rule, "signal")
+    return Finding("good", "Eff-Rate does not fall beyond chance.", _evidence(t, percent=True), rule, "signal")
 
 
 def _entropy(run: Run) -> Finding:
@@ -177,16 +194,16 @@ def _entropy(run: Run) -> Finding:
         return short
     t = _find(run, name, lambda t: t.ratio < 0.5 and not t.rising)
     if t:
-        return Finding("bad", "Entropy collapsed: answers become all alike.", _evidence(t, _three), rule, "entropy")
+        return Finding("bad", "Entropy collapsed: answers become all alike.", _evidence(t), rule, "entropy")
     t = _find(run, name, lambda t: t.ratio < 0.8 and not t.rising)
     if t:
-        return Finding("look", "Entropy is falling.", _evidence(t, _three), rule, "entropy")
+        return Finding("look", "Entropy is falling.", _evidence(t), rule, "entropy")
     t = _find(run, name, lambda t: t.ratio > 1.5 and t.rising)
     if t:
-        return Finding("look", "Entropy grew: the policy becomes more random.", _evidence(t, _three), rule, "entropy")
+        return Finding("look", "Entropy grew: the policy becomes more random.", _evidence(t), rule, "entropy")
     t = trend(run.curves.steps, run.curves[name])
     assert t is not None
-    return Finding("good", "Entropy neither collapses nor grows.", _evidence(t, _three), rule, "entropy")
+    return Finding("good", "Entropy neither collapses nor grows.", _evidence(t), rule, "entropy")
 
 
 def _truncation(run: Run) -> Finding:
@@ -208,11 +225,11 @@ def _truncation(run: Run) -> Finding:
         at = f" Over 10 % since step {begin}." if begin is not None else ""
         state = "bad" if grew.last.above(0.1) else "look"
         title = "Truncation grew: more answers run into the length limit."
-        return Finding(state, title, _evidence(grew, _pc) + at + advice, rule, "truncated")
+        return Finding(state, title, _evidence(grew, percent=True) + at + advice, rule, "truncated")
     if t.last.above(0.1):
         title = "Many answers run into the length limit, from the start."
-        return Finding("look", title, _evidence(t, _pc) + advice, rule, "truncated")
-    return Finding("good", "Few answers run into the length limit.", _evidence(t, _pc), rule, "truncated")
+        return Finding("look", title, _evidence(t, percent=True) + advice, rule, "truncated")
+    return Finding("good", "Few answers run into the length limit.", _evidence(t, percent=True), rule, "truncated")
 
 
 def _length(run: Run) -> Finding:
@@ -223,9 +240,9 @@ def _length(run: Run) -> Finding:
         return short
     t = _find(run, name, lambda t: abs(t.ratio - 1) >= 0.2)
     if t is None:
-        return _quiet(run, name, "Answers keep their length.", rule, "length", _three, "good")
+        return _quiet(run, name, "Answers keep their length.", rule, "length", state="good")
     title = "Answers grew longer: part of a gain may be trying longer." if t.rising else "Answers grew shorter."
-    return Finding("look", title, _evidence(t, _three, " tokens"), rule, "length")
+    return Finding("look", title, _evidence(t, unit=" tokens"), rule, "length")
 
 
 def _ib_score(run: Run) -> Finding:
@@ -236,8 +253,8 @@ def _ib_score(run: Run) -> Finding:
     t = _find(run, "ibtpo/ib_score", lambda t: not t.rising and -t.change >= 0.1 * abs(t.first.mean))
     if t:
         title = "IB-Score is falling: confidence grows without information."
-        return Finding("look", title, _evidence(t, _three), rule, "ib-score")
-    return _quiet(run, "ibtpo/ib_score", "IB-Score does not fall.", rule, "ib-score", _three, "good")
+        return Finding("look", title, _evidence(t), rule, "ib-score")
+    return _quiet(run, "ibtpo/ib_score", "IB-Score does not fall.", rule, "ib-score", state="good")
 
 
 def _level(
@@ -249,17 +266,31 @@ def _level(
     title: str,
     fine: str,
     run: Run,
-    show: Callable[[float], str],
+    *,
+    percent: bool = False,
 ) -> Finding:
+    """Whether a metric's last fourth lies beyond a threshold: "look" if it does by more than chance, else "good".
+
+    name: the metric.
+    plot: where it is drawn.
+    threshold: the largest harmless value if `over`, else the smallest.
+    over: whether too high is what is looked for, not too low.
+    what: what the metric is called, should the run be too short.
+    title: the sentence if it lies beyond the threshold.
+    fine: the sentence if it does not.
+    run: the run.
+    percent: whether the metric is a share, shown in percent.
+    """
     side = "over" if over else "under"
-    rule = f"In the last fourth {side} {show(threshold)} by {SIGMAS:g} standard errors."
+    limit = _pc(threshold) if percent else _three(threshold)
+    rule = f"In the last fourth {side} {limit} by {SIGMAS:g} standard errors."
     short = _short(run, name, what, rule, plot)
     if short:
         return short
     t = trend(run.curves.steps, run.curves[name])
     assert t is not None
     beyond = t.last.above(threshold) if over else t.last.below(threshold)
-    evidence = f"Last fourth {_level_text(t.last, show)}."
+    evidence = f"Last fourth {_level_text(t.last, percent)}."
     return Finding("look" if beyond else "good", title if beyond else fine, evidence, rule, plot)
 
 
@@ -310,15 +341,17 @@ def _other_time(run: Run) -> Finding:
     return Finding("good", "The time goes to sampling and learning.", evidence, rule, "time")
 
 
-_TOO_SHORT = "too short a run"
+_TOO_SHORT = "too short a run"  # how `headline` knows the findings that only a longer run could answer
 _TEST = f"Mann-Kendall p < {ALPHA:g}, whole run or second half"
 
 
 def _find(run: Run, name: str, large: Callable[[Trend], bool]) -> Trend | None:
+    """The metric's trend over the whole run or its second half, if it is beyond chance and `large`."""
     return find_trend(run.curves.steps, run.curves[name], large)
 
 
 def _short(run: Run, name: str, what: str, rule: str, plot: str) -> Finding | None:
+    """The answer if the metric has too few values to speak of a trend; None if it has enough."""
     n = int(np.isfinite(run.curves[name]).sum())
     if n >= LEAST_STEPS:
         return None
@@ -327,34 +360,45 @@ def _short(run: Run, name: str, what: str, rule: str, plot: str) -> Finding | No
 
 
 def _quiet(
-    run: Run, name: str, title: str, rule: str, plot: str, show: Callable[[float], str], state: str = "unknown"
+    run: Run, name: str, title: str, rule: str, plot: str, *, percent: bool = False, state: str = "unknown"
 ) -> Finding:
+    """The answer if a metric shows no trend worth naming; its first and last fourth are the evidence all the same."""
     t = trend(run.curves.steps, run.curves[name])
     assert t is not None
-    return Finding(state, title, _evidence(t, show), rule, plot)
+    return Finding(state, title, _evidence(t, percent), rule, plot)
 
 
-def _evidence(t: Trend, show: Callable[[float], str], unit: str = "") -> str:
+def _evidence(t: Trend, percent: bool = False, unit: str = "") -> str:
+    """The means of the first and the last fourth with their standard errors, and the test's p, in words.
+
+    percent: whether the metric is a share, shown in percent.
+    unit: what follows the last number otherwise, such as " tokens".
+    """
     p = f"p = {t.p:.2g}" if t.p >= 1e-4 else "p < 0.0001"
-    return f"{_level_text(t.first, show)} → {_level_text(t.last, show)}{unit}; trend {p} over {t.n} steps."
+    return f"{_level_text(t.first, percent)} → {_level_text(t.last, percent)}{unit}; trend {p} over {t.n} steps."
 
 
-def _level_text(level: Level, show: Callable[[float], str]) -> str:
-    scale, unit = (100.0, " %") if show is _pc else (1.0, "")
-    mean, error = scale * level.mean, scale * level.error
+def _level_text(level: Level, percent: bool) -> str:
+    """A mean ± its standard error and the steps it is over, such as "0.012 ± 0.003 (steps 31–40)"."""
     where = f"(steps {level.begin}–{level.end})"
-    if not error and not unit:
-        return f"{_three(mean)} {where}"
-    # As many digits as the error leaves: two of its own; of a percentage one after the point.
-    digits = 1 if unit else min(8, max(0, 1 - math.floor(math.log10(error))))
-    return f"{mean:.{digits}f}{unit} ± {error:.{digits}f}{unit} {where}".replace("-", "−")
+    if percent:
+        text = f"{_pc(level.mean)} ± {_pc(level.error)} {where}"
+    elif not level.error:
+        text = f"{_three(level.mean)} {where}"
+    else:
+        # As many digits after the point as show two of the error's own.
+        digits = min(8, max(0, 1 - math.floor(math.log10(level.error))))
+        text = f"{level.mean:.{digits}f} ± {level.error:.{digits}f} {where}"
+    return text.replace("-", "−")
 
 
 def _pc(share: float) -> str:
+    """A share in percent, with one decimal."""
     return f"{100 * share:.1f} %"
 
 
 def _three(value: float) -> str:
+    """A number with three digits, or rounded to a whole one from 1000 on."""
     return (f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}").replace("-", "−")
 
 
@@ -369,16 +413,16 @@ RULES: tuple[Callable[[Run], Finding], ...] = (
     _ib_score,
     partial(
         _level, "ibtpo/root_branches", "branches", 0.8, True, "Branches at the root",
-        "Nearly every branch starts at the root: the tree is a star.", "Branches start inside the answers.", show=_pc,
+        "Nearly every branch starts at the root: the tree is a star.", "Branches start inside the answers.",
+        percent=True,
     ),
     partial(
         _level, "ibtpo/distinct", "distinct", 0.7, False, "Distinct answers",
-        "Answers repeat word for word.", "Answers of a group are mostly distinct.", show=_pc,
+        "Answers repeat word for word.", "Answers of a group are mostly distinct.", percent=True,
     ),
     partial(
         _level, "ibtpo/steps", "length", 3.0, False, "Steps an answer",
         "Answers have fewer than three steps: there is nowhere to branch.", "Answers have steps to branch at.",
-        show=_three,
     ),
     _verifier,
     _gap,

@@ -1,4 +1,8 @@
-"""The trees a report shows: rescued by branching, best and worst, each with sample answers."""
+"""The trees a report shows: some rescued by branching, the best and the worst, each with sample answers.
+
+A tree is rescued if its first answers were all right or all wrong, and a branch made the group differ: without the
+branch the rewards would have carried no signal.
+"""
 
 import math
 from collections.abc import Iterable
@@ -10,25 +14,42 @@ from ..score import effective
 from ..tree import ROOT, ReasoningTree
 from ..viewer.page import tree_key
 
-SHOWN = {"rescued": 6, "best": 3, "worst": 3}
+SHOWN = {"rescued": 6, "best": 3, "worst": 3}  # how many trees of each kind
 MOST_TEXT = 3000  # characters of a prompt or an answer; the viewer has all of it
-FULL_MARKS = 1 - 1e-6
+FULL_MARKS = 1 - 1e-6  # an answer whose correctness reaches this counts as right
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer. shared: what it has in common with an earlier one, before the branch; own: the rest."""
+    """An answer that the report shows.
+
+    label: why it is shown, and how it ended unless it ended by itself.
+    shared: the text before the branch it began with, which it has in common with an earlier answer.
+    own: the rest of its text.
+    cut: how many characters were left out at the end.
+    link: its address in the viewer.
+    """
 
     label: str
     shared: str
     own: str
-    cut: int = 0  # characters left out
+    cut: int = 0
     link: str = ""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One tree. summary: how many answers were right. story: what the branch did. link: its address in the viewer."""
+    """A tree that the report shows.
+
+    step: the training step it was grown at.
+    id: the id of its problem.
+    summary: how many of its answers were right, in words.
+    story: for a rescued tree, what the branch that made the difference did; else empty.
+    prompt: the question, cut at `MOST_TEXT` characters.
+    answer: the gold answer, if there is one.
+    samples: some of its answers.
+    link: its address in the viewer.
+    """
 
     step: int
     id: str
@@ -42,8 +63,15 @@ class Example:
 
 @dataclass
 class Gallery:
-    """What the stored trees held. counts: of the trees read: all, branched at all, rescued, mixed (answers differ in
-    correctness)."""
+    """What the stored trees of a run held.
+
+    trees: how many were read.
+    branched: how many of them have a branch at all.
+    rescued: how many were rescued by a branch.
+    mixed: in how many the answers differ in correctness.
+    files: how many tree files the run has, read or not.
+    examples: the trees to show, by the keys of `SHOWN`.
+    """
 
     trees: int = 0
     branched: int = 0
@@ -54,9 +82,13 @@ class Gallery:
 
 
 def gallery(trees: Iterable[tuple[int, ReasoningTree]], viewer: str) -> Gallery:
-    """Chooses examples from (step, tree) pairs. viewer: file name of the tree viewer beside the report.
+    """Counts the trees of a run and chooses those to show.
 
-    Best and worst are by the share of right answers; among equals the later step counts, then the order in the file.
+    trees: (step, tree) pairs, in the order of the run.
+    viewer: file name of the tree viewer beside the report, for the links.
+
+    Of the rescued trees the latest are chosen. Best and worst are by the share of right answers; among equals the later
+    step comes first, then the order in the file.
     """
     found = Gallery()
     kept: dict[str, list[tuple[tuple[float, ...], int, ReasoningTree]]] = {name: [] for name in SHOWN}
@@ -73,7 +105,7 @@ def gallery(trees: Iterable[tuple[int, ReasoningTree]], viewer: str) -> Gallery:
         if right:
             kept["best"].append(((-share, -step, number), step, tree))
             kept["worst"].append(((share, -step, number), step, tree))
-        for name, rows in kept.items():  # never more than a few trees in memory
+        for name, rows in kept.items():  # cut after every tree, so that never more than a few are in memory
             rows.sort(key=lambda row: row[0])
             del rows[SHOWN[name] :]
     for name, rows in kept.items():
@@ -82,12 +114,19 @@ def gallery(trees: Iterable[tuple[int, ReasoningTree]], viewer: str) -> Gallery:
 
 
 def tree_link(viewer: str, step: int, id: str, node: int | None = None) -> str:
-    """Address of a tree, or of a node of it, in the viewer."""
+    """The address of a tree, or of one of its nodes, in the viewer.
+
+    viewer: file name of the viewer's page.
+    step: the training step the tree was grown at.
+    id: the id of its problem.
+    node: the node to open; None for the tree as a whole.
+    """
     link = f"{quote(viewer)}#tree={tree_key(id, step)}"
     return link if node is None else f"{link}&node={node}"
 
 
 def _example(step: int, tree: ReasoningTree, viewer: str, saved: bool) -> Example:
+    """A tree with its samples: if `saved`, the answer of the branch that rescued it; then a right and a wrong one."""
     raw = tree.meta.get("correct") or [leaf.reward for leaf in tree.leaves]
     right = [None if c is None else c >= FULL_MARKS for c in raw]
     known = [r for r in right if r is not None]
@@ -109,10 +148,13 @@ def _example(step: int, tree: ReasoningTree, viewer: str, saved: bool) -> Exampl
 
 
 def _story(tree: ReasoningTree, right: list[bool | None]) -> tuple[str, int | None]:
-    """What the first branch did that made a uniform group differ, and the leaf it ended in."""
+    """What the first branch did that made a uniform group differ, in words, and the leaf it ended in.
+
+    right: (L,) whether each leaf's answer is right, None where it was not graded.
+    """
     first = [r for r, rollout in zip(right, tree.rollouts, strict=True) if rollout.round == 0 and r is not None]
     turn = next((i for i, r in enumerate(right) if r is not None and tree.rollouts[i].round and r != first[0]), None)
-    if turn is None:  # the reward is no matter of right and wrong
+    if turn is None:  # rewards between 0 and 1 can differ without one answer being right and another wrong
         return "A branch made the answers differ.", None
     rollout = tree.rollouts[turn]
     word = "right" if first[0] else "wrong"
@@ -125,6 +167,7 @@ def _story(tree: ReasoningTree, right: list[bool | None]) -> tuple[str, int | No
 
 
 def _sample(tree: ReasoningTree, leaf: int, label: str, viewer: str, step: int) -> Sample:
+    """A leaf's answer, its text split where the branch that led to it began."""
     path = tree.path(tree.leaves[leaf].node)
     at = tree.rollouts[leaf].at if tree.rollouts else ROOT
     before = len(tree.path(at)) if at in path else 0
@@ -138,5 +181,6 @@ def _sample(tree: ReasoningTree, leaf: int, label: str, viewer: str, step: int) 
 
 
 def _mean_logprob(tree: ReasoningTree, leaf: int) -> float:
+    """Mean log-probability of an answer's tokens: how sure the model was of it."""
     logprobs = tree.completion_logprobs(leaf)
     return math.fsum(logprobs) / len(logprobs) if len(logprobs) else -math.inf

@@ -1,4 +1,8 @@
-"""What all reports share: a page without a script, whose content policy forbids everything but its own style sheet."""
+"""What all report pages share: filling a template.
+
+A page has no script, and its content policy forbids everything but its own style sheet: whatever text a run holds, the
+page runs nothing and asks nothing of any network.
+"""
 
 import base64
 import hashlib
@@ -17,7 +21,16 @@ GENERATOR = "ibtpo report"
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot on the page. csv: its file in the data folder. data: the drawn points as a `data:` address."""
+    """A picture on the page, with what stands under it.
+
+    key: its name, and its id on the page.
+    title: its heading.
+    svg: the drawing, an `<svg>` element.
+    reads: how to read it, in sentences; may be empty.
+    csv: the address of its CSV file, from the page.
+    data: the points as drawn, as a `data:` address, so that they stay with a page that is sent on alone.
+    note: how the curves were thinned for drawing; empty if they were not.
+    """
 
     key: str
     title: str
@@ -29,11 +42,20 @@ class Figure:
 
 
 def _shown(value: Any) -> Any:
-    """What a template prints: text with its invisible characters visible, since they could turn the page's words."""
+    """What a template prints for a value: text gets its invisible characters shown as signs.
+
+    Some of them turn the order of the text around them, and a run's text could so change what the page seems to say.
+    """
     return value if not isinstance(value, str) or isinstance(value, Markup) else visible(value, keep="\n\r\t")
 
 
 def render(template: str, sheet: Sheet, **values: Any) -> str:
+    """Fills a template of the folder `page` and returns the page.
+
+    template: its file name.
+    sheet: the CSS classes of all drawings on the page.
+    values: what the template names; one that is missing is an error.
+    """
     environment = Environment(
         loader=PackageLoader("ibtpo.report", "page"), autoescape=True, undefined=StrictUndefined,
         finalize=_shown, trim_blocks=True, lstrip_blocks=True,

@@ -1,7 +1,7 @@
-"""Which curves are drawn, and the table behind each drawing.
+"""Which curves a report draws, and the table behind each picture.
 
-A `Plot` names the metrics of one picture. `table` gives the rows its CSV holds: every logged step. `points` thins a
-curve for drawing.
+A `Plot` names the metrics of one picture, and `PLOTS` lists those of a run report. `table` gives the rows of its CSV
+file, one a logged step; `points` thins a curve for drawing. docs/metrics.md says what each metric means.
 """
 
 import math
@@ -14,12 +14,26 @@ from ..storage.read_run import Run
 from .trend import running_mean, smoothing_width
 
 MOST_DRAWN = 300  # points of a curve; longer ones are drawn as means of equal blocks of steps
-TIME_PARTS = ("sampling", "update", "credit", "verifying", "other")
+TIME_PARTS = ("sampling", "update", "credit", "verifying", "other")  # what a step's time is split into
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One picture. curves: (metric, label) pairs. unit: of the y axis. reads: what a bad curve says."""
+    """One picture of a report.
+
+    key: its name, which CSV files and links use.
+    title: its heading.
+    curves: (metric, label) pairs.
+    unit: what the y axis shows.
+    reads: how to read it, in sentences.
+    percent: whether the values are shares, shown in percent.
+    zero_line: whether a line marks 0.
+    log: whether the y axis is logarithmic.
+    threshold: a value marked by a dotted line, in the metric's unit.
+    stacked: whether the curves are layers that add up.
+    from_zero: whether the y axis begins at 0.
+    least_top: how far up a y axis from 0 goes at least, so that tiny values do not fill the picture.
+    """
 
     key: str
     title: str
@@ -32,11 +46,11 @@ class Plot:
     threshold: float | None = None
     stacked: bool = False
     from_zero: bool = True
-    least_top: float = 0.02  # how far up the y axis goes at least
+    least_top: float = 0.02
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics, in order."""
+        """The names of the metrics, in the order of the curves."""
         return tuple(name for name, _ in self.curves)
 
 
@@ -165,7 +179,11 @@ PLOTS: tuple[Plot, ...] = (
 
 
 def table(run: Run, plot: Plot) -> tuple[list[str], list[list[float | int | None]]]:
-    """Header and rows of the plot's CSV: step, tokens and seconds so far, then its metrics as logged."""
+    """The header and the rows of a plot's CSV file, one row a logged step.
+
+    The columns are the step, the tokens generated and the seconds of training so far, then the plot's metrics; a value
+    that is not known is None.
+    """
     c = run.curves
     columns = [c[name] for name in plot.metrics]
     rows = [
@@ -176,12 +194,18 @@ def table(run: Run, plot: Plot) -> tuple[list[str], list[list[float | int | None
 
 
 def logged(runs: Sequence[Run], plot: Plot) -> bool:
-    """Whether a run has anything to draw."""
+    """Whether any of the runs has a value to draw in this plot."""
     return any(run.curves.has(name) for run in runs for name in plot.metrics)
 
 
 def points(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """The finite points of a curve, at most `MOST_DRAWN`; the third value says how many steps one stands for."""
+    """The points to draw of a curve: those that are finite, thinned to at most `MOST_DRAWN` means of equal blocks.
+
+    x: (n,) places on the x axis, NaN where not known.
+    y: (n,) values, NaN where not known.
+
+    Returns x and y, (m,) each, and how many steps one point stands for.
+    """
     known = np.isfinite(x) & np.isfinite(y)
     x, y = x[known], y[known]
     size = math.ceil(len(x) / MOST_DRAWN)
@@ -193,18 +217,28 @@ def points(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def smoothed(y: np.ndarray, steps: int) -> np.ndarray:
-    """(n,) running mean of a thinned curve `y` (n,) that stands for `steps` values."""
+    """The running mean of a curve that `points` may have thinned, to be drawn over it.
+
+    y: (m,) values as drawn.
+    steps: how many steps the curve had; the mean covers about `smoothing_width(steps)` of them, and at least 5 points.
+
+    Returns (m,) means.
+    """
     block = max(1, steps // max(1, len(y)))
     return running_mean(y, max(5, smoothing_width(steps) // block | 1))
 
 
 def csv_lines(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
-    """CSV text (RFC 4180), line by line. A text that a spreadsheet would take for a formula gets a quote before it."""
+    """CSV text (RFC 4180), line by line; a None is an empty field.
+
+    A text that a spreadsheet would take for a formula gets a quote before it, since a run's text may come from anybody.
+    """
     for row in (header, *rows):
         yield ",".join(_field(value) for value in row) + "\r\n"
 
 
 def _field(value: object) -> str:
+    """A value as a field of CSV, in quotes where it holds a comma, a quote or a line end."""
     if value is None:
         return ""
     text = str(value)
@@ -214,4 +248,5 @@ def _field(value: object) -> str:
 
 
 def _plain(value: float) -> float | None:
+    """The value as a Python float, or None, which CSV shows as an empty field, if it is not finite."""
     return float(value) if math.isfinite(value) else None

@@ -1,7 +1,8 @@
-"""`report.html`: what a run did, in one offline HTML file; and several runs side by side.
+"""`report.html`: what a run did, in one offline HTML file; and `compare.html`: several runs side by side.
 
-The page has no script. Its content policy forbids everything but its own style sheet, so that it cannot ask any
-network for anything, whatever text a run holds.
+The first two functions write the pages. Below them are the functions that decide which files may be written, draw the
+pictures, and put numbers into words. A page has no script, and its content policy forbids everything but its own style
+sheet, so it cannot ask any network for anything, whatever text a run holds.
 """
 
 import base64
@@ -32,10 +33,13 @@ _OURS = re.compile(rf'<meta name="generator" content="{GENERATOR} [^"]*">'.encod
 
 
 def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
-    """Writes the report of a run folder, and beside it the tree viewer and the CSV files; returns its path.
+    """Writes the report of a run, and beside it the tree viewer and the CSV files; returns the report's path.
 
-    output: default `report.html` in the run folder. Raises `CheckpointError` where there is no run, `DataError` for
-    a broken file, and `ConfigError` if `output` is a file that no report was written to.
+    folder: the run folder; the run may still be going on, or have been killed.
+    output: the report's file; default `report.html` in the run folder.
+
+    Raises `CheckpointError` where there is no run, `CheckpointError` or `DataError` for a broken file in it, and
+    `ConfigError` if `output` is a file that is there and is no report, or its place for CSV files is taken.
     """
     run = read_run(folder)
     target = Path(output) if output is not None else run.path / "report.html"
@@ -62,7 +66,13 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
 
 
 def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
-    """Writes one page that compares runs; returns its path. Raises as `write_report` does."""
+    """Writes one page that compares runs, and beside it the CSV files; returns the page's path.
+
+    folders: the run folders.
+    output: the page's file.
+
+    Raises as `write_report` does.
+    """
     runs = [read_run(folder) for folder in folders]
     names = _distinct_names(runs)
     target = Path(output)
@@ -94,12 +104,13 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
 
 
 def _beside(target: Path) -> tuple[Path, Path]:
-    """The folder of the CSV files and the tree viewer that go with a report."""
+    """The paths of the two things that go with a report: the folder of its CSV files, and the tree viewer."""
     viewer = "trees.html" if target.name == "report.html" else f"{target.stem}_trees.html"
     return target.with_name(f"{target.stem}_data"), target.with_name(viewer)
 
 
 def _check_target(target: Path, data: Path) -> None:
+    """Raises `ConfigError` if writing would replace anything but an earlier report and its CSV files."""
     ours = False
     if target.is_dir():
         raise ConfigError(f"{target} is a folder; name a file, e.g. -o {target / 'report.html'}")
@@ -113,6 +124,7 @@ def _check_target(target: Path, data: Path) -> None:
 
 
 def _write(target: Path, page: str, data: Path, files: dict[str, str]) -> None:
+    """Writes the page and, into the folder `data`, the CSV files: a text by file name."""
     data.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         write_whole(data / name, text)
@@ -120,12 +132,12 @@ def _write(target: Path, page: str, data: Path, files: dict[str, str]) -> None:
 
 
 def _relative(path: Path, target: Path) -> str | None:
-    """Link from `target` to a file, None if there is no such file."""
+    """The link to a file from the page `target`; None if there is no such file."""
     if not path.is_file():
         return None
     try:
         return quote(os.path.relpath(path, target.parent).replace(os.sep, "/"))
-    except ValueError:  # on another drive
+    except ValueError:  # on Windows: no relative path leads to another drive
         return None
 
 
@@ -133,12 +145,16 @@ def _relative(path: Path, target: Path) -> str | None:
 
 
 def _single_views(run: Run) -> list[tuple[Plot, str]]:
+    """The pictures of one run as (plot, view): accuracy against tokens and time, all others against the step."""
     views = [(ACCURACY, view) for view in ("tokens", "time") if logged([run], ACCURACY) and _has_view([run], view)]
     return [*views, *((plot, "step") for plot in PLOTS if logged([run], plot))]
 
 
 def _flat_plots() -> list[Plot]:
-    """For several runs: a stack cannot be shared, and a picture has one metric."""
+    """The plots for several runs, one metric each, since there the colours tell the runs apart.
+
+    The stacked times become one plot of the total.
+    """
     flat = []
     for plot in PLOTS:
         if plot.stacked:
@@ -157,10 +173,12 @@ def _flat_plots() -> list[Plot]:
 
 
 def _has_view(runs: Sequence[Run], view: str) -> bool:
+    """Whether any run knows the numbers that this view has on its x axis."""
     return any(np.isfinite(_x(run.curves, view)).any() for run in runs)
 
 
 def _x(c: Curves, view: str) -> np.ndarray:
+    """(n,) the steps' places on the x axis: step number, tokens generated so far, or seconds of training so far."""
     return {"step": c.steps.astype(float), "tokens": c.tokens, "time": c.seconds}[view]
 
 
@@ -173,7 +191,16 @@ def _figure(
     folder: str,
     names: Sequence[str] | None = None,
 ) -> Figure:
-    """One picture, its CSV file put into `files`."""
+    """Draws one picture, and puts its CSV file into `files`.
+
+    runs: one run, or several to compare.
+    plot: what to draw; with several runs it has one metric.
+    view: what the x axis shows: "step", "tokens" or "time".
+    sheet: takes the drawing's CSS classes.
+    files: text by name of the page's CSV files.
+    folder: name of the folder that these will be in.
+    names: what the runs are called; None for a single run, whose curves are called as the plot says.
+    """
     longest = max((float(np.nanmax(r.curves.seconds)) for r in runs if np.isfinite(r.curves.seconds).any()), default=0)
     scale, unit = (3600, "hours") if longest > 3 * 3600 else (60, "minutes") if longest > 180 else (1, "seconds")
     scale = scale if view == "time" else 1
@@ -207,16 +234,19 @@ def _figure(
     address = "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()
     svg = Markup(draw_chart(plot, series, label, sheet, visible(alt), held))
     title = {"tokens": f"{plot.title} against tokens", "time": f"{plot.title} against time"}.get(view, plot.title)
-    reads = "" if view == "time" else plot.reads  # it stands under the picture before
+    reads = "" if view == "time" else plot.reads  # the picture before this one, against tokens, has it already
     return Figure(key, title, svg, reads, f"{quote(folder)}/{plot.key}.csv", address, note)
 
 
 def _held_out_points(run: Run, x: np.ndarray) -> list[tuple[str, float, dict[str, Any]]]:
-    """(when, place on the axis, result) of each held-out evaluation. x: (n,) places of the logged steps."""
+    """(when, place on the x axis, result) of each held-out evaluation that graded anything.
+
+    x: (n,) places of the logged steps.
+    """
     steps = run.curves.steps.tolist()
     points = [("before", 0.0, run.evals.get("before"))]
     for row in run.held_out:
-        if row["step"] in steps[:-1]:
+        if row["step"] in steps[:-1]:  # that of the last step is drawn below, as the one after training
             points.append((f"after step {row['step']}", float(x[steps.index(row["step"])]), row))
     points.append(("after", float(np.nanmax(x)), run.evals.get("after")))
     return [(when, place, found) for when, place, found in points if found and found.get("avg") is not None]
@@ -225,6 +255,7 @@ def _held_out_points(run: Run, x: np.ndarray) -> list[tuple[str, float, dict[str
 def _joint_table(
     runs: Sequence[Run], plot: Plot, names: Sequence[str] | None
 ) -> tuple[list[str], list[list[float | int | str | None]]]:
+    """The header and the rows of a picture's CSV file; with several runs, the name of the run comes first."""
     if names is None:
         header, rows = table(runs[0], plot)
         return header, [list(row) for row in rows]
@@ -236,7 +267,7 @@ def _joint_table(
 
 
 def _in_words(run: Run, name: str, percent: bool) -> str:
-    """A curve for those who do not see it."""
+    """A curve in words, for readers who do not see the picture: what it rose or fell from, and to."""
     t = trend(run.curves.steps, run.curves[name])
     if t is None:
         known = run.curves[name][np.isfinite(run.curves[name])]
@@ -248,12 +279,13 @@ def _in_words(run: Run, name: str, percent: bool) -> str:
 
 
 def _share(run: Run, name: str) -> str:
-    """Of the time of all steps."""
+    """This part's share of the total time of all steps, such as "31 %"."""
     return f"{100 * np.nansum(run.curves[name]) / max(np.nansum(run.curves['time/total']), 1e-9):.0f} %"
 
 
 def _short_label(text: str) -> str:
-    # matplotlib reads $ as the beginning of a formula.
+    """A label that fits into a legend, cut at 44 characters."""
+    # The $ are escaped, since matplotlib reads one as the beginning of a formula.
     return visible(text if len(text) <= 44 else text[:43] + "…").replace("$", r"\$")
 
 
@@ -261,6 +293,7 @@ def _short_label(text: str) -> str:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
+    """What stands at the head of a report, as (name, value) pairs; what is not known is left out."""
     c, config = run.curves, run.config
     facts = [
         ("method", config.get("method")),
@@ -277,6 +310,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _duration(seconds: float) -> str:
+    """A time as people say it, such as "45 s", "12 min" or "2 h 5 min"."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -284,7 +318,7 @@ def _duration(seconds: float) -> str:
 
 
 def _held_out_row(run: Run) -> dict[str, Any] | None:
-    """The before and after table's cells, None where nothing was measured."""
+    """What the table of held-out accuracy before and after training shows; None if neither was measured."""
     before, after = run.evals.get("before"), run.evals.get("after")
     if not before and not after:
         return None
@@ -304,6 +338,7 @@ def _held_out_row(run: Run) -> dict[str, Any] | None:
 
 
 def _held_out_csv(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """The CSV file of held-out accuracy: a row for avg@k and one for pass@k of each evaluation of each run."""
     rows = [
         [name, when, f"{measure}@{found['k']}", found[measure], *found[f"{measure}_ci"], found["n"]]
         for run, name in zip(runs, names, strict=True)
@@ -315,10 +350,12 @@ def _held_out_csv(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 
 def _points(change: float, low: float, high: float) -> str:
+    """A change of accuracy with its interval, such as "+5.0 points [+1.2, +8.8]"."""
     return f"{100 * change:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]".replace("-", "−")
 
 
 def _with_interval(result: dict[str, Any] | None, name: str) -> str:
+    """The accuracy `name` ("avg" or "pass") of an evaluation with its interval, or why there is none."""
     if not result:
         return "not measured"
     if result.get(name) is None:
@@ -328,7 +365,7 @@ def _with_interval(result: dict[str, Any] | None, name: str) -> str:
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries as one, lists as text."""
+    """Makes one dictionary of nested ones, by their innermost keys; lists become text."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
@@ -339,14 +376,14 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differences(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[Any]]]:
-    """Keys whose values are not the same in all."""
+    """The keys whose values differ between the rows, each with its value in every row."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     found = [(key, [row.get(key, "–") for row in rows]) for key in keys]
     return [(key, values) for key, values in found if any(v != values[0] for v in values)]
 
 
 def _distinct_names(runs: Sequence[Run]) -> list[str]:
-    """Folder names; where two are the same, with a number."""
+    """The names of the runs' folders; a name that occurred before gets a number."""
     names: list[str] = []
     for run in runs:
         name, n = run.name, 2

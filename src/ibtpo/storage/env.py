@@ -1,4 +1,4 @@
-"""Versions and hardware: `env.json` of every run folder, and what `ibtpo env` prints for bug reports."""
+"""Finds out versions and hardware, for `env.json` in every run folder and for `ibtpo env`, which bug reports quote."""
 
 import os
 import platform
@@ -10,6 +10,7 @@ from typing import Any
 
 from .._version import __version__
 
+# The packages whose versions can change what a run does.
 PACKAGES = (
     "torch",
     "transformers",
@@ -26,7 +27,11 @@ PACKAGES = (
 
 
 def collect_env() -> dict[str, Any]:
-    """Versions (None where a package is missing), git commit in a checkout, machine and command line."""
+    """Versions, git commit, machine and command line of this process, ready to be stored as JSON.
+
+    A package that is not installed has version None, and so has what cannot be found out: the commit of an installed
+    package, or the memory where the system does not tell it.
+    """
     return {
         "ibtpo": __version__,
         "commit": _commit(),
@@ -48,7 +53,7 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with "+" after it when files were changed; None for an installed package."""
+    """The commit of the checkout this file is in, with "+" after it if files were changed; None outside a checkout."""
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
@@ -60,16 +65,18 @@ def _commit() -> str | None:
 
 
 def _git(root: Path, *words: str) -> str:
+    """What a git command prints. It takes no locks, so that it cannot disturb another git command at work."""
     command = ["git", "--no-optional-locks", "-C", str(root), *words]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
 def _cpus() -> int:
-    """Cores this process may use, which can be fewer than the machine has."""
+    """How many cores this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory_gb() -> float | None:
+    """The machine's memory in units of 10^9 bytes; None where the system does not tell it, as on Windows."""
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
     except (AttributeError, ValueError, OSError):
@@ -77,6 +84,7 @@ def _memory_gb() -> float | None:
 
 
 def _gpus() -> list[str]:
+    """Name and memory of each GPU that torch can use."""
     try:
         import torch
     except ImportError:

@@ -1,7 +1,8 @@
-"""What the report reads: a run folder, whole or half-written.
+"""Reads a run folder into memory for the report, whether the run is finished, still going on, or was killed.
 
-A file that is not there yet is a note in the report, and so is a tree that cannot be read. Any other broken file is an
-error naming file and line; only the last line of `metrics.jsonl` may be half a line, since a killed run leaves one.
+A file that is not there yet becomes a note in the report, and so does a tree that cannot be read. Any other broken file
+is an error that names file and line. Only the last line of `metrics.jsonl` may be cut off, since a killed run leaves
+such a line.
 """
 
 import json
@@ -18,16 +19,20 @@ from ..tree import ReasoningTree, read_trees
 from .run_folder import RunFolder
 from .tree_file import tree_files
 
-LARGEST = 1e100  # beyond it a value is as good as infinite, and nothing can draw it
+LARGEST = 1e100  # a larger value counts as infinite: nothing can draw it
 MOST_TREE_FILES = 20  # a long run stores hundreds; the ones read are spread evenly over it
 
 
 @dataclass(frozen=True)
 class Curves:
-    """The rows of `metrics.jsonl`, one a step. n steps.
+    """The rows of `metrics.jsonl` as columns. A row stands for a logged step; n is how many there are.
 
-    steps: (n,) ascending. tokens: (n,) generated so far. seconds: (n,) of training so far, evaluation left out.
-    columns: metric -> (n,), NaN where it was not logged or not finite.
+    steps: (n,) their numbers, ascending.
+    tokens: (n,) tokens generated so far.
+    seconds: (n,) seconds of training so far, without the time of evaluations.
+    columns: (n,) values of each metric by its name, NaN where it was not logged or not finite.
+
+    `curves[name]` gives a metric's values, all NaN if it was never logged.
     """
 
     steps: np.ndarray
@@ -45,9 +50,17 @@ class Curves:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder in memory. evals: what `eval.json` holds; held_out: the rows of `evals.jsonl`, as they stand there.
+    """A run folder in memory.
 
-    notes: what is missing, in sentences.
+    path: the folder.
+    name: its name.
+    config: the settings the run was started with.
+    env: versions and machine, as `env.json` holds them; empty if it is missing.
+    curves: the metrics of all logged steps.
+    evals: the results `before` and `after` training, as `eval.json` holds them.
+    held_out: the rows of `evals.jsonl`, one a held-out evaluation.
+    tree_files: (step, file) of the stored trees, in order.
+    notes: what is missing or was left out, in sentences.
     """
 
     path: Path
@@ -62,7 +75,11 @@ class Run:
 
 
 def read_run(path: str | Path) -> Run:
-    """Reads a run folder. Raises `CheckpointError` if it is none, and `DataError` or its kin for a broken file."""
+    """Reads a run folder, all but its trees, which `stored_trees` reads one by one.
+
+    Raises `CheckpointError` if `path` is no run folder, and `CheckpointError` or `DataError`, naming the file and, if
+    it has one a row, the line, where something in it is broken.
+    """
     folder = RunFolder(path)
     if not folder.path.is_dir():
         raise CheckpointError(f"{folder.path} is no folder; give the run folder that `ibtpo train` printed")
@@ -85,9 +102,11 @@ def read_run(path: str | Path) -> Run:
 
 
 def stored_trees(run: Run, notes: list[str]) -> Iterator[tuple[int, ReasoningTree]]:
-    """(step, tree) of at most `MOST_TREE_FILES` files, the first and the last among them.
+    """Reads the trees of a run one by one, as (step, tree), from at most `MOST_TREE_FILES` of its files.
 
-    What cannot be read is left out and told in `notes`: one broken line must not cost a run its report.
+    run: the run; the files are spread evenly over it, the first and the last among them.
+    notes: gets a sentence for each tree that cannot be read and is left out: one broken line must not cost a run its
+        report.
     """
     files = run.tree_files
     if len(files) > MOST_TREE_FILES:
@@ -99,6 +118,7 @@ def stored_trees(run: Run, notes: list[str]) -> Iterator[tuple[int, ReasoningTre
 
 
 def _read_env(path: Path, notes: list[str]) -> dict[str, Any]:
+    """The contents of `env.json`; if it is missing, that becomes a note."""
     if not path.is_file():
         notes.append("env.json is missing: versions and machine are not known.")
         return {}
@@ -114,6 +134,7 @@ def _read_env(path: Path, notes: list[str]) -> dict[str, Any]:
 
 
 def _read_curves(path: Path, notes: list[str]) -> Curves:
+    """Reads `metrics.jsonl`. Of several rows of one step, as a resumed run leaves them, the last counts."""
     rows: dict[int, dict[str, float]] = {}
     lines = path.read_bytes().split(b"\n") if path.is_file() else []
     if not path.is_file():
@@ -124,14 +145,14 @@ def _read_curves(path: Path, notes: list[str]) -> Curves:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as e:
-            if number == len(lines):  # no newline after it: the run was killed while it wrote
+            if number == len(lines):  # no newline ends it, so the run was killed while it wrote this line
                 notes.append(f"The last line of metrics.jsonl (line {number}) is cut off and left out.")
                 continue
             raise DataError(f"{path}:{number}: not valid JSON ({e}); remove the line") from e
         step = row.get("step") if isinstance(row, dict) else None
         if type(step) is not int or not 0 <= step < 2**53:
             raise DataError(f"{path}:{number}: expected an object with a step, an integer >= 0, got {row!r:.80}")
-        # TRL logs a summary under the last step's number: only rows of the training itself are steps.
+        # TRL logs a summary under the last step's number; only rows that count tokens are steps of the training.
         if "ibtpo/generated_tokens" in row:
             rows[step] = {key: _metric(value, key, f"{path}:{number}") for key, value in row.items() if "/" in key} | {
                 key: _metric(row[key], key, f"{path}:{number}") for key in ("kl", "entropy", "loss") if key in row
@@ -142,7 +163,7 @@ def _read_curves(path: Path, notes: list[str]) -> Curves:
     if path.is_file() and not len(steps):
         notes.append("metrics.jsonl holds no step: none was finished.")
     none = np.full(len(steps), math.nan)
-    # Where rows are means over several steps (logging_steps), a row stands for the steps since the one before.
+    # With logging_steps > 1 a row holds means over all steps since the row before, so totals multiply by their number.
     gaps = np.diff(steps, prepend=0)
     tokens = columns.get("ibtpo/generated_tokens_total")
     if tokens is None or np.isnan(tokens).any():
@@ -151,6 +172,7 @@ def _read_curves(path: Path, notes: list[str]) -> Curves:
 
 
 def _metric(value: Any, name: str, where: str) -> float:
+    """A value of `metrics.jsonl` as a float; NaN for null and for what is too large to be drawn."""
     if value is None:
         return math.nan
     if type(value) not in (int, float):
@@ -163,6 +185,7 @@ def _metric(value: Any, name: str, where: str) -> float:
 
 
 def _check_evals(folder: RunFolder, notes: list[str]) -> dict[str, Any]:
+    """The contents of `eval.json`, checked; what is missing becomes a note."""
     evals = folder.read_eval()
     file = folder.path / "eval.json"
     for name, result in evals.items():
@@ -176,6 +199,7 @@ def _check_evals(folder: RunFolder, notes: list[str]) -> dict[str, Any]:
 
 
 def _check_result(result: dict[str, Any], file: Path, name: str) -> None:
+    """Raises `DataError` unless an evaluation's result holds what the report shows of it."""
     for key in ("avg", "pass"):
         value, interval = result.get(key), result.get(f"{key}_ci")
         numbers = [] if value is None else [value, *(interval if isinstance(interval, list) else ())]

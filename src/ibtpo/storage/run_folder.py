@@ -1,4 +1,4 @@
-"""The run folder: everything a run is and leaves behind.
+"""The run folder: everything a training run is made of and leaves behind.
 
 config.yaml     the resolved settings        env.json       versions, machine, command line
 metrics.jsonl   one row a step               trees/         step_000010.jsonl.gz
@@ -18,27 +18,36 @@ import yaml
 from ..errors import CheckpointError, ConfigError
 from .yaml_file import read_yaml
 
-STATE_FILE = "ibtpo_state.json"  # what our trainer adds to a checkpoint
-# Written last, in this order, so a checkpoint that has both has everything else.
-_LAST_FILES = {"trainer_state.json": "global_step", STATE_FILE: "generated_tokens"}  # and a number each holds
+STATE_FILE = "ibtpo_state.json"  # the file that our trainer adds to a checkpoint of the Hugging Face trainer
+# These two are written last, in this order, so a checkpoint that has both has everything else. Each is named with a
+# number it must hold: a file that was cut off while it was written does not.
+_LAST_FILES = {"trainer_state.json": "global_step", STATE_FILE: "generated_tokens"}
 
 
 class RunFolder:
-    """One run on disk."""
+    """One training run on disk: where its files are, and how they are written and read.
+
+    path: the folder, which need not exist yet.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def metrics(self) -> Path:
+        """The file with one row of metrics a step."""
         return self.path / "metrics.jsonl"
 
     def check_free(self, overwrite: bool = False) -> None:
-        """Raises `ConfigError` if there is a run already and `overwrite` does not say what to do with it."""
+        """Raises `ConfigError` if the place is taken and may not be used.
+
+        With `overwrite` an earlier run may be there, but nothing that is no run: no other folder is ever deleted.
+        """
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             if not overwrite:
                 raise ConfigError(
@@ -49,7 +58,14 @@ class RunFolder:
                 raise ConfigError(f"{self.path} is no run folder (no config.yaml): --overwrite will not delete it")
 
     def create(self, settings: dict[str, Any], env: dict[str, Any], overwrite: bool = False) -> None:
-        """Makes the folder; `overwrite` deletes the run that is there. Raises `ConfigError` as `check_free` does."""
+        """Makes the folder and writes `config.yaml` and `env.json` into it.
+
+        settings: the resolved settings of the run.
+        env: what `collect_env` found.
+        overwrite: whether a run that is there is deleted first.
+
+        Raises `ConfigError` as `check_free` does, and if the folder cannot be made.
+        """
         self.check_free(overwrite)
         if self.path.exists() and any(self.path.iterdir()):
             shutil.rmtree(self.path)
@@ -63,7 +79,10 @@ class RunFolder:
         write_whole(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
     def settings(self) -> dict[str, Any]:
-        """The settings the run was started with."""
+        """The settings the run was started with.
+
+        Raises `CheckpointError` if there is no `config.yaml`, or it cannot be read.
+        """
         file = self.path / "config.yaml"
         if not file.is_file():
             raise CheckpointError(f"{self.path} is no run folder: it has no config.yaml, so there is nothing to resume")
@@ -73,16 +92,22 @@ class RunFolder:
             raise CheckpointError(str(e)) from e
 
     def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that is whole; a run killed while writing one falls back to the one before."""
+        """The newest checkpoint that is whole, or None.
+
+        A run that was killed while it wrote a checkpoint falls back to the one before; the half-written one is deleted.
+        """
         found = [p for p in self.checkpoints.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
         for folder in sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
             if _is_whole(folder):
                 return folder
-            shutil.rmtree(folder)  # half-written: the trainer would write into it again
+            shutil.rmtree(folder)  # or the trainer, back at this step, would write into what is left of it
         return None
 
     def read_eval(self) -> dict[str, Any]:
-        """What `eval.json` holds so far."""
+        """The results of the evaluations `before` and `after` training, by these names; those there are so far.
+
+        Raises `CheckpointError` if `eval.json` is broken.
+        """
         file = self.path / "eval.json"
         if not file.is_file():
             return {}
@@ -95,7 +120,10 @@ class RunFolder:
         return found
 
     def read_evals(self) -> list[dict[str, Any]]:
-        """The rows of `evals.jsonl`, in order of step."""
+        """The rows of `evals.jsonl`, one a held-out evaluation, in order of step.
+
+        Raises `CheckpointError` naming file and line if one is broken.
+        """
         file = self.path / "evals.jsonl"
         rows: list[dict[str, Any]] = []
         for number, line in enumerate(file.read_bytes().splitlines() if file.is_file() else [], 1):
@@ -109,16 +137,21 @@ class RunFolder:
         return rows
 
     def add_evals(self, step: int, *rows: dict[str, Any]) -> None:
-        """Puts rows of `step` in place of those of that and later steps, which a killed run may have left."""
+        """Adds rows of `step` to `evals.jsonl`, in place of all rows of that and later steps.
+
+        Such rows are there if a run was killed after its last checkpoint and goes on from it: it measures them again.
+        Without `rows` they are only removed.
+        """
         kept = [row for row in self.read_evals() if row["step"] < step]
         write_whole(self.path / "evals.jsonl", "".join(json.dumps(row) + "\n" for row in (*kept, *rows)))
 
     def write_eval(self, name: str, result: dict[str, Any]) -> None:
-        """Adds `before` or `after`."""
+        """Adds a result to `eval.json` under the name `before` or `after`."""
         write_whole(self.path / "eval.json", json.dumps({**self.read_eval(), name: result}, indent=2) + "\n")
 
 
 def _is_whole(checkpoint: Path) -> bool:
+    """Whether both files that are written last are there and hold their numbers."""
     try:
         return all(
             isinstance(json.loads((checkpoint / name).read_text())[key], int) for name, key in _LAST_FILES.items()
@@ -128,7 +161,10 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file that appears whole or not at all."""
+    """Writes a file so that it appears whole or not at all, whenever the process is killed.
+
+    The text goes into a file beside it first, which then takes its name. An earlier file of that name is replaced.
+    """
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8", newline="")
     os.replace(part, path)

@@ -1,4 +1,7 @@
-"""Reading the YAML files people write: recipes and `config.yaml`. What is wrong is named with file and line."""
+"""Reads the YAML that people write: recipes, `config.yaml`, and values on the command line.
+
+What is wrong with a file is an error that names the file and, where YAML tells it, the line.
+"""
 
 import re
 from pathlib import Path
@@ -8,14 +11,17 @@ import yaml
 
 from ..errors import ConfigError
 
-_EXPONENT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # YAML 1.1 takes 1e-6 for text
+_EXPONENT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # PyYAML follows YAML 1.1, where 1e-6 is text
 
 
-MOST_VALUES = 10_000  # an alias of aliases of aliases stands for more values than there is memory
+MOST_VALUES = 10_000  # a short file of aliases of aliases can stand for more values than fit in memory
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The KEY: VALUE lines of a file. Raises `ConfigError` for anything else, and for a key that stands there twice."""
+    """The settings in a YAML file of KEY: VALUE lines, by name.
+
+    Raises `ConfigError` if the file cannot be read or holds anything else, and for a key that stands there twice.
+    """
     try:
         loaded = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
     except yaml.YAMLError as e:
@@ -26,7 +32,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {e.strerror or e}") from e
     except RecursionError as e:
         raise ConfigError(f"{path}: brackets or aliases are nested too deeply") from e
-    except (ValueError, TypeError) as e:  # a date or a number that is none
+    except (ValueError, TypeError) as e:  # what looks like a date or a number but is none, such as 2024-99-99
         raise ConfigError(f"{path}: {e}; put text in quotes") from e
     if not isinstance(loaded, dict):
         found = "nothing" if loaded is None else type(loaded).__name__
@@ -40,9 +46,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice: YAML would quietly take the last one."""
+    """PyYAML's safe loader, but a key given twice is an error, where PyYAML would quietly take the last one."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Looks at the keys as they stand in the file, since the mapping that PyYAML makes has each only once."""
         seen: dict[str, int] = {}
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:str":
@@ -55,22 +62,27 @@ class _Loader(yaml.SafeLoader):
 
 
 def _count(value: Any, known: dict[int, int]) -> int:
-    """How many values there are when all aliases are written out."""
+    """How many values there are when all aliases are written out.
+
+    known: the counts of the lists and mappings met so far, by their identity, so that each is counted only once.
+    """
     if not isinstance(value, dict | list):
         return 1
     if id(value) not in known:
-        known[id(value)] = MOST_VALUES + 1  # met again inside itself: without end
+        known[id(value)] = MOST_VALUES + 1  # what counts if the value is met again inside itself, without end
         items = value.values() if isinstance(value, dict) else value
         known[id(value)] = 1 + sum(_count(item, known) for item in items)
     return known[id(value)]
 
 
 def _line(error: yaml.YAMLError) -> str:
+    """Where the error is, such as ", line 3"; empty if PyYAML does not say."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     return "" if mark is None else f", line {mark.line + 1}"
 
 
 def _reason(error: yaml.YAMLError) -> str:
+    """What is wrong, on one line."""
     reason = getattr(error, "problem", None) or getattr(error, "context", None) or str(error)
     if "'\\t'" in reason:
         return "a line begins with a tab; YAML is indented with spaces"
@@ -78,7 +90,11 @@ def _reason(error: yaml.YAMLError) -> str:
 
 
 def yaml_value(text: str) -> Any:
-    """A value as YAML reads it, but with 1e-6 a number, and text left as it was typed (a colon, a # or a date)."""
+    """The value that a text on the command line stands for: a number, a truth value, null, a list, a mapping or text.
+
+    It is read as YAML, with two exceptions: 1e-6 is a number, and what is no such value stays as it was typed, so that
+    a colon, a # or a date in it changes nothing.
+    """
     import yaml
 
     try:

@@ -1,8 +1,8 @@
-"""The tree viewer: trees as one HTML file that opens from disk and asks nothing of any network.
+"""The tree viewer: the trees of a file or a run as one HTML file that opens from disk and asks nothing of any network.
 
-The file's head holds the page, its styles and scripts (page_files/), then come the index and a compressed chunk a
-tree, so that the list of trees is there while the rest is still being read. A Content-Security-Policy forbids
-everything but our own styles and scripts, named by their hashes.
+The file begins with the page, its styles and its scripts (from the folder page_files) and the index of the trees. Then
+comes one compressed chunk a tree, so that a browser can show the list of trees while it still reads the rest. A
+Content-Security-Policy forbids everything but our own styles and scripts, which it names by their hashes.
 """
 
 import base64
@@ -35,7 +35,13 @@ SCRIPTS = ("d3-hierarchy.min.js", "data.js", "list.js", "tree.js", "panel.js", "
 
 @dataclass(frozen=True, slots=True)
 class ViewerResult:
-    """What was written: `output`, the number of `trees`, the file's size in `bytes`, and what was left out, `notes`."""
+    """What `write_viewer` wrote.
+
+    output: the file.
+    trees: how many trees it holds.
+    bytes: the file's size.
+    notes: what was left out, one sentence each.
+    """
 
     output: Path
     trees: int
@@ -44,7 +50,11 @@ class ViewerResult:
 
 
 def default_output(source: str | Path) -> Path:
-    """`trees.html` in a run folder; beside a tree file, its name with `.html` for `.jsonl` or `.jsonl.gz`."""
+    """The file that `write_viewer` writes when it is given no other.
+
+    For a run folder this is `trees.html` in it. For a tree file it is beside it and has its name, with `.html` in place
+    of `.jsonl` or `.jsonl.gz`.
+    """
     source = Path(source)
     if source.is_dir():
         return source / "trees.html"
@@ -65,22 +75,27 @@ def write_viewer(
 ) -> ViewerResult:
     """Writes the trees of a tree file or a run folder as one HTML file.
 
-    output: default `default_output(source)`; a file that is there is replaced only if it is a viewer's.
-    options: beta, lam, value, confidence, weight, ratio_prior, on top of those stored in each tree.
-    title: of the page; default the source's name.
-    tokenizer: folder or file to show tokens' texts with; default the run's own model or the embedded one's.
-    on_tree: called with the number of trees so far, after each.
-    Raises `DataError` naming file and line for a wrong tree file (in a run folder wrong lines are left out and
-    noted), `ConfigError` for an output that is not ours to replace.
+    source: the tree file or the run folder.
+    output: the file to write; default `default_output(source)`. A file that is there is replaced only if an earlier
+        call wrote it.
+    options: `beta`, `lam`, `value`, `confidence`, `weight` and `ratio_prior` to score the trees with, in place of those
+        stored in each tree; one that is absent or None stays as stored.
+    title: the page's title; default the name of the source.
+    tokenizer: the file `tokenizer.json`, or a folder that holds it, to show the texts of tokens with; default that of
+        the run's own model, or of the embedded one if it grew the trees.
+    on_tree: called after each tree with the number of trees so far.
+
+    Raises `DataError` naming file and line for a wrong tree file (a wrong line of a run folder is left out and noted),
+    and `ConfigError` for an output that is not ours to replace, a wrong tokenizer, or a wrong option.
     """
     found = open_source(source)
     output = default_output(source) if output is None else Path(output)
     check_output(output)
-    # A wrong tokenizer is told before anything is read.
+    # Reading the trees can take minutes, so a wrong tokenizer is reported before.
     if tokenizer is not None and (given := find_tokenizer(tokenizer, None, None)) and token_texts(given, ()) is None:
         raise ConfigError(f"--tokenizer: {given} cannot be read; is it a tokenizer.json, and `tokenizers` installed?")
     entries: list[dict[str, Any]] = []
-    largest = {name: array("d") for name in COLOURS}  # all values of the file
+    largest = {name: array("d") for name in COLOURS}  # every value in the file: the colour scale fits them all
     static = NestedLists()
     used: set[int] = set()
     model: object = None
@@ -134,11 +149,16 @@ def check_output(output: Path) -> None:
 
 
 def _name(source: Source) -> str:
+    """The name of the source's file or folder, also where its path is "."."""
     return source.path.resolve().name or str(source.path)
 
 
 def _scale(values: Sequence[float], name: str) -> list[float]:
-    """[low, middle, high] of a colour scale, the same for all trees; one value in fifty may lie beyond its ends."""
+    """[low, middle, high] of a colour scale, the same for all trees of the page.
+
+    That of p-hat covers all its values, and at least 0 to 1. The others are symmetric around 0, and one value in fifty
+    may lie beyond their ends, so that a few large ones do not make all others pale.
+    """
     if name == "p_hat":
         low, high = min(0.0, *values, 1.0), max(0.0, *values, 1.0)
         return [low, (low + high) / 2, high]
@@ -149,7 +169,7 @@ def _scale(values: Sequence[float], name: str) -> list[float]:
 
 
 def _head(title: str, facts: dict[str, Any], index: str, words: str, static: str) -> bytes:
-    """The page down to the index; the trees' chunks follow."""
+    """The beginning of the file: all of the page but the chunks of the trees, and the end tags."""
     page = resources.files(__package__) / "page_files"
     read = {name: (page / name).read_text("utf-8") for name in ("viewer.html", "viewer.css", *SCRIPTS)}
     hashes = {name: _hash(read[name]) for name in ("viewer.css", *SCRIPTS)}
@@ -172,10 +192,12 @@ def _head(title: str, facts: dict[str, Any], index: str, words: str, static: str
         "scripts": scripts,
     }
     out = []
-    for i, piece in enumerate(read["viewer.html"].split("%%")):  # one pass: nothing put in is looked at again
+    # One pass, so that a %%name%% in a text that is put in stays text. The odd pieces are the names.
+    for i, piece in enumerate(read["viewer.html"].split("%%")):
         out.append(parts[piece] if i % 2 else piece)
     return "".join(out).encode("utf-8", "backslashreplace")
 
 
 def _hash(text: str) -> str:
+    """How a Content-Security-Policy names a script or a style sheet."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,4 +1,4 @@
-"""A tree in the terminal, for people on SSH."""
+"""Shows a tree in the terminal, for people who work over SSH and have no browser at hand."""
 
 import sys
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ from ..tree import ROOT, ReasoningTree
 from .data import open_source, options_of
 from .without_script import answers, marks_of, number
 
-MOST_TEXT = 400  # characters of a step, before the terminal's width cuts it
-NAMED = 10  # other trees that are named below the one shown
+MOST_TEXT = 400  # characters of a step's text; a narrower terminal cuts it further
+NAMED = 10  # how many other trees are named below the one shown
 
 
 def print_tree(
@@ -27,17 +27,23 @@ def print_tree(
     options: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> None:
-    """Prints one tree: wanted, its id (STEP:ID in a run folder, where an id alone means its first tree), or the first.
+    """Prints one tree of a tree file or a run folder.
 
-    Control characters in the models' texts are shown as signs; nothing in them reaches the terminal as a command.
-    Raises `DataError` for a wrong file, `ConfigError` for an id that is not there.
+    source: the tree file or the run folder.
+    wanted: the tree's id, or STEP:ID in a run folder, where an id alone means the first tree that has it; None means
+        the first tree of all.
+    options: options to score the tree with in place of those stored in it, as in `write_viewer`.
+    console: where to print; default the standard output.
+
+    Control characters in the model's texts are shown as signs, so that none of them reaches the terminal as a command.
+    Raises `DataError` for a wrong file, and `ConfigError` for an id that is not there or a wrong option.
     """
     found = open_source(source)
     shown: ReasoningTree | None = None
     names: list[str] = []
     for step, tree in found.trees():
         if shown is not None and len(names) > NAMED:
-            break  # enough to name
+            break  # a large file is not read to its end only for the names of its trees
         name = tree.id if step is None else f"{step}:{tree.id}"
         if shown is None and wanted in (None, name, tree.id):
             shown, title, names = tree, name, []
@@ -48,7 +54,7 @@ def print_tree(
     if shown is None and not names:
         raise DataError(f"{found.path} holds no tree that can be read")
     if shown is None:
-        near = get_close_matches(wanted or "", names, n=1) or names[:NAMED]  # not thousands of names
+        near = get_close_matches(wanted or "", names, n=1) or names[:NAMED]  # a run can hold thousands of names
         raise unknown("tree", wanted or "", [visible(n, "") for n in near])
     console = console or Console(highlight=False, markup=False, emoji=False)
     console.print(_draw(shown, title, options))
@@ -58,18 +64,20 @@ def print_tree(
 
 
 def _draw(tree: ReasoningTree, title: str, options: Mapping[str, Any] | None) -> Tree:
+    """The tree as `rich` draws it: a line of facts on top, then a line a step."""
     record = tree_scores(tree, options_of(tree, options))
     marks = marks_of(tree)
     told = [answers(tree), f"average reward {_share(record['avg_reward'])}"]
     told += [f"IB-Score {number(record['ib_score'])}", f"Cov(η1, η2) {number(record['cov_eta'])}"]
-    if correctness(tree):  # of a tree that nobody graded neither is true
+    if correctness(tree):  # a tree without any graded answer is neither effective nor uniform
         told += ["rescued" if rescued(tree) else "effective"] if record["effective"] else ["uniform"]
     top = Text(visible(title, ""), "bold")
     top.append("  " + ", ".join(told), "not bold dim")
     drawn = Tree(Text.assemble(top, "\n", _step(tree, ROOT, record["nodes"][ROOT], marks)), guide_style="dim")
     branches = {ROOT: drawn}
     stack = list(reversed(tree.nodes[ROOT].children))
-    while stack:  # depth first; a step that nothing forks off stands below the one before, not deeper
+    # Depth first. An only child stands below its parent, not deeper, or long answers would leave the screen.
+    while stack:
         node = stack.pop()
         parent = tree.nodes[tree.nodes[node].parent]
         alone = len(parent.children) == 1 and parent.id != ROOT
@@ -86,6 +94,7 @@ def _draw(tree: ReasoningTree, title: str, options: Mapping[str, Any] | None) ->
 
 
 def _step(tree: ReasoningTree, node: int, scores: Mapping[str, Any], marks: Mapping[int, list[str]]) -> Text:
+    """The line of one step: its number, how often it was drawn, its scores, the answers that end here, its text."""
     step = tree.nodes[node]
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(f"{node:>3} " if node else "", "dim")
@@ -100,4 +109,5 @@ def _step(tree: ReasoningTree, node: int, scores: Mapping[str, Any], marks: Mapp
 
 
 def _share(value: float | None) -> str:
+    """A number with two decimals, "–" for none."""
     return "–" if value is None else f"{value:.2f}"
