@@ -50,8 +50,8 @@ class PackedForward:
     there is one warning, and TRL's own forward is used from then on. A single micro-batch goes through TRL's forward if
     it shares too little to gain, or if a row is longer than the model's attention window.
 
-    The attribute `disabled` says why TRL's forward is used from then on, and is None as long as it is not. The
-    attribute `computed` is the number of positions of the last call, as a share of the B x L that TRL would compute.
+    The attribute `disabled` is None, or says why TRL's forward is used for all that follows. The attribute `computed`
+    is the number of positions of the last call, as a share of the B x L that TRL would compute.
 
     max_tokens: most positions of one forward; only a row that is longer than this gets a forward with more.
     accelerator: the trainer's `Accelerator`.

@@ -56,8 +56,8 @@ class IBScoreCallback(TrainerCallback):
         Default: the trainer's own. What they hand to `log_metric` and `log_extra` is dropped.
     every: optimiser steps from one probe to the next.
     num_prompts: how many prompts are probed, the first ones.
-    search: how trees grow and are scored. Default: trees of 4,9,1,1 with the trainer's temperature, top_p, top_k and
-        max_completion_length.
+    search: how trees grow and are scored. Default: trees of (B0, L, K, B) = (4, 9, 1, 1), with the trainer's
+        temperature, top_p, top_k and max_completion_length.
     max_time_share: the most that probes may take of the time since training began, as a share in (0, 1]. A probe is
         skipped if it would exceed this by taking as long as the longest so far; the next multiple of `every` asks
         again. What the first probe costs, or one that takes longer than any before, is known only afterwards; probes
