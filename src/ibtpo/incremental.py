@@ -31,10 +31,10 @@ class RunningScores:
         """Forgets the tree, so that the next `refresh` starts from its first node."""
         self._leaves = self._nodes = 0  # how many of each have been taken in
         self._room = np.full(64, math.nan)  # the scores, with room for nodes to come
-        # The following hold one value a node. They are lists because single elements of arrays are slow to read.
+        # The following lists hold one value a node. (Single elements of arrays are slow to read.)
         self._eta2: list[float] = []
         self._p_hat: list[float] = []
-        self._density: list[float] = []
+        self._density: list[float] = []  # p-hat as it enters the ratio to the parent's, that is, after smoothing
         self._sums: list[Fraction] = []  # of the rewards under a node; exact, so that their order cannot change a value
         self._own: dict[int, list[float]] = {}  # the rewards of the leaves that end at a node, if there are any
         self._known: list[int] = []  # how many leaves under a node have a reward
