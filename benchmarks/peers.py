@@ -40,9 +40,10 @@ class BarrierEngine:
         return await future
 
     async def _serve(self) -> None:
+        """Answers requests in rounds until none are left."""
         while self._waiting:
             count = -1
-            while count != len(self._waiting):  # until nobody has asked for a while
+            while count != len(self._waiting):  # The barrier: wait until no more requests come.
                 count = len(self._waiting)
                 for _ in range(20):
                     await asyncio.sleep(0)

@@ -25,6 +25,7 @@ from ibtpo.search import TreeSearch
 from ibtpo.verify.pool import VerifierPool
 
 PLAIN = {"rows": 32, "new_tokens": 64}
+# The note of rows whose peer is vLLM.
 APART = "one after the other, not in turn: the peer has an environment of its own"
 
 

@@ -28,7 +28,7 @@ from ibtpo.tasks.prompts import trl_prompt
 from ibtpo.verify.math import math_reward
 from ibtpo.verify.walk import walk_reward
 
-GROUP = 12
+GROUP = 12  # answers a question
 
 
 @dataclass

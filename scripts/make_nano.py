@@ -36,7 +36,7 @@ EOS, PAD = "<eos>", "<pad>"
 PIECES = [" reach ", " with ", "Stuck.", "From ", "Done.", " or ", ".\n\n", " = ", ".\n", ", "]
 MOVES = [f"{sign * size:+d}" for size in sorted(walk.LARGE + walk.SMALL, reverse=True) for sign in (1, -1)]
 SENSE = 0.4  # the share of moves that are made sensible, that is, lie on a shortest walk to the target
-PROMPT_TOKENS = 13
+PROMPT_TOKENS = 13  # every prompt has as many
 MAX_NEW_TOKENS = 48
 GAUGE = 12  # the auxiliary head of `losses` tells distances of -12 to 12 apart
 

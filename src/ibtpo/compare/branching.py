@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 
 from .branching_arms import GROUPS, POOL
 
+# The numbers that the first table of `markdown` shows, and the titles of their columns.
 SHOWN = {
     "eff_rate": "Eff-Rate", "avg_rate": "Avg-Rate", "pass_at_g": "pass@G", "generated_tokens": "tokens",
     "distinct": "distinct", "branch_cost": "branch cost", "ib_score": "IB-Score", "cov_eta": "Cov(η1,η2)",
 }  # fmt: skip
 
 
+# The numbers of a tree's record that are compared; docs/metrics.md says what each means.
 MEASURES = (
     "eff_rate", "avg_rate", "pass_at_g", "generated_tokens", "trajectories", "distinct", "branch_cost", "branch_depth",
     "ib_score", "cov_eta", "truncated",
@@ -74,7 +76,7 @@ def chance_solved(rewards: Sequence[float], g: int) -> float:
 class Pool:
     """Independent answers to P problems.
 
-    rewards: for each problem, the reward of each answer that has one.
+    rewards: for each problem, the raw correctness of each answer that has one.
     tokens: for each problem, the number of tokens of each answer.
     """
 
@@ -100,7 +102,7 @@ class Pool:
 
     @property
     def success(self) -> np.ndarray:
-        """(P,) the mean reward, which is the policy's own success rate, since no search has steered these answers."""
+        """(P,) the mean correctness, which is the policy's own success rate: no search has steered these answers."""
         return np.array([math.fsum(r) / len(r) if r else math.nan for r in self.rewards])
 
 

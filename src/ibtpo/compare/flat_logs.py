@@ -19,6 +19,7 @@ from ..score import effective
 
 OWN = ("step", "prompt", "completion", "advantage")  # columns of TRL's; any other column with numbers is a reward
 
+# The numbers that a log cannot give, and why.
 NOT_COMPUTED = {
     "IB-Score, Cov(η1,η2)": "need the value of each step, from answers that share it, and the log-probabilities of its "
     "tokens; independent answers share no step, and the log holds no log-probabilities",
@@ -26,6 +27,7 @@ NOT_COMPUTED = {
     "entropy": "needs the distribution at every token; the log holds text",
     "truncated, tokens": "need token ids and stop reasons; the log holds text without special tokens",
 }
+# How to get those numbers.
 INSTEAD = (
     "measure checkpoints: ibtpo diagnose --model CHECKPOINT ... --data FILE; or a run while it trains: "
     "trainer.add_callback(ibtpo.IBScoreCallback(trainer))"
@@ -201,6 +203,7 @@ def _measure(step: int, rows: list[dict[str, Any]], names: list[str], correct: s
 
 
 def _mean(values: Iterable[float]) -> float:
+    """The mean, or NaN if there are no values."""
     known = list(values)
     return math.fsum(known) / len(known) if known else math.nan
 

@@ -121,7 +121,7 @@ class JobRunner:
 
         for job in jobs:
             if job.finished:
-                job.clean(keep_models)  # in case the comparison was killed before it could
+                job.clean(keep_models)  # in case the comparison was killed before it had cleaned this one
         done, times = sum(job.finished for job in jobs), []
 
         def ended(job: "Job", seconds: float, why: str | None) -> None:
@@ -140,9 +140,10 @@ class JobRunner:
         return run_all(jobs, self.at_once, self.plan.folder / "logs", ended)
 
     def _summarise(self) -> None:
+        """Writes the result so far, and only warns if that fails."""
         try:
             write_result(self.plan, self.seconds_since())
-        except Exception as e:  # a missing table must not stop hours of training; at the end it is written once more
+        except Exception as e:  # A missing table must not stop hours of training. At the end the error would be raised.
             self._say(f"warning: no summary was written ({type(e).__name__}: {e})")
 
     def stop_if_failed(self, failed: "Sequence[Job]") -> None:

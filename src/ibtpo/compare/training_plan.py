@@ -106,6 +106,7 @@ class Plan:
         return found
 
     def _words(self, arm: str, rate: float, seed: int) -> tuple[str, ...]:
+        """The words after `ibtpo train` that pilots and final runs have in common."""
         recipe = self.folder / "arms" / f"{folder_name(arm)}.yaml"
         return (str(recipe), "--learning_rate", f"{rate:g}", "--seed", str(seed))
 

@@ -11,6 +11,7 @@ from ..storage.read_run import Run, read_run
 from .training_arms import REFERENCE
 from .training_plan import Plan
 
+# The metrics whose curves are compared: the name here, and the name in metrics.jsonl.
 METRICS = {
     "eff_rate": "ibtpo/eff_rate", "ib_score": "ibtpo/ib_score", "cov_eta": "ibtpo/cov_eta",
     "entropy": "ibtpo/entropy", "kl": "kl",

@@ -25,6 +25,7 @@ from transformers import PreTrainedConfig
 from .._text import describe
 from .trie import ATTENTION, NO_LABEL, START, Layout, cost_of, lay_out, split, where_predicted
 
+# TRL's own method, bound to its trainer: log-probs, entropies or None, auxiliary loss or None.
 Plain = Callable[..., tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]]
 
 
@@ -86,8 +87,9 @@ class PackedForward:
         logits_to_keep: T, the length of the padded completions.
         batch_size: rows of one forward of TRL's; None for all B at once.
         compute_entropy: whether entropies are wanted.
-        compute_aux_loss: whether the auxiliary loss of a mixture of experts is wanted, which only TRL's forward gives.
-        extra: other arguments of TRL's method; if one of them is not None, TRL's forward is used.
+        compute_aux_loss: whether the auxiliary loss of a mixture of experts is wanted, which only TRL's forward gives:
+            that is then used from now on.
+        extra: other arguments of TRL's method; if one of them is not None, TRL's forward is used from now on.
 
         Returns (B, T) log-probs, (B, T) entropies in nats or None, and the auxiliary loss or None.
         """
@@ -109,6 +111,7 @@ class PackedForward:
         if self.disabled is not None:
             return fall_back()
         rows, starts = read_rows(input_ids, attention_mask, logits_to_keep)
+        # In a row without a prompt, no position would predict the first token.
         if not self._within_window(model, rows) or not all(starts):
             parts = None
         else:
@@ -305,6 +308,7 @@ def _block_mask(end: np.ndarray, device: torch.device) -> BlockMask:
 
 
 def _warn(what: str) -> None:
+    """Warns that TRL's forward is used. what: the reason, and after a colon which batches it is used for."""
     warnings.warn(
         f"the shared-prefix update is off, {what} are trained trajectory by trajectory, which takes longer and gives "
         f"the same; packed_tokens=0 asks for that without this warning",

@@ -44,10 +44,11 @@ PREFIX = "ibtpo/probe/"
 class IBScoreCallback(TrainerCallback):
     """Grows trees of the same prompts, with the same seeds, before training and every `every` steps, and logs metrics.
 
-    The metrics are those of docs/metrics.md under `ibtpo/probe/` in place of `ibtpo/`, with `seconds`, which this probe
-    took, and `time_share`, which all probes so far took. Numbers that are not defined are left out. They go where the
-    trainer's own metrics go, to `state.log_history` and to whatever `report_to` names, at the step whose weights were
-    probed. Only the main process probes. If a probe fails, there is a warning and training goes on.
+    The metrics are those of docs/metrics.md under `ibtpo/probe/` in place of `ibtpo/`. In addition, `seconds` is the
+    time that the probe took, and `time_share` the share of all time since training began that all probes so far took.
+    Numbers that are not defined are left out. The metrics go where the trainer's own go, to `state.log_history` and to
+    whatever `report_to` names, at the step whose weights were probed. Only the main process probes. If a probe fails,
+    there is a warning and training goes on.
 
     trainer: a `trl.GRPOTrainer` each of whose processes holds the whole model.
     prompts: problems by name as `load_problems` reads them ("walk:test", a file), or a sequence of prompts, or of rows
@@ -113,7 +114,7 @@ class IBScoreCallback(TrainerCallback):
                 self._verifier = _open_verifier(trainer, reward_funcs)  # opened now, so that a wrong name fails early
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Starts the clock, and probes unless training resumes at a step that has its probe or is due for none."""
+        """Starts the clock and probes. A resumed run probes only at a step that is due and has no probe yet."""
         if not state.is_world_process_zero:
             return
         self.spent = self._longest = 0.0
@@ -276,6 +277,8 @@ def _open_verifier(trainer: Any, reward_funcs: Any) -> Verifier:
 
 
 def _decoder(tokenizer: Any) -> Callable[[list[int]], str]:
+    """A function from token ids to text, without special tokens."""
+
     def decode(ids: list[int]) -> str:
         return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
