@@ -1,7 +1,8 @@
-"""Paired measurements and the two files they are written to: results.json and results.md.
+"""Measures in pairs, and writes the results to results.json and results.md.
 
-A row compares one figure of ours with a peer's, measured in the same run, in turn, at least five times; what is written
-is the median of each and the median of the pairwise ratios. A ratio above 1 means ours is better, whatever the unit.
+A row compares one figure of ours with a peer's. Both are measured in the same run, in turn, by default five times.
+Written are the median of each, and the median of the pairwise ratios. A ratio above 1 means that ours is better,
+whatever the unit.
 """
 
 import json
@@ -18,7 +19,17 @@ HERE = Path(__file__).parent
 
 @dataclass
 class Row:
-    """One line of results.json. ratio: above 1 ours is better. target: the ratio aimed at; None where none was set."""
+    """One result.
+
+    name: what is measured.
+    peer: what ours is compared with.
+    ours, theirs: the median figures, in `unit`.
+    ratio: the median of the pairwise ratios, above 1 if ours is better.
+    target: the ratio aimed at, or None if there is none.
+    runs: how many pairs were measured.
+    machine: where, as `machine()` gives it.
+    note: what a reader has to know besides.
+    """
 
     name: str
     peer: str
@@ -33,7 +44,7 @@ class Row:
 
 
 def machine() -> str:
-    """Processor, cores and library versions."""
+    """This machine's processor and cores, and the versions of torch and transformers."""
     import torch
     import transformers
 
@@ -49,7 +60,7 @@ def _lines(path: str) -> list[str]:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds one call takes."""
+    """The seconds that one call takes."""
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
@@ -58,13 +69,20 @@ def timed(work: Callable[[], object]) -> float:
 def paired(
     ours: Callable[[], float], theirs: Callable[[], float], runs: int, *, warm_up: bool = True
 ) -> tuple[list[float], list[float]]:
-    """(runs,) figures of each, measured in turn, after a warm-up of each unless a run has one of its own."""
+    """Measures ours and the peer in turn.
+
+    ours, theirs: measure one figure each.
+    runs: how many pairs to measure.
+    warm_up: whether to call each once before, unmeasured.
+
+    Returns (runs,) figures of ours and (runs,) figures of the peer.
+    """
     if warm_up:
         ours()
         theirs()
     pairs = []
     for i in range(runs):
-        if i % 2:  # who goes first takes turns, too
+        if i % 2:  # Ours goes first in one pair, the peer in the next.
             theirs_first = theirs()
             pairs.append((ours(), theirs_first))
         else:
@@ -84,7 +102,12 @@ def row(
     more_is_better: bool,
     note: str = "",
 ) -> Row:
-    """A row from paired figures."""
+    """Makes a row from paired figures.
+
+    ours, theirs: (runs,) figures, pair by pair.
+    more_is_better: whether a higher figure is the better one.
+    name, peer, unit, target, note: see `Row`.
+    """
     ratios = [a / b if more_is_better else b / a for a, b in zip(ours, theirs, strict=True)]
     return Row(
         name, peer, statistics.median(ours), statistics.median(theirs), unit, statistics.median(ratios), target,
@@ -93,7 +116,7 @@ def row(
 
 
 def write(rows: Sequence[Row]) -> None:
-    """Puts the rows into both files, in place of earlier ones of the same name and peer."""
+    """Writes rows to both files, in place of earlier rows with the same name and peer."""
     path = HERE / "results.json"
     old = [Row(**r) for r in json.loads(path.read_text())] if path.exists() else []
     new = {(r.name, r.peer) for r in rows}

@@ -1,7 +1,7 @@
-"""Wall-clock a question: a (4,9,1,1) tree against 8 independent answers of the same engine, at equal tokens.
+"""Times a question: a (4,9,1,1) tree, with and without `lookahead`, against 8 independent answers at equal tokens.
 
-For each number of prompts in flight both grow on the same questions; the time of the independent answers is scaled to
-the tree's generated tokens. Also the tree with `lookahead`.
+For each number of prompts in flight, both are sampled for the same questions by the same engine. The time of the
+independent answers is scaled to the tokens that the tree generated.
 """
 
 import asyncio
@@ -22,8 +22,11 @@ PROMPTS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 def main(runs: int = 5) -> None:
-    """Writes a row for each number of prompts, for lookahead 0, and 3 where prompts are few."""
-    torch.set_num_threads(1)  # a model this small is slower with more
+    """Writes a row for each number of prompts, with lookahead 0 and with lookahead 3.
+
+    runs: how many pairs are measured for a row.
+    """
+    torch.set_num_threads(1)  # so small a model is slower with more threads
     model, tokenizer, prompts = workload.nano(max(PROMPTS))
     eos = eos_token_ids(model, tokenizer)
     decode = workload.decoder(tokenizer)

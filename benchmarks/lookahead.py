@@ -1,4 +1,4 @@
-"""What choosing from older scores does to the trees: Eff-Rate and Avg-Rate of 512 questions, embedded model."""
+"""Measures what `lookahead`, which chooses from older scores, does to the trees of the embedded model."""
 
 import asyncio
 import json
@@ -19,7 +19,10 @@ from ibtpo.verify.pool import VerifierPool
 
 
 def main(problems: int = 512) -> None:
-    """Prints and writes mean and 95 % bootstrap interval of each, and of the paired difference to lookahead 0."""
+    """Prints and writes the mean of each number, and its paired difference to lookahead 0 with a 95 % interval.
+
+    problems: how many questions get a tree.
+    """
     torch.set_num_threads(1)
     model, tokenizer, prompts = workload.nano(problems)
     engine = TransformersEngine(model, eos_token_ids=eos_token_ids(model, tokenizer), max_batch_size=128)

@@ -1,7 +1,8 @@
-"""vLLM as a peer, run with the python of its own environment: a job as JSON on stdin, figures as JSON on stdout.
+"""Measures vLLM as a peer. It reads a job as JSON from stdin, and writes its figures as JSON to stdout.
 
-Its best settings on a CPU: both cores bound, tcmalloc and Intel's OpenMP preloaded, compiled. This script starts itself
-again with those in the environment.
+Run it with the python of vLLM's own environment. vLLM gets its best settings for a CPU with two cores: both of them
+bound, tcmalloc and Intel's OpenMP preloaded, and the model compiled. To have them in the environment from the start,
+the script starts itself once more.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from typing import Any
 
 
 def best_environment() -> dict[str, str]:
-    """The environment vLLM's documentation asks for on a CPU."""
+    """The environment variables that vLLM's documentation asks for on a CPU."""
     env = dict(os.environ)
     env.pop("OMP_NUM_THREADS", None)
     env["VLLM_CPU_OMP_THREADS_BIND"] = "0-1"
@@ -30,11 +31,14 @@ def best_environment() -> dict[str, str]:
 
 
 def main() -> None:
-    """{"kind": "plain", "model", "prompts", "new_tokens", "runs"} or {"kind": "trees", "model", "runs"}."""
+    """Runs the job on stdin and writes its figures, tokens a second of each run, to stdout.
+
+    A job is {"kind": "plain", "model", "prompts", "new_tokens", "runs"} or {"kind": "trees", "model", "runs"}.
+    """
     job = json.loads(sys.stdin.read())
     from vllm import LLM
 
-    # What workers print must not land between our lines.
+    # What vLLM's workers print must not get between the figures, so it goes to stderr.
     out = os.dup(1)
     os.dup2(2, 1)
     llm = LLM(model=job["model"], dtype="float32", max_num_seqs=64, max_model_len=2048, enable_prefix_caching=True)
@@ -46,7 +50,7 @@ def main() -> None:
 
 
 def plain(llm: Any, job: dict[str, Any]) -> float:
-    """Tokens a second of one batch of rollouts."""
+    """The tokens a second of one batch of independent rollouts."""
     from vllm import SamplingParams, TokensPrompt
 
     params = [
@@ -64,7 +68,7 @@ def plain(llm: Any, job: dict[str, Any]) -> float:
 
 
 def trees(llm: Any) -> float:
-    """Tokens a second of (4,9,1,1) trees, a batch call a round; prefixes are cached by vLLM."""
+    """The tokens a second of (4,9,1,1) trees grown in rounds, each a batch call; vLLM caches their prefixes."""
     import workload
     from peers import BarrierEngine
     from vllm import SamplingParams, TokensPrompt
@@ -87,7 +91,7 @@ def trees(llm: Any) -> float:
         answers = [r.outputs[0] for r in results]
         return [
             (list(a.token_ids), [next(iter(d.values())).logprob for d in a.logprobs]) for a in answers
-        ]  # of the wrong softmax, which speed does not mind
+        ]  # These log-probs are not those of the distribution that tokens were drawn from; speed does not depend on it.
 
     with VerifierPool("math") as verifier:
         engine = BarrierEngine(batch, eos, size=64)

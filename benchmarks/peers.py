@@ -1,7 +1,7 @@
-"""What our engine is measured against: the same tree search driven in rounds with a barrier, as a plain script would.
+"""The peers that our engine is measured against: batch calls in rounds with a barrier, as a plain script would do it.
 
-`BarrierEngine` is an `Engine`, so that search, verifier and branching rule are the same objects: it waits until every
-growing tree has asked, then hands all requests to one batch call of the peer.
+`BarrierEngine` is an `Engine`, so that search, verifier and branching rule are the same as with ours. It waits until
+every growing tree has asked for a rollout, then hands all requests to batch calls of the peer.
 """
 
 import asyncio
@@ -16,9 +16,11 @@ Batch = Callable[[list[list[int]], Sampling, list[int]], list[tuple[list[int], l
 
 
 class BarrierEngine:
-    """Requests are collected until nobody has more to ask, and answered together.
+    """An engine that collects requests until no more come, and then answers them together.
 
-    batch: (prompts, sampling, most new tokens of each) -> (tokens, log-probs) of each. size: most prompts a call.
+    batch: the peer; it maps prompts, sampling and the most new tokens of each prompt to tokens and log-probs of each.
+    eos_token_ids: tokens that end a completion.
+    size: most prompts of one batch call.
     """
 
     def __init__(self, batch: Batch, eos_token_ids: Sequence[int], size: int) -> None:
@@ -30,7 +32,7 @@ class BarrierEngine:
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, seed: int, max_new_tokens: int
     ) -> Completion:
-        """See `Engine.generate`; the peer draws from its own random state."""
+        """See `Engine.generate`. The seed is not used: the peer draws from its own random state."""
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         self._waiting.append((list(prompt_ids), sampling, max_new_tokens, future))
         if self._task is None or self._task.done():
@@ -38,13 +40,14 @@ class BarrierEngine:
         return await future
 
     async def _serve(self) -> None:
+        """Answers requests in rounds until none are left."""
         while self._waiting:
             count = -1
-            while count != len(self._waiting):  # until nobody has asked for a while
+            while count != len(self._waiting):  # The barrier: wait until no more requests come.
                 count = len(self._waiting)
                 for _ in range(20):
                     await asyncio.sleep(0)
-            # Neighbours of like length waste little on padding.
+            # Prompts of similar length waste little on padding if they are in the same batch.
             requests = sorted(self._waiting, key=lambda r: len(r[0]))
             self._waiting = []
             for i in range(0, len(requests), self.size):
@@ -59,7 +62,13 @@ class BarrierEngine:
 
 
 def generate_batch(model: Any, eos: Sequence[int], pad: int, logprobs: bool = True) -> Batch:
-    """`model.generate` on a left-padded batch; with log-probs as `output_logits` gives them."""
+    """Makes a batch call of `model.generate`, for `BarrierEngine` or to be used alone.
+
+    model: a transformers model.
+    eos: tokens that end a completion; without any, each completion gets all the tokens it may have.
+    pad: the token for padding on the left.
+    logprobs: whether to compute log-probs from the logits; without them, all are 0.
+    """
 
     def batch(prompts: list[list[int]], sampling: Sampling, most: list[int]) -> list[tuple[list[int], list[float]]]:
         width = max(map(len, prompts))

@@ -1,4 +1,4 @@
-"""Sampling: trees and plain rollouts, against `model.generate`, transformers' continuous batching and vLLM.
+"""Times sampling of trees and of plain rollouts against `model.generate`, transformers' continuous batching and vLLM.
 
 python benchmarks/rollouts.py trees-nano | trees-smollm2 | plain [--runs 5] [--threads 2] [--vllm PYTHON]
 """
@@ -25,11 +25,16 @@ from ibtpo.search import TreeSearch
 from ibtpo.verify.pool import VerifierPool
 
 PLAIN = {"rows": 32, "new_tokens": 64}
+# The note of rows whose peer is vLLM.
 APART = "one after the other, not in turn: the peer has an environment of its own"
 
 
 def trees(kind: str, args: argparse.Namespace) -> list[Row]:
-    """(4,9,1,1) trees: generated tokens a second, ours and `model.generate` in rounds."""
+    """Measures generated tokens a second of (4,9,1,1) trees: ours, `model.generate` in rounds, and vLLM in rounds.
+
+    kind: "nano" for the embedded model, "smollm2" for SmolLM2.
+    args: options of the command line; vLLM runs only for SmolLM2, if `--vllm` is given.
+    """
     small = kind == "nano"
     model, tokenizer, prompts = workload.nano(64) if small else workload.smollm2(workload.TREES)
     eos, options = workload.ends(model, tokenizer), workload.tree_options(small=small)
@@ -65,7 +70,7 @@ def trees(kind: str, args: argparse.Namespace) -> list[Row]:
 
 
 def plain(args: argparse.Namespace) -> list[Row]:
-    """32 rollouts of 64 tokens from SmolLM2: tokens a second."""
+    """Measures tokens a second of 32 rollouts of 64 tokens from SmolLM2: ours and every peer that `args` asks for."""
     model, tokenizer, prompts = workload.smollm2(PLAIN["rows"], chat=False)
     sampling = Sampling()
     ids = [list(p.ids) for p in prompts]
@@ -121,7 +126,13 @@ def plain(args: argparse.Namespace) -> list[Row]:
 
 
 def gemm_bound(model: Any, rows: int) -> float:
-    """Tokens a second if a decode step were nothing but its matrix products: packed weights, read from memory."""
+    """The tokens a second that are possible if a decode step takes no longer than its matrix products.
+
+    The products are timed with packed weights, which are read from memory.
+
+    model: the model whose linear layers are timed.
+    rows: rollouts that are decoded together.
+    """
     linears = PackedLinears(list(model.modules()))
     weights = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
     inputs = {m.in_features: torch.randn(rows, m.in_features) for m in weights}
@@ -136,7 +147,7 @@ def gemm_bound(model: Any, rows: int) -> float:
 
 
 def vllm(args: argparse.Namespace, job: dict[str, Any]) -> list[float]:
-    """The peer in an environment of its own: figures of each run."""
+    """Runs a job of `peer_vllm.py` in vLLM's own environment; returns the figure of each run."""
     job["model"] = str(resolve_model("smollm2-135m"))
     script = Path(__file__).with_name("peer_vllm.py")
     out = subprocess.run([args.vllm, str(script)], input=json.dumps(job), stdout=subprocess.PIPE, text=True, check=True)
@@ -144,7 +155,7 @@ def vllm(args: argparse.Namespace, job: dict[str, Any]) -> list[float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one benchmark and writes its rows."""
+    """Runs the benchmark that is named on the command line, and writes its rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("trees-nano", "trees-smollm2", "plain"))
     parser.add_argument("--runs", type=int, default=5)

@@ -1,10 +1,11 @@
-"""A full training step: `IBTPOTrainer` against TRL's `GRPOTrainer`, same model, G, questions and limits.
+"""Times a full training step: `IBTPOTrainer` against TRL's `GRPOTrainer`, with the same model, G, questions and limits.
 
     python benchmarks/step.py nano
     python benchmarks/step.py smollm2 --threads 2 --steps 1
 
-Both sample, grade, and update on the same number of questions with 12 answers each. Trees sample fewer tokens for the
-same answers, so the figure is milliseconds a trained answer token: the same number of tokens in the loss.
+Both sample, grade, and update on the same number of questions with 12 answers each. A tree samples fewer tokens than
+its answers have, because they share some. So the figure is milliseconds a token in the loss, shared ones counted in
+every answer: it says what training on the same number of answer tokens takes.
 """
 
 import argparse
@@ -27,15 +28,21 @@ from ibtpo.tasks.prompts import trl_prompt
 from ibtpo.verify.math import math_reward
 from ibtpo.verify.walk import walk_reward
 
-GROUP = 12
+GROUP = 12  # answers a question
 
 
 @dataclass
 class Setup:
-    """A model and its questions.
+    """A model, its questions, and how they are sampled.
 
-    reward: its name for ours, its function for TRL's. rows: answers of a micro-batch. questions: of a step, one
-    benchmark each; the first has the target.
+    title: what the results call it.
+    model: the name that `load_model` knows it by.
+    data: the problems, as `load_problems` reads them.
+    instruction: a text that goes with each question, or None.
+    reward: the name of the reward, for our trainer, and its function, for TRL's.
+    sampling: options of both trainers that say how answers are sampled.
+    rows: answers of a micro-batch.
+    questions: numbers of questions a step, each of which is a benchmark; the first one has a target.
     """
 
     title: str
@@ -61,7 +68,7 @@ SETUPS = {
 
 
 class Clock(TrainerCallback):
-    """Seconds and trained answer tokens of all steps but the first."""
+    """Adds up the seconds and the trained answer tokens of all steps but the first, which warms up."""
 
     def __init__(self) -> None:
         self.seconds = self.tokens = 0.0
@@ -72,11 +79,11 @@ class Clock(TrainerCallback):
         self._begin = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stops it."""
+        """Stops the clock."""
         self.took = time.perf_counter() - self._begin
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Adds the step just logged."""
+        """Adds the step just logged: its number of answers times their mean length gives its tokens."""
         if state.global_step > 1 and logs and "completions/mean_length" in logs:
             self.seconds += self.took
             self.tokens += (
@@ -85,7 +92,13 @@ class Clock(TrainerCallback):
 
 
 def one(kind: type, setup: Setup, questions: int, steps: int) -> float:
-    """Milliseconds a trained token of one run."""
+    """Trains for a few steps; returns milliseconds a trained token.
+
+    kind: `IBTPOTrainer` or `GRPOTrainer`.
+    setup: what to train on.
+    questions: questions a step.
+    steps: how many steps are timed, after one more to warm up.
+    """
     model, tokenizer = ibtpo.load_model(setup.model)
     model.generation_config.eos_token_id = eos_token_ids(model, tokenizer)
     problems = ibtpo.load_problems(setup.data, limit=128, instruction=setup.instruction)
@@ -110,7 +123,12 @@ def one(kind: type, setup: Setup, questions: int, steps: int) -> float:
 
 
 def main(setup: Setup, runs: int, steps: int) -> None:
-    """Writes a row for each number of questions a step."""
+    """Writes a row for each number of questions a step.
+
+    setup: what to train on.
+    runs: how many pairs are measured for a row.
+    steps: how many steps are timed in each run.
+    """
     for questions in setup.questions:
         figures = paired(
             lambda n=questions: one(IBTPOTrainer, setup, n, steps),

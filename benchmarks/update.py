@@ -1,12 +1,13 @@
-"""Times the update, forward and backward of TRL's GRPO loss, with shared prefixes computed once against TRL's own way.
+"""Times the update, forward and backward of TRL's GRPO loss: shared prefixes computed once, against TRL's own way.
 
     python benchmarks/update.py --model nano
     python benchmarks/update.py --model smollm2-135m --trees experiments/results/smollm2-gsm8k/trees.jsonl.gz
 
-A micro-batch is `--rows` trees of G = 12 trajectories with prompts of at least 100 tokens. Both ways are timed one
-after the other on the same trees, in turns, after a warm-up; medians are reported. Time is processor time of one
-thread, so that what else the machine does disturbs it less. Peak memory is that of one update in a fresh process over
-what the process held before it. The embedded model has no trees with long prompts stored: it grows them first.
+A micro-batch is `--rows` trees of G = 12 trajectories with prompts of at least 100 tokens. After a warm-up, both ways
+are timed on the same trees, taking turns in who goes first, and medians are reported. Time is the processor time of
+one thread, which other work on the machine disturbs less. Peak memory is what one update in a fresh process takes at
+most, beyond what the process held before. For the embedded model no trees with long prompts are stored, so they are
+grown first.
 """
 
 import argparse
@@ -41,12 +42,12 @@ from ibtpo.training.trainer import IBTPOTrainer
 from ibtpo.training.trie import lay_out
 from ibtpo.tree import ReasoningTree, read_trees
 
-TARGET = 0.8  # of all tokens over distinct tokens
-BEFORE = 12
+TARGET = 0.8  # of the best speed-up possible, which is all tokens over distinct tokens
+BEFORE = 12  # problems put before the one that is asked, to make a prompt long
 
 
 def nano_trees(count: int) -> Iterator[ReasoningTree]:
-    """Trees of the embedded model on its task, after a dozen other problems that make the prompt long."""
+    """Grows trees with the embedded model on its own task, after a dozen other problems that make the prompt long."""
     model, tokenizer = ibtpo.load_model("nano")
     problems = ibtpo.load_problems("walk:test", limit=BEFORE + count)
     before = "".join(p.prompt for p in problems[:BEFORE])
@@ -63,6 +64,7 @@ def nano_trees(count: int) -> Iterator[ReasoningTree]:
 
 
 def stored_trees(path: str, count: int) -> Iterator[ReasoningTree]:
+    """The first `count` trees of a file that have 12 leaves and a prompt of at least 100 tokens."""
     found = 0
     for tree in read_trees(path):
         if found < count and len(tree.prompt_ids) >= 100 and len(tree.leaves) == 12:
@@ -73,7 +75,7 @@ def stored_trees(path: str, count: int) -> Iterator[ReasoningTree]:
 
 
 def batch(trees: list[ReasoningTree], pad: int) -> dict[str, torch.Tensor]:
-    """The micro-batch TRL's loss takes: prompts padded on the left, completions on the right."""
+    """The trees as a micro-batch that TRL's loss takes: prompts padded on the left, completions on the right."""
     rows = [(t, i) for t in trees for i in range(len(t.leaves))]
     prompts = [list(t.prompt_ids) for t, _ in rows]
     completions = [t.completion_ids(i) for t, i in rows]
@@ -94,6 +96,7 @@ def batch(trees: list[ReasoningTree], pad: int) -> dict[str, torch.Tensor]:
 
 
 def make_trainer(model: str, checkpointing: bool) -> IBTPOTrainer:
+    """A trainer whose loss can be called directly; `checkpointing` recomputes activations in the backward."""
     args = IBTPOConfig(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=12,
@@ -109,7 +112,10 @@ def make_trainer(model: str, checkpointing: bool) -> IBTPOTrainer:
 
 
 def update(trainer: IBTPOTrainer, inputs: dict[str, torch.Tensor], packed: PackedForward | None) -> tuple[float, float]:
-    """One forward and backward: (seconds of processor time, loss)."""
+    """Runs one forward and backward; returns seconds of processor time, and the loss.
+
+    packed: computes shared prefixes once; None for TRL's own way.
+    """
     trainer._packed = packed
     trainer.model.zero_grad()
     begin = time.process_time()
@@ -119,7 +125,7 @@ def update(trainer: IBTPOTrainer, inputs: dict[str, torch.Tensor], packed: Packe
 
 
 def trie_seconds(inputs: dict[str, torch.Tensor], packed: PackedForward, model: Any) -> float:
-    """What reading the rows, splitting and laying them out takes of an update."""
+    """The seconds of an update that go into the trie: reading the rows, splitting them and laying them out."""
     begin = time.process_time()
     ids, mask = (torch.cat([inputs[f"prompt_{x}"], inputs[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
     rows, starts = read_rows(ids, mask, inputs["completion_ids"].shape[1])
@@ -131,7 +137,7 @@ def trie_seconds(inputs: dict[str, torch.Tensor], packed: PackedForward, model: 
 
 
 def token_counts(inputs: dict[str, torch.Tensor]) -> tuple[int, int]:
-    """All tokens of the trajectories, and the distinct (prefix, token) pairs among them."""
+    """The number of all tokens of the trajectories, and of the distinct (prefix, token) pairs among them."""
     ids, mask = (torch.cat([inputs[f"prompt_{x}"], inputs[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
     rows, _ = read_rows(ids, mask, inputs["completion_ids"].shape[1])
     distinct = {row[:n].tobytes() for row in rows for n in range(1, len(row) + 1)}
@@ -139,21 +145,23 @@ def token_counts(inputs: dict[str, torch.Tensor]) -> tuple[int, int]:
 
 
 def memory(flag: str) -> int:
+    """A figure of this process in MB, as Linux names it: VmRSS is memory held now, VmHWM the most so far."""
     with open("/proc/self/status") as f:
         return next(int(line.split()[1]) for line in f if line.startswith(flag)) // 1024
 
 
 def peak(trainer: IBTPOTrainer, inputs: dict[str, torch.Tensor], packed: PackedForward | None) -> int:
-    """MB one update needs at its peak, over what is held before; the check of the first use is left out."""
+    """The MB that one update takes at its peak, beyond what is held before, without the check of the first use."""
     if packed:
         packed._checked.update({(id(trainer.model), True)})
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to what is held now
     before = memory("VmRSS")
     update(trainer, inputs, packed)
     return memory("VmHWM") - before
 
 
 def peak_of(way: str, options: argparse.Namespace, trees: Path) -> int:
+    """The MB that one update takes at its peak, measured in a fresh process. way: "ours" or "theirs"."""
     command = [sys.executable, __file__, "--model", options.model, "--trees", str(trees), "--rows", str(options.rows)]
     if options.gradient_checkpointing:
         command.append("--gradient-checkpointing")
@@ -164,6 +172,7 @@ def peak_of(way: str, options: argparse.Namespace, trees: Path) -> int:
 
 
 def main() -> None:
+    """Measures both ways, and writes one row for time and one for peak memory."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="nano")
     parser.add_argument("--trees", help="stored trees (.jsonl or .jsonl.gz); default: grown by the embedded model")
@@ -179,7 +188,7 @@ def main() -> None:
     if options.trees is None and options.model != "nano":
         parser.error("--trees is needed for this model")
     trees = list(stored_trees(options.trees, count) if options.trees else nano_trees(count))
-    if not options.peak:  # first, while this process holds little
+    if not options.peak:  # Memory comes first, while this process itself holds little.
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "trees.jsonl"
             ibtpo.write_trees(file, trees[: options.rows])

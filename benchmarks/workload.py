@@ -1,4 +1,4 @@
-"""The questions and models the benchmarks run on: the embedded task, and real GSM8K problems for SmolLM2."""
+"""The questions and models that the benchmarks run on: the embedded task, and real GSM8K problems for SmolLM2."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,11 @@ TREES = 16  # questions of the tree benchmark with SmolLM2
 
 
 def tree_options(*, small: bool) -> SearchOptions:
-    """(4,9,1,1) trees with the embedded task's sampling, or the paper's and at most 48 tokens for SmolLM2."""
+    """The options of (4,9,1,1) trees.
+
+    small: whether they are for the embedded model, with its task's sampling; if not, they are for SmolLM2, with the
+        paper's sampling and at most 48 tokens.
+    """
     return SearchOptions(
         budget=Budget(4, 9, 1, 1), sampling=Sampling(1.0, 1.0, 0) if small else Sampling(),
         max_new_tokens=36 if small else 48, max_in_flight=64, deterministic=True,
@@ -25,15 +29,18 @@ def tree_options(*, small: bool) -> SearchOptions:
 
 
 def nano(problems: int) -> tuple[Any, Any, list[Prompt]]:
-    """Embedded model, tokenizer and prompts."""
+    """The embedded model, its tokenizer, and prompts of its task, `problems` of them."""
     model, tokenizer = ibtpo.load_model("nano")
     return model, tokenizer, _prompts(ibtpo.load_problems("walk:train", limit=problems), tokenizer)
 
 
 def smollm2(problems: int, *, chat: bool = True) -> tuple[Any, Any, list[Prompt]]:
-    """SmolLM2-135M-Instruct, tokenizer and GSM8K prompts, bare questions without `chat`.
+    """SmolLM2-135M-Instruct, its tokenizer, and GSM8K prompts.
 
-    Raises `FileNotFoundError` without the data.
+    problems: how many prompts.
+    chat: whether a prompt is an instruction in the model's chat template; if not, it is the bare question.
+
+    Raises `FileNotFoundError` if the data are not there.
     """
     if not GSM8K.exists():
         raise FileNotFoundError(f"{GSM8K} is needed for this benchmark")
@@ -51,5 +58,5 @@ def _prompts(problems: list[Any], tokenizer: Any, chat: bool | None = None) -> l
 
 
 def decoder(tokenizer: Any) -> Any:
-    """Token ids -> text."""
+    """A function from token ids to text."""
     return lambda ids: tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -1,10 +1,10 @@
-"""Make src/ibtpo/assets/nano: tokenizer, training data, pretraining, evaluation and README, in one command.
+"""Makes the embedded model in src/ibtpo/assets/nano: tokenizer, training data, pretraining, evaluation and README.
 
     python scripts/make_nano.py
 
-The model learns good mechanics (legal moves, right arithmetic, noticing the target and the end of its moves) from walks
-that now and then make a sensible move: what to do more of is left for reinforcement learning. Same seed and thread
-count on the same machine: same weights.
+The model learns from walks that make a sensible move only now and then. So it masters the mechanics (legal moves, right
+arithmetic, noticing the target and the end of its moves), and making sensible moves more often is left for
+reinforcement learning to teach. The same seed and number of threads give the same weights on the same machine.
 """
 
 import argparse
@@ -30,19 +30,19 @@ from ibtpo.tasks import walk
 from ibtpo.verify.walk import read_walk, walk_reward
 
 FOLDER = Path(__file__).parents[1] / "src" / "ibtpo" / "assets" / "nano"
-MEAN_TOKENS = 30  # of an answer; scales the loss
+MEAN_TOKENS = 30  # about the tokens of an answer, a constant that scales the loss
 EOS, PAD = "<eos>", "<pad>"
-# Longest first: the pre-tokenizer takes the first alternative that fits.
+# The longest come first, because the pre-tokenizer takes the first alternative that fits.
 PIECES = [" reach ", " with ", "Stuck.", "From ", "Done.", " or ", ".\n\n", " = ", ".\n", ", "]
 MOVES = [f"{sign * size:+d}" for size in sorted(walk.LARGE + walk.SMALL, reverse=True) for sign in (1, -1)]
-SENSE = 0.4  # part of the moves that are sensible: on a shortest walk to the target
-PROMPT_TOKENS = 13
+SENSE = 0.4  # the share of moves that are made sensible, that is, lie on a shortest walk to the target
+PROMPT_TOKENS = 13  # every prompt has as many
 MAX_NEW_TOKENS = 48
-GAUGE = 12  # the auxiliary head tells distances of -12 to 12 apart
+GAUGE = 12  # the auxiliary head of `losses` tells distances of -12 to 12 apart
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a number or phrase; any other text falls back to its UTF-8 bytes, so every text round-trips."""
+    """A tokenizer with one token a number or phrase. Other text falls back to UTF-8 bytes, so any text round-trips."""
     words = [*PIECES, *MOVES, *map(str, walk.VALUES)]
     vocab = {token: i for i, token in enumerate([PAD, EOS, *words, *(f"<0x{byte:02X}>" for byte in range(256))])}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True, ignore_merges=True))
@@ -60,6 +60,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> LlamaForCausalLM:
+    """A small Llama with random weights, for `args.hidden` units in each of `args.layers` layers."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=args.hidden,
@@ -78,7 +79,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) ->
 
 
 def answer(problem: walk.Walk, rng: random.Random) -> str:
-    """A walk of legal moves, some of them sensible, until it is at the target or has made them all."""
+    """An answer of legal moves, some of them sensible, that ends at the target or after `MAX_MOVES` moves."""
     value, steps = problem.start, []
     left = walk.distances(problem.moves, problem.target)
     for _ in range(walk.MAX_MOVES):
@@ -94,7 +95,7 @@ def answer(problem: walk.Walk, rng: random.Random) -> str:
 
 
 def draw_problem(rng: random.Random) -> walk.Walk:
-    """Any problem whose moves and target are not of the test split, however easy or hard."""
+    """A random problem of the train split, which moves and target decide, however easy or hard it is."""
     while True:
         up, down = ((rng.choice(walk.LARGE), rng.choice(walk.SMALL)) for _ in range(2))
         moves = (*up, -down[0], -down[1])
@@ -104,7 +105,10 @@ def draw_problem(rng: random.Random) -> walk.Walk:
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, size: int, rng: random.Random) -> Iterator[torch.Tensor]:
-    """Endless (size, T) batches of prompt + answer + eos, padded on the right, rows of a batch of similar length."""
+    """Yields batches without end: (size, T) token ids of prompt, answer and eos, padded on the right.
+
+    The rows of a batch have similar lengths, so that there is little padding.
+    """
     while True:
         problems = [draw_problem(rng) for _ in range(32 * size)]
         texts = [walk.prompt(problem) + answer(problem, rng) + EOS for problem in problems]
@@ -119,12 +123,19 @@ def batches(tokenizer: PreTrainedTokenizerFast, size: int, rng: random.Random) -
 def losses(
     model: LlamaForCausalLM, gauge: torch.nn.Linear, ids: torch.Tensor, keep: torch.Tensor, step_end: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of the answer tokens chosen by `keep` (size, T - PROMPT_TOKENS), and of the gauge.
+    """The cross-entropy of the answers' tokens, and that of the gauge.
 
-    The gauge reads, at the end of each step, how far its value is from the target. Being there or not is a match of
-    two numbers of which neither alone says anything, so that plain next-token training stays blind to it for long; the
-    distance can be learned bit by bit. It reads the layer before the last, so that the token after the step can still
-    look the result up. The gauge itself is thrown away.
+    The gauge is a head that tells, at the end of each step, how far the value is from the target. It is there because
+    plain next-token training takes long to notice that a walk has arrived: that is a match of two numbers of which
+    neither alone says anything, while a distance can be learned bit by bit. The gauge reads the layer before the last,
+    so that the last layer can use the result for the token after the step. It is thrown away after training.
+
+    gauge: maps the hidden state to 2 * GAUGE + 1 distances.
+    ids: (size, T) token ids of a batch.
+    keep: (size, T - PROMPT_TOKENS) true for the answers' tokens, false for padding.
+    step_end: the token id that ends a step.
+
+    Returns two scalars.
     """
     # No attention mask: padding is on the right, where causal attention never looks.
     start = PROMPT_TOKENS - 1
@@ -144,7 +155,7 @@ def losses(
 
 
 def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> int:
-    """Next-token training on the answers; returns the number of answer tokens seen."""
+    """Trains the model to predict the answers' tokens; returns how many of them it saw."""
     gauge = torch.nn.Linear(args.hidden, 2 * GAUGE + 1)
     parameters = [*model.parameters(), *gauge.parameters()]
     matrices = [p for p in parameters if p.ndim > 1]
@@ -191,7 +202,10 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: 
 def sample(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: list[dict[str, Any]], **sampling: Any
 ) -> list[list[int]]:
-    """One completion a problem, token ids up to and including eos."""
+    """Samples one completion for each problem; returns its token ids up to and including eos.
+
+    sampling: options of `model.generate` that say how tokens are drawn.
+    """
     model.eval()
     out: list[list[int]] = []
     for i in range(0, len(problems), 512):
@@ -213,7 +227,11 @@ def evaluate(
     top_p: float = 1.0,
     top_k: int = 0,
 ) -> dict[str, float]:
-    """Accuracy (avg@k), its 95 % half-width over problems, pass@k, and how well the mechanics work."""
+    """Samples k answers to each problem, and measures accuracy and mechanics.
+
+    Returns `accuracy` (avg@k) with the half-width of its 95 % interval over problems as `ci95`, pass@k, and how well
+    the mechanics work; the README of the model says what each of those numbers means.
+    """
     torch.manual_seed(seed)
     rows = [p for p in problems for _ in range(k)]
     ids = sample(model, tokenizer, rows, temperature=temperature, top_p=top_p, top_k=top_k)
@@ -247,13 +265,14 @@ def evaluate(
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Writes model and tokenizer, with the default sampling of `model.generate`."""
     model.generation_config.update(
         _from_model_config=False, do_sample=True, temperature=0.7, top_p=0.95, top_k=20, max_new_tokens=MAX_NEW_TOKENS
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for path in folder.iterdir():
-        path.chmod(0o644)  # safetensors writes for the owner alone; the wheel keeps modes
+        path.chmod(0o644)  # safetensors writes files that only their owner can read, and a wheel keeps file modes
 
 
 README = """# nano: the embedded model of ibtpo
@@ -281,6 +300,7 @@ the target says so and ends. Claims true: answers that end with `Done.` and are 
 
 
 def main() -> None:
+    """Makes the model and its README."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=FOLDER)
     parser.add_argument("--seed", type=int, default=0)

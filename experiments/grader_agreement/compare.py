@@ -1,4 +1,4 @@
-"""Where two graders disagree, row by row, and which of them the construction of the answer bears out.
+"""Lists where two graders disagree, and which of them is right where the answer was constructed right or wrong.
 
     python compare.py --answers FOLDER --ours FOLDER --second FOLDER --out FOLDER
 
@@ -15,12 +15,13 @@ from typing import Any
 from ibtpo.verify.ifeval import LEVELS
 
 TAIL = 160  # characters of an answer that a row shows
-TAIL_MAA = 40  # of sampled answers to the MAA's problems: a model may repeat the question, which is not ours to spread
+TAIL_MAA = 40  # fewer of sampled answers to the MAA's problems: they may repeat a question, which is not ours to spread
 
 Row = dict[str, Any]
 
 
 def main() -> None:
+    """Compares the grades of all benchmarks, and writes the three files."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     for name in ("--answers", "--ours", "--second", "--out"):
         parser.add_argument(name, type=Path, required=True)
@@ -71,15 +72,17 @@ def main() -> None:
 
 
 def read(path: Path) -> list[Row]:
+    """The rows of a JSON Lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def keyed(path: Path) -> dict[tuple[str, int], Row]:
+    """The rows of a file by problem id and number of the draw."""
     return {(row["id"], row["draw"]): row for row in read(path)}
 
 
 def table(summary: dict[str, Row], rows: list[Row]) -> str:
-    """Markdown: the counts of each benchmark, then the disagreements by form."""
+    """The content of table.md: the counts of each benchmark, then the disagreements by the form of the answer."""
     columns = list(next(iter(summary.values())))
     lines = [f"| benchmark | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
     lines += [f"| {name} | {' | '.join(str(s[c]) for c in columns)} |" for name, s in summary.items()]

@@ -1,4 +1,4 @@
-"""Our grades of the stored answers, by `ibtpo regrade`, and IFEval's other levels of each answer.
+"""Grades the stored answers with ibtpo: by `ibtpo regrade`, and for IFEval at all its levels.
 
 python grade.py --answers FOLDER --data FOLDER --out FOLDER
 """
@@ -16,6 +16,7 @@ from ibtpo.verify.ifeval import LEVELS, check
 
 
 def main() -> None:
+    """Grades the answers of each benchmark, and writes the gold answers they were graded by."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     for name in ("--answers", "--data", "--out"):
         parser.add_argument(name, type=Path, required=True)
@@ -46,6 +47,7 @@ def main() -> None:
 
 
 def write(path: Path, rows: list[dict]) -> None:
+    """Writes rows as a JSON Lines file."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 

@@ -1,9 +1,10 @@
-r"""Stored answers to grade twice: worked solutions, gold answers in many forms, wrong answers, and sampled text.
+r"""Makes answers to be graded twice: worked solutions, gold answers in many forms, wrong answers, and sampled text.
 
     python make_answers.py --data FOLDER --sampled FOLDER --out FOLDER
 
-Constructed answers know whether they are right (`expected`); sampled ones do not (null). `form` says how an answer was
-made. The file is what `ibtpo eval` stores and `ibtpo regrade` reads, with these two fields more.
+The files are those that `ibtpo eval` stores and `ibtpo regrade` reads, with two more fields. `expected` says whether an
+answer is right, which is known if it was constructed, and null if it was sampled or follows instructions. `form` says
+how the answer was made.
 """
 
 import argparse
@@ -52,6 +53,7 @@ CHOICE_FORMS: dict[str, Callable[[str], str]] = {
 
 
 def main() -> None:
+    """Writes the answers of each benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the data files")
     parser.add_argument("--sampled", type=Path, required=True, help="folder of BENCHMARK.answers.jsonl by ibtpo eval")
@@ -78,11 +80,11 @@ def main() -> None:
         print(f"{name}: {len(rows)} answers, {sum(r['form'] == 'sampled' for r in rows)} of them sampled")
 
 
-Made = tuple[str, str, bool | None, str]  # id, form, expected, text
+Made = tuple[str, str, bool | None, str]  # the problem's id, form, expected, the answer's text
 
 
 def constructed(name: str, problems: list[Problem]) -> Iterator[Made]:
-    """Answers whose truth is known, drawn with a seed of the benchmark and the problem."""
+    """Yields constructed answers, drawn at random with a seed from the names of the benchmark and the problem."""
     for i, problem in enumerate(problems):
         rng = random.Random(f"{name}/{problem.id}")
         if name == "ifeval":
@@ -95,6 +97,11 @@ def constructed(name: str, problems: list[Problem]) -> Iterator[Made]:
 
 
 def solved(problem: Problem, other: Problem, rng: random.Random, few: bool) -> Iterator[Made]:
+    """Yields right and wrong answers to a problem with a mathematical answer.
+
+    other: another problem, whose answer may serve as a wrong one.
+    few: whether to make only a few, for a benchmark with many problems.
+    """
     gold = re.sub(r".*####\s*", "", str(problem.answer), flags=re.DOTALL)
     if solution := problem.columns.get("solution"):
         yield problem.id, "worked solution", True, re.sub(r"<<.*?>>", "", solution)
@@ -113,7 +120,7 @@ def solved(problem: Problem, other: Problem, rng: random.Random, few: bool) -> I
 
 
 def respelled(gold: str) -> Iterator[tuple[str, str]]:
-    r"""Gold answers written otherwise, equal in value."""
+    r"""Yields other ways to write a gold answer, equal in value, each after a name for it."""
     if re.fullmatch(r"-?\d+", gold):
         yield "decimal point", f"{gold}.0"
         yield "x =", f"x = {gold}"
@@ -140,7 +147,7 @@ def respelled(gold: str) -> Iterator[tuple[str, str]]:
 
 
 def shifted(gold: str, rng: random.Random) -> str:
-    """A number of the answer moved, or a sign put before it: another value."""
+    """An answer of another value: one number in it is raised, or if it has none, 1 is added or it becomes 7."""
     numbers = list(re.finditer(r"\d+", gold))
     if not numbers:
         return f"{gold} + 1" if "text" not in gold and not gold.isalpha() else "7"
@@ -149,6 +156,7 @@ def shifted(gold: str, rng: random.Random) -> str:
 
 
 def wrong_answers(gold: str, other: str, rng: random.Random) -> list[str]:
+    """Wrong answers near the gold one, and the answer `other` of another problem if it differs."""
     found = [shifted(gold, rng)]
     if re.fullmatch(r"\d+", gold) and int(gold):
         found += [f"-{gold}", f"{gold}0"]
@@ -158,6 +166,7 @@ def wrong_answers(gold: str, other: str, rng: random.Random) -> list[str]:
 
 
 def chosen(problem: Problem, rng: random.Random) -> Iterator[Made]:
+    """Yields right and wrong answers to a multiple-choice problem."""
     choices = problem.columns["choices"]
     gold = str(problem.answer)
     for form in rng.sample(list(CHOICE_FORMS), 6):
@@ -171,7 +180,10 @@ def chosen(problem: Problem, rng: random.Random) -> Iterator[Made]:
 
 
 def instructed(problem: Problem, rng: random.Random) -> Iterator[Made]:
-    """One text that tries to follow the instructions, spoilt in one of several ways or not at all. Truth unknown."""
+    """Yields one text that tries to follow the instructions, spoilt in one of several ways or not at all.
+
+    Whether it follows them is not known.
+    """
     parts = ["This is a short answer about the topic", "It has a few sentences and says little more than that"]
     text = ". ".join(parts) + ".\n\nHere is a second paragraph, with a comma and a *highlighted* word."
     for name, given in zip(problem.columns["instruction_id_list"], problem.columns["kwargs"], strict=True):
@@ -188,7 +200,11 @@ def instructed(problem: Problem, rng: random.Random) -> Iterator[Made]:
 
 
 def follow(text: str, name: str, given: dict[str, Any]) -> str:
-    """The text changed towards one instruction; those not listed leave it as it is."""
+    """The text, changed so as to follow one instruction; it stays as it is for an instruction not listed here.
+
+    name: the instruction's id in IFEval.
+    given: the instruction's arguments.
+    """
     if name == "punctuation:no_comma":
         return text.replace(",", "")
     if name == "change_case:english_lowercase":
@@ -231,7 +247,7 @@ def follow(text: str, name: str, given: dict[str, Any]) -> str:
 
 
 def write_made_up_gpqa(path: Path) -> None:
-    """Rows in GPQA's form about sums, for its own questions must not be published."""
+    """Writes made-up questions about sums in GPQA's format, because its own questions must not be published."""
     columns = ["Record ID", "Question", "Correct Answer", *(f"Incorrect Answer {i}" for i in (1, 2, 3))]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

@@ -3,15 +3,18 @@ r"""Grades stored answers with other people's graders; runs without ibtpo, in an
     pip install 'lm-eval[math,ifeval]==0.4.13' if-verifiable==0.1.2
     python second_grader.py --answers FOLDER --data FOLDER --out FOLDER
 
-Every function that decides is theirs; only which is asked when is written here, for no task of lm-eval reads all forms.
+Every function that decides is theirs. Only which function is asked when is written here, because no task of lm-eval
+reads all forms of answers.
 
-math: lm-eval. What is in the last box, else what its Minerva task finds in "Final Answer: The final answer is …", else
-    what stands between the first and the last dollar sign, as its AIME task has it. Right if its Hendrycks MATH
-    comparison of strings or its Minerva comparison by sympy says so.
-gsm8k: the same where there is a box, else lm-eval's task gsm8k_cot_zeroshot, filter flexible-extract (the last number).
-choice: the last box, normalised as by the Minerva task; else the letter that lm-eval's filter of MMLU-Pro finds, else
-    its filter for generated GPQA answers.
-ifeval: if-verifiable. Like lm-eval's, its checkers descend from Google's code: a second packaging, not a second author.
+math: lm-eval. The answer is what is in the last box, else what its Minerva task finds in "Final Answer: The final
+    answer is …", else what stands between the first and the last dollar sign, as in its AIME task. It is right if the
+    comparison of strings of its Hendrycks MATH task says so, or the comparison by sympy of its Minerva task.
+gsm8k: as in math if there is a box, else lm-eval's task gsm8k_cot_zeroshot with its filter flexible-extract, which
+    takes the last number.
+choice: the letter in the last box, normalised as by the Minerva task; else the one that lm-eval's filter of MMLU-Pro
+    finds; else the one that its filter for generated GPQA answers finds.
+ifeval: if-verifiable. Its checkers descend from Google's code, as lm-eval's do: they are packaged by others, not
+    written by others.
 """
 
 import argparse
@@ -34,14 +37,15 @@ GPQA = MultiChoiceRegexFilter(regex_pattern=r"(\([A-Z]\))", group_select=-1, ign
 
 
 def main() -> None:
+    """Grades the stored answers of each benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     for name in ("--answers", "--data", "--out"):
         parser.add_argument(name, type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     logging.disable(logging.WARNING)
-    # lm-eval calls what takes longer than 5 s wrong, and so everything after an import that was cut short: on a busy
-    # machine that would speak of the machine.
+    # lm-eval calls an answer wrong if grading it takes longer than 5 seconds. If that cuts an import short, every later
+    # answer is called wrong, too. So on a busy machine the grades would depend on the machine; the limit is raised.
     limit = minerva.timeout
     minerva.timeout = lambda seconds: limit(12 * seconds)
     assert minerva.is_equiv("1.0", "1"), "sympy's LaTeX parser does not work here"
@@ -57,16 +61,18 @@ def main() -> None:
 
 
 def read(path: Path, name: str = "") -> list[Row]:
+    """The rows of a JSON Lines file. Those of IFEval's own file get the ids that ibtpo gives them."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     return [{"id": f"ifeval-{row['key']}", **row} for row in rows] if name == "ifeval" else rows
 
 
 def made_up(answers: Path) -> dict[str, Row]:
-    """Gold letters of the made-up GPQA rows as ibtpo's loader shuffled them: the shuffle is the loader's."""
+    """The gold letters of the made-up GPQA rows by id. `grade.py` wrote them, since ibtpo's loader shuffles choices."""
     return {row["id"]: row for row in read(answers / "made_up_gpqa.gold.jsonl")}
 
 
 def math(text: str, gold: Row) -> Row:
+    """The grade of an answer to a mathematical problem, and what was read as its final answer."""
     boxed = minerva.last_boxed_only_string(text)
     stated = minerva.get_unnormalized_answer(text)
     answer = minerva.remove_boxed(boxed) if boxed is not None else stated
@@ -80,6 +86,7 @@ def math(text: str, gold: Row) -> Row:
 
 
 def gsm8k(text: str, gold: Row) -> Row:
+    """The grade of an answer to a GSM8K problem, and what was read as its final answer."""
     if minerva.last_boxed_only_string(text) is not None:
         return math(text, gold)
     [[number]] = FLEXIBLE.apply([[text]], [{}])
@@ -89,6 +96,7 @@ def gsm8k(text: str, gold: Row) -> Row:
 
 
 def choice(text: str, gold: Row) -> Row:
+    """The grade of an answer to a multiple-choice problem, and the letter that was read."""
     boxed = minerva.last_boxed_only_string(text)
     if boxed is not None:
         letter = minerva.normalize_final_answer(minerva.remove_boxed(boxed))
@@ -101,6 +109,7 @@ def choice(text: str, gold: Row) -> Row:
 
 
 def ifeval(text: str, gold: Row) -> Row:
+    """The grade of an answer to IFEval, prompt level and strict, and its other levels."""
     from if_verifiable.common import evaluate_instructions
     from if_verifiable.ifeval.instructions_registry import INSTRUCTION_DICT
 

@@ -1,10 +1,10 @@
-"""How much of a method's update points where success grows: policy gradients of stored groups against the true one.
+"""Measures how much of a method's update points where success grows: its policy gradients against the true one.
 
-The true gradient of the success rate is estimated from many independent answers to every question (REINFORCE, the
-question's mean as baseline). Then every branching rule grows groups for the same questions, and every advantage turns
-them into gradients, 16 questions a batch. A batch's cosine c with the true gradient grows with the batch; c²/(1 − c²),
-the share of signal to that of noise, grows in proportion to it, so its value per 1000 generated tokens compares rules
-that spend different numbers of tokens.
+The true gradient of the success rate is estimated from many independent answers to every question (REINFORCE, with the
+question's mean reward as baseline). Then every branching rule grows groups for the same questions, and every advantage
+turns them into gradients, 16 questions a batch. The cosine c of such a gradient with the true one grows with the batch.
+The ratio of signal to noise, c²/(1 − c²), grows in proportion to the batch. So its value per 1000 generated tokens
+compares rules that spend different numbers of tokens.
 
 python measure.py OUTPUT_FOLDER [--model nano] [--problems 256] [--answers 64]
 """
@@ -50,7 +50,7 @@ Weights = Callable[[ReasoningTree], list[np.ndarray]]
 
 
 def of_method(options: CreditOptions) -> Weights:
-    """Each token's weight in the loss: its advantage over the answer's length and the group's size, as in TRL."""
+    """Weights each token as TRL's loss does: by its advantage, over the answer's length and the group's size."""
 
     def weights(tree: ReasoningTree) -> list[np.ndarray]:
         advantages = token_advantages(tree, path_advantages(tree, options))
@@ -60,7 +60,10 @@ def of_method(options: CreditOptions) -> Weights:
 
 
 def of_success(tree: ReasoningTree) -> list[np.ndarray]:
-    """The unbiased gradient of the success rate from independent answers, baseline: the mean of the others."""
+    """The weights whose gradient is that of the success rate, without bias.
+
+    The tree must hold independent answers. The baseline of each is the mean reward of the others.
+    """
     rewards = np.array([leaf.reward for leaf in tree.leaves], dtype=float)
     n = len(rewards)
     advantages = (rewards - rewards.mean()) * n / (n - 1)
@@ -68,7 +71,14 @@ def of_success(tree: ReasoningTree) -> list[np.ndarray]:
 
 
 def gradients(model: Any, trees: Sequence[ReasoningTree], weightings: Sequence[Weights]) -> list[np.ndarray]:
-    """(P,) gradient of the mean over `trees` of Σ weight · log-prob, for each weighting; ascent increases it."""
+    """The gradient of the mean over trees of Σ weight · log-prob, for each weighting.
+
+    model: the model that the log-probs are computed with.
+    trees: the groups of a batch.
+    weightings: functions from a tree to the weights of each answer's tokens.
+
+    Returns, for each weighting, (P,) the gradient with respect to all P parameters.
+    """
     rows = [(list(t.prompt_ids), t.completion_ids(i)) for t in trees for i in range(len(t.leaves))]
     width = max(len(p) + len(c) for p, c in rows)
     ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width)
@@ -90,7 +100,7 @@ def gradients(model: Any, trees: Sequence[ReasoningTree], weightings: Sequence[W
 
 
 def main() -> None:
-    """Writes summary.json and table.md."""
+    """Measures all methods, and writes summary.json and table.md."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--model", default="nano")
@@ -120,7 +130,7 @@ def main() -> None:
         success = float(np.mean([leaf.reward for t in reference for leaf in t.leaves]))
         parts = [gradients(model, reference[i : i + 2], [of_success])[0] for i in range(0, len(reference), 2)]
         true = np.mean(parts, 0)
-        base, base_thousands = np.empty(0), 0.0  # of the first group, which all are compared with
+        base, base_thousands = np.empty(0), 0.0  # cosines and tokens of the first group, which all are compared with
         for group, (branching, budget, score) in GROUPS.items():
             trees = grow(branching, budget, score, 5)
             names = ["grpo"] if branching == "independent" else list(ADVANTAGES)
@@ -158,7 +168,7 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _signal(cosine: Any, thousands: float) -> Any:
-    """Signal to noise of a batch per 1000 generated tokens."""
+    """The ratio of signal to noise of a batch, per 1000 generated tokens."""
     return cosine**2 / (1 - cosine**2) / thousands
 
 

@@ -1,4 +1,4 @@
-"""`python -m ibtpo` is the command line; `accelerate launch -m ibtpo train …` starts it on several devices."""
+"""Makes `python -m ibtpo` the command line; `accelerate launch -m ibtpo train …` starts it on several devices."""
 
 import os
 import sys
@@ -10,10 +10,10 @@ END_WITH_PARENT = "--end-with-parent"
 
 
 def end_with_parent() -> None:
-    """Ends this process as soon as the one that started it is gone, however that one ended.
+    """Makes this process end as soon as the process that started it ends, whatever ended that one.
 
-    The parent holds the other end of standard input, and the pipe closes with it. Without this, a comparison that was
-    killed would leave a run behind that writes into the folder which the next comparison goes on with.
+    Standard input must be a pipe that the parent holds open: it closes when the parent ends. Without this, a comparison
+    that was killed would leave a run behind, still writing into the folder that the resumed comparison goes on with.
     """
 
     def wait() -> None:

@@ -1,15 +1,15 @@
-"""Every error ibtpo raises on purpose.
+"""Every error that ibtpo raises on purpose.
 
     IBTPOError
     ├── ConfigError        (ValueError)    an option is unknown, out of range, or does not fit another
     ├── DataError          (ValueError)    a file or row is wrong; the message names file and line
     ├── EngineError        (RuntimeError)  a rollout could not be generated
     ├── VerifierError      (RuntimeError)  a verifier broke its contract
-    ├── CheckpointError    (RuntimeError)  a run folder cannot be resumed
+    ├── CheckpointError    (RuntimeError)  a run folder or checkpoint cannot be used
     └── DependencyError    (ImportError)   an optional package is missing; the message names the install line
 
-Each also inherits the standard type in brackets, so code that catches `ValueError` keeps working.
-A message says what is wrong, the values found, and what to do.
+Each class also inherits the standard type in brackets, so that code which catches `ValueError`, for example, keeps
+working. A message says what is wrong, which values were found, and what to do.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from difflib import get_close_matches
 
 
 class IBTPOError(Exception):
-    """Base of all errors raised on purpose."""
+    """The base of all errors that ibtpo raises on purpose."""
 
 
 class ConfigError(IBTPOError, ValueError):
@@ -25,7 +25,7 @@ class ConfigError(IBTPOError, ValueError):
 
 
 class DataError(IBTPOError, ValueError):
-    """A file or a row of it is wrong."""
+    """A file or one of its rows is wrong."""
 
 
 class EngineError(IBTPOError, RuntimeError):
@@ -33,7 +33,7 @@ class EngineError(IBTPOError, RuntimeError):
 
 
 class VerifierError(IBTPOError, RuntimeError):
-    """A verifier broke its contract (wrong number of rewards, wrong type, or nothing but failures)."""
+    """A verifier broke its contract: it gave a wrong number of rewards or a wrong type, or it only failed."""
 
 
 class CheckpointError(IBTPOError, RuntimeError):
@@ -45,7 +45,12 @@ class DependencyError(IBTPOError, ImportError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
-    """A `ConfigError` for a name that is not one of `known`, naming the nearest one."""
+    """Makes the `ConfigError` for a name that does not exist; it suggests the nearest known one, or lists all.
+
+    kind: what the name is a name of, such as "regularizer".
+    name: the name that was given.
+    known: the names that exist.
+    """
     choices = sorted(known)
     near = get_close_matches(name, choices, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(choices)}"

@@ -1,7 +1,8 @@
-"""IB-Scores of a tree that grows: after a rollout only what its path touches is computed again (spec section 4).
+"""IB-Scores of a tree that grows: after a rollout, only the nodes on its path are scored again.
 
-`score.score_tree` is the definition; `RunningScores` gives the same numbers to the last bit for a cost of depth times
-siblings in place of the whole tree's, so that a choice in a tree of 100 000 nodes costs what it costs in a small one.
+`score.score_tree` defines the scores, and `RunningScores` gives the same numbers to the last bit. Its cost for a
+rollout is the depth of the path times the siblings on it, not the size of the tree. So choosing where to branch costs
+about the same in a tree of 100 000 nodes as in a small one (docs/method.md, "One training step", point 2).
 """
 
 import math
@@ -16,9 +17,9 @@ from .tree import ROOT, ReasoningTree
 
 
 class RunningScores:
-    """IB-Scores of one tree, brought up to date by `refresh`.
+    """The IB-Scores of one tree, which `refresh` brings up to date.
 
-    ib_score: (N,) as in `Scores`, NaN where not defined.
+    options: how the tree is scored.
     """
 
     def __init__(self, options: ScoreOptions) -> None:
@@ -27,23 +28,25 @@ class RunningScores:
         self._reset()
 
     def _reset(self) -> None:
-        self._leaves = self._nodes = 0
-        self._room = np.full(64, math.nan)
-        # Lists: single elements of arrays are slow to read.
+        """Forgets the tree, so that the next `refresh` starts from its first node."""
+        self._leaves = self._nodes = 0  # how many of each have been taken in
+        self._room = np.full(64, math.nan)  # the scores, with room for nodes to come
+        # The following lists hold one value a node. (Single elements of arrays are slow to read.)
         self._eta2: list[float] = []
         self._p_hat: list[float] = []
-        self._density: list[float] = []
-        self._sums: list[Fraction] = []  # exact: the order rewards came in cannot change a value
-        self._own: dict[int, list[float]] = {}  # rewards of the leaves that end at a node
-        self._known: list[int] = []  # leaves with a reward under a node
+        self._density: list[float] = []  # p-hat as it enters the ratio to the parent's, that is, after smoothing
+        self._sums: list[Fraction] = []  # of the rewards under a node; exact, so that their order cannot change a value
+        self._own: dict[int, list[float]] = {}  # the rewards of the leaves that end at a node, if there are any
+        self._known: list[int] = []  # how many leaves under a node have a reward
 
     @property
     def ib_score(self) -> np.ndarray:
+        """(N,) the IB-Score of each node as in `Scores`, NaN where it is not defined."""
         return self._room[: self._nodes]
 
     def refresh(self, tree: ReasoningTree) -> None:
-        """Takes in the trajectories added since the last call."""
-        if tree.cuts != self._cuts:  # nodes have new ids
+        """Takes in the trajectories that were added to the tree since the last call."""
+        if tree.cuts != self._cuts:  # A step was cut in two since, which gave nodes new ids.
             self._cuts = tree.cuts
             self._reset()
         self._grow(tree)
@@ -58,9 +61,11 @@ class RunningScores:
                     self._sums[node] += exact
                     self._known[node] += 1
         self._leaves = len(tree.leaves)
-        self._score(tree, sorted(touched, reverse=True))  # a parent's id is below its children's
+        # Children first: a node's score needs theirs, and their ids are above its own.
+        self._score(tree, sorted(touched, reverse=True))
 
     def _grow(self, tree: ReasoningTree) -> None:
+        """Makes room for the nodes that were added since the last call."""
         had, n = self._nodes, len(tree.nodes)
         if n > len(self._room):
             self._room = np.append(self._room, np.full(2 * n - len(self._room), math.nan))
@@ -75,6 +80,7 @@ class RunningScores:
         self._nodes = n
 
     def _score(self, tree: ReasoningTree, nodes: Iterable[int]) -> None:
+        """Computes value and IB-Score of the nodes, children before parents, as `score_tree` defines them."""
         o, known, eta2, p_hat, density = self.options, self._known, self._eta2, self._p_hat, self._density
         offset = 1 + 1 / o.beta
         for i in nodes:
@@ -105,7 +111,13 @@ _RUNNING: WeakKeyDictionary[ReasoningTree, RunningScores] = WeakKeyDictionary()
 
 
 def running_ib_scores(tree: ReasoningTree, options: ScoreOptions) -> np.ndarray:
-    """(N,) IB-Scores of a tree; the work of earlier calls for the same tree and options is not done again."""
+    """The IB-Scores of a tree, computed only where it has grown since the last call with the same options.
+
+    tree: the tree; what was computed for it is kept as long as it lives.
+    options: how it is scored. Other options than in the last call make everything be computed anew.
+
+    Returns (N,) scores, NaN where they are not defined.
+    """
     scores = _RUNNING.get(tree)
     if scores is None or scores.options != options:
         scores = _RUNNING[tree] = RunningScores(options)

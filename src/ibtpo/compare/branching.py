@@ -1,11 +1,11 @@
-"""Ways to sample a group side by side: at the same number of answers, and at the same number of tokens.
+"""Compares branching rules with each other, and with independent answers at the same number of generated tokens.
 
-Independent answers are judged from a pool of N a problem: a group of g is g of them drawn at random, and its chances
-are computed, not sampled. A tree is compared with the group its tokens buy, g = tree tokens / tokens of an answer,
-between two whole numbers by interpolation.
+Independent answers are judged from a pool of N answers a problem. A group of g is g of them drawn at random; the chance
+that such a group has a property is computed exactly, not estimated from draws. A tree is compared with the group that
+its tokens buy, g = tokens of the tree / mean tokens of an answer. Between two whole numbers, g is interpolated.
 
-Legend: P problems, N answers in a pool. Intervals are 95 % percentile bootstrap intervals over the problems, the same
-resamples for every way, so that differences are paired.
+Legend: P problems, N answers in a pool, R resamples. All intervals are 95 % percentile bootstrap intervals over the
+problems, from the same resamples for every branching rule, so that differences are paired.
 """
 
 import math
@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 
 from .branching_arms import GROUPS, POOL
 
+# The numbers that the first table of `markdown` shows, and the titles of their columns.
 SHOWN = {
     "eff_rate": "Eff-Rate", "avg_rate": "Avg-Rate", "pass_at_g": "pass@G", "generated_tokens": "tokens",
     "distinct": "distinct", "branch_cost": "branch cost", "ib_score": "IB-Score", "cov_eta": "Cov(η1,η2)",
 }  # fmt: skip
 
 
+# The numbers of a tree's record that are compared; docs/metrics.md says what each means.
 MEASURES = (
     "eff_rate", "avg_rate", "pass_at_g", "generated_tokens", "trajectories", "distinct", "branch_cost", "branch_depth",
     "ib_score", "cov_eta", "truncated",
@@ -41,9 +43,14 @@ MEASURES = (
 
 
 def chance_effective(rewards: Sequence[float], g: int) -> float:
-    """The chance that g of the answers, drawn without replacement, do not all have the same reward.
+    """The chance that g answers, drawn without replacement, do not all have the same reward.
 
-    NaN where there are fewer than g answers. 1 − Σ_v C(n_v, g)/C(N, g) over the distinct rewards v.
+    It is 1 − Σ_v C(n_v, g)/C(N, g), where n_v of the N answers have the reward v.
+
+    rewards: of the N answers of one problem.
+    g: the size of the group.
+
+    Returns NaN if there are fewer than g answers.
     """
     if len(rewards) < g:
         return math.nan
@@ -52,7 +59,13 @@ def chance_effective(rewards: Sequence[float], g: int) -> float:
 
 
 def chance_solved(rewards: Sequence[float], g: int) -> float:
-    """pass@g: the chance that one of g answers drawn without replacement is right; NaN with fewer than g."""
+    """pass@g, the chance that at least one of g answers, drawn without replacement, is right.
+
+    rewards: of the N answers of one problem.
+    g: the size of the group.
+
+    Returns NaN if there are fewer than g answers.
+    """
     if len(rewards) < g:
         return math.nan
     wrong = sum(r < FULL_MARKS for r in rewards)
@@ -61,13 +74,20 @@ def chance_solved(rewards: Sequence[float], g: int) -> float:
 
 @dataclass(frozen=True)
 class Pool:
-    """Independent answers. rewards, tokens: of each answer, a list a problem."""
+    """Independent answers to P problems.
+
+    rewards: for each problem, the raw correctness of each answer that has one.
+    tokens: for each problem, the number of tokens of each answer.
+    """
 
     rewards: list[list[float]]
     tokens: list[list[int]]
 
     def curves(self) -> dict[str, np.ndarray]:
-        """(P, N) chance of an effective and of a solved group of 1 … N answers; NaN beyond a problem's own."""
+        """The chance that a group of 1, 2, … N answers is effective (`eff_rate`), and that it is solved (`pass_at_g`).
+
+        Returns an array (P, N) for each of the two, NaN where a problem has fewer answers.
+        """
         sizes = range(1, max(map(len, self.rewards), default=0) + 1)
         chances = {"eff_rate": chance_effective, "pass_at_g": chance_solved}
         return {
@@ -77,27 +97,36 @@ class Pool:
 
     @property
     def length(self) -> np.ndarray:
-        """(P,) mean tokens of an answer."""
+        """(P,) the mean number of tokens of an answer."""
         return np.array([sum(tokens) / len(tokens) for tokens in self.tokens])
 
     @property
     def success(self) -> np.ndarray:
-        """(P,) mean reward: the policy's own success rate, which no search has steered."""
+        """(P,) the mean correctness, which is the policy's own success rate: no search has steered these answers."""
         return np.array([math.fsum(r) / len(r) if r else math.nan for r in self.rewards])
 
 
 def measured(records: Sequence[Record], resamples: Resamples) -> dict[str, dict[str, float]]:
-    """Every number of `MEASURES` of (P,) trees with its interval."""
+    """The mean over trees of each number in `MEASURES`, with its interval.
+
+    records: one a tree, P of them.
+    resamples: of the P problems.
+    """
     columns = {name: np.array([r[name] for r in records], dtype=float) for name in MEASURES}
     return {name: interval(nanmean(c), resamples.means(c)) for name, c in columns.items()}
 
 
 def at_equal_tokens(records: Sequence[Record], pool: Pool, resamples: Resamples) -> dict[str, Any]:
-    """(P,) trees against the independent answers that the same tokens buy, on the same problems.
+    """Compares trees with the independent answers that their tokens would buy.
 
-    answers: g. trajectories: how many times as many the trees hold. For Eff-Rate and pass@G: what independent groups
-    of g reach, and the trees' difference to it.
-    Raises `DataError` when g is more than the pool holds.
+    records: one a tree, P of them.
+    pool: the independent answers to the same P problems, in the same order.
+    resamples: of the P problems.
+
+    Returns, each with its interval: `answers`, the number g of independent answers that the tokens of a tree buy;
+    `trajectories`, how many times as many trajectories a tree has; and, under `eff_rate` and `pass_at_g`, what
+    independent groups of g reach and how much more or less the trees do.
+    Raises `DataError` if g is more than the pool holds.
     """
     tokens = np.array([r["generated_tokens"] for r in records], dtype=float)
     count = np.array([r["trajectories"] for r in records], dtype=float)
@@ -126,7 +155,13 @@ def at_equal_tokens(records: Sequence[Record], pool: Pool, resamples: Resamples)
 
 
 def _at(curves: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """(R,) values of (R, N) curves over 1 … N at `groups` (R,), linear between whole numbers."""
+    """Reads each curve at a group size of its own, interpolating linearly between whole numbers.
+
+    curves: (R, N) values at the group sizes 1 … N.
+    groups: (R,) group sizes.
+
+    Returns (R,) values.
+    """
     most = curves.shape[1]
     groups = np.clip(groups, 1, most)
     low = groups.astype(int)
@@ -135,12 +170,13 @@ def _at(curves: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def store_of(folder: Path, arm: str) -> TreeFile:
+    """The file of an arm's trees in the folder of a comparison."""
     name = "".join(c if c.isalnum() or c in "._" else "-" for c in arm)
     return TreeFile(folder / "trees" / f"{name}.jsonl.gz")
 
 
 def first_answers(tree: "ReasoningTree", g: int) -> "ReasoningTree":
-    """The group of a tree's first g independent answers."""
+    """The tree of only the first g answers of a tree of independent answers."""
     from ..tree import ROOT, ReasoningTree
 
     group = ReasoningTree(tree.id, tree.prompt_ids, tree.prompt, tree.answer)
@@ -150,7 +186,13 @@ def first_answers(tree: "ReasoningTree", g: int) -> "ReasoningTree":
 
 
 def read_pool(path: Path, score: "ScoreOptions") -> "tuple[Pool, dict[int, list[Record]]]":
-    """The pool of independent answers, and the records of its first 8 and its first 12."""
+    """Reads the trees of independent answers.
+
+    path: their file.
+    score: the options that they are scored with.
+
+    Returns the pool, and for each group size g in `GROUPS` the records of the first g answers of each problem.
+    """
     from ..metrics import correctness, tree_record
     from ..tree import read_trees
 
@@ -164,7 +206,16 @@ def read_pool(path: Path, score: "ScoreOptions") -> "tuple[Pool, dict[int, list[
 
 
 def branching_summary(folder: Path, arms: Sequence[str], score: "ScoreOptions", *, seed: int = 0) -> dict[str, Any]:
-    """The result of a folder's stored trees."""
+    """Measures the stored trees of a comparison.
+
+    folder: the comparison's folder.
+    arms: the arms to measure besides the pool of independent answers.
+    score: the options that all trees are scored with.
+    seed: of the bootstrap.
+
+    Returns, each with its interval, the policy's own `success` rate, the mean `answer_tokens`, and the numbers of each
+    of the `arms`; and how many `problems` there are.
+    """
     from ..evaluation.statistics import Resamples, interval, nanmean
     from ..metrics import tree_record
     from ..tree import read_trees
@@ -174,7 +225,8 @@ def branching_summary(folder: Path, arms: Sequence[str], score: "ScoreOptions", 
     rows: dict[str, Any] = {}
     for g in GROUPS:
         row = measured(first[g], resamples)
-        # The pool knows more of such groups than its first answers show.
+        # Of these numbers the whole pool gives the expectation for a group of g, which is more exact than what its
+        # first g answers show.
         better = {name: curve[:, g - 1] for name, curve in pool.curves().items()}
         better |= {"avg_rate": pool.success, "generated_tokens": g * pool.length}
         row |= {name: interval(nanmean(v), resamples.means(v)) for name, v in better.items()}
@@ -191,7 +243,10 @@ def branching_summary(folder: Path, arms: Sequence[str], score: "ScoreOptions", 
 
 
 def markdown(summary: dict[str, Any]) -> str:
-    """The result as two tables."""
+    """The content of table.md: one table of all arms, and one of the arms against independent answers at equal tokens.
+
+    summary: what `branching_summary` returns.
+    """
     rates = ("eff_rate", "avg_rate", "pass_at_g")
 
     def cell(value: dict[str, float], digits: int, scale: float = 1.0) -> str:

@@ -1,4 +1,4 @@
-"""Arms of a branching comparison: a branching rule, and changed score options after commas, such as "ib,beta=1"."""
+"""Reads the arms of a branching comparison: a branching rule, then changed score options, as in "ib,beta=1"."""
 
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,18 @@ ARMS = (
     "random", "fixed_width", "entropy", "ib", "ib,beta=1", "ib,beta=20", "ib,value=draws", "ib,confidence=joint",
     "ib,confidence=head:1", "ib,weight=unique",
 )  # fmt: skip
-POOL = "independent"
-GROUPS = (8, 12)  # the paper's
+POOL = "independent"  # the branching rule of the pool that all arms are compared with
+GROUPS = (8, 12)  # the group sizes of the paper
 
 
 def arm_options(arm: str, base: "SearchOptions") -> "SearchOptions":
-    """The options of an arm such as "ib,beta=1". Raises `ConfigError` for what is no score option."""
+    """The search options of an arm.
+
+    arm: a branching rule, and after commas score options as NAME=VALUE.
+    base: the options that the arm changes.
+
+    Raises `ConfigError` for a change that is no score option, and for a value that the option does not take.
+    """
     rule, *changes = arm.split(",")
     known = {f.name: f.type for f in fields(base.score)}
     values: dict[str, Any] = {}
@@ -34,7 +40,11 @@ def arm_options(arm: str, base: "SearchOptions") -> "SearchOptions":
 
 
 def pool_options(base: "SearchOptions", answers: int) -> "SearchOptions":
-    """The options under which the pool of independent answers is sampled."""
+    """The search options under which the pool of independent answers is sampled.
+
+    base: the options of the arms.
+    answers: how many answers a problem gets.
+    """
     from ..search import Budget
 
     return replace(base, branching=POOL, budget=Budget(answers, 1, 1, 1), lookahead=0)

@@ -1,8 +1,9 @@
-"""What can be said of a GRPO run from the answers TRL stored (`log_completions=True`), without its checkpoints.
+"""Measures a GRPO run from the answers that TRL stored (`log_completions=True`), without its checkpoints.
 
-TRL writes `completions/completions_00010.parquet`, a row an answer: step, prompt, completion, a column a reward
-function, columns its rewards added, advantage. Answers of a step with equal prompts are a group. There are no
-log-probabilities and no answers that share a beginning, so what needs those cannot be computed (`NOT_COMPUTED`).
+TRL writes files such as `completions/completions_00010.parquet`, with a row for each answer. Its columns are step,
+prompt, completion, one for each reward function, those that reward functions added, and advantage. Answers of one step
+with the same prompt are a group. The files hold no log-probabilities and no answers that share a beginning, so numbers
+that need those cannot be computed: `NOT_COMPUTED` lists them.
 """
 
 import json
@@ -16,8 +17,9 @@ from typing import Any
 from ..errors import ConfigError, DataError, DependencyError, unknown
 from ..score import effective
 
-OWN = ("step", "prompt", "completion", "advantage")
+OWN = ("step", "prompt", "completion", "advantage")  # columns of TRL's; any other column with numbers is a reward
 
+# The numbers that a log cannot give, and why.
 NOT_COMPUTED = {
     "IB-Score, Cov(η1,η2)": "need the value of each step, from answers that share it, and the log-probabilities of its "
     "tokens; independent answers share no step, and the log holds no log-probabilities",
@@ -25,6 +27,7 @@ NOT_COMPUTED = {
     "entropy": "needs the distribution at every token; the log holds text",
     "truncated, tokens": "need token ids and stop reasons; the log holds text without special tokens",
 }
+# How to get those numbers.
 INSTEAD = (
     "measure checkpoints: ibtpo diagnose --model CHECKPOINT ... --data FILE; or a run while it trains: "
     "trainer.add_callback(ibtpo.IBScoreCallback(trainer))"
@@ -35,11 +38,13 @@ INSTEAD = (
 class FlatLog:
     """What a log says.
 
-    steps: a row a step: `step`, `groups`, `answers`, `distinct` (share of a group's answers), `characters` of an
-        answer, `reward/NAME` means; with correctness also `eff_rate`, `avg_rate`, `pass_at_g`, `uniform`.
-    correct: the reward column taken for correctness, or None; `why` says why, either way.
-    repeated: steps left out because they hold the very answers of the step before, which TRL writes again while it
-        trains on them for more than one step.
+    steps: one row a step. `groups` and `answers` are counts, `distinct` is the mean share of a group's answers that
+        differ, `characters` the mean length of an answer, `reward/NAME` the mean of a reward. If correctness is known,
+        there are also `eff_rate`, `avg_rate`, `pass_at_g` and `uniform`, as in docs/metrics.md.
+    correct: the reward column that is taken for correctness, or None.
+    why: why that column is taken, or why none is.
+    repeated: steps that are left out because they hold the answers of the step before once more: TRL writes answers
+        again while it trains on them for more than one step.
     """
 
     steps: list[dict[str, Any]]
@@ -49,11 +54,15 @@ class FlatLog:
 
 
 def read_flat_log(path: str | Path, reward_column: str | None = None) -> FlatLog:
-    """Reads a `completions_….parquet` or the folder of a run that holds some.
+    """Reads and measures the answers that TRL logged.
 
-    reward_column: the one that says right (1) or wrong (0); by default the only one there is. A column with other
-    values is a shaped reward: it does not say what is right, and no correctness is taken from it.
-    Raises `DataError` naming file and row, `ConfigError` for a column that is not there.
+    path: a `completions_….parquet`, or the folder of a run that holds such files.
+    reward_column: the column that says right (1) or wrong (0). By default it is the only reward column, if there is
+        only one. A column with other values is a shaped reward: it does not say what is right, and no correctness is
+        taken from it.
+
+    Raises `DataError`, which names file and row, for a file that is wrong, and `ConfigError` for a path or a column
+    that does not exist.
     """
     by_step: dict[int, list[dict[str, Any]]] = {}
     source: dict[int, Path] = {}
@@ -76,7 +85,7 @@ def read_flat_log(path: str | Path, reward_column: str | None = None) -> FlatLog
     last: list[Any] | None = None
     for step in sorted(by_step):
         content = [[row["prompt"], row["completion"], *(row[n] for n in names)] for row in by_step[step]]
-        if repr(content) == repr(last):  # repr: a NaN equals itself
+        if repr(content) == repr(last):  # compared as text, in which NaN equals itself
             repeated.append(step)
             continue
         last = content
@@ -85,6 +94,7 @@ def read_flat_log(path: str | Path, reward_column: str | None = None) -> FlatLog
 
 
 def _files(path: Path) -> list[Path]:
+    """The Parquet files that `path` stands for, in order of their steps."""
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -96,7 +106,10 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read(file: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows of one file, prompt and completion as text, and the names of its numeric columns."""
+    """The rows of one file, with prompt and completion as text, and the names of its reward columns.
+
+    A reward that is missing or NaN is None.
+    """
     try:
         import pyarrow  # type: ignore[import-untyped]
         from pyarrow import parquet
@@ -133,7 +146,7 @@ def _read(file: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _text(value: Any, at: str) -> str:
-    """A text, or the contents of a conversation's messages."""
+    """A prompt or completion as text; of a conversation, the contents of its messages."""
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value and all(isinstance(m, dict) and "content" in m for m in value):
@@ -143,6 +156,7 @@ def _text(value: Any, at: str) -> str:
 
 
 def _split(rows: Sequence[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    """The rows of each step."""
     steps: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         steps[row["step"]].append(row)
@@ -152,6 +166,7 @@ def _split(rows: Sequence[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
 def _correctness(
     by_step: dict[int, list[dict[str, Any]]], names: list[str], chosen: str | None
 ) -> tuple[str | None, str]:
+    """The column that is taken for correctness, or None, and why. `chosen` is the one that the user named, if any."""
     if chosen is None and len(names) != 1:
         if not names:
             return None, "there is no reward column"
@@ -168,13 +183,14 @@ def _correctness(
 
 
 def _measure(step: int, rows: list[dict[str, Any]], names: list[str], correct: str | None) -> dict[str, Any]:
+    """The row of one step, as `FlatLog.steps` describes it."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[row["prompt"]].append(row)
     out: dict[str, Any] = {"step": step, "groups": len(groups), "answers": len(rows)}
     if correct is not None:
         known = [[r[correct] for r in group if r[correct] is not None] for group in groups.values()]
-        known = [grades for grades in known if grades]  # a group nobody graded says nothing
+        known = [grades for grades in known if grades]  # leaves out groups without any grade
         out["eff_rate"] = _mean(float(effective(grades)) for grades in known)
         out["avg_rate"] = _mean(_mean(grades) for grades in known)
         out["pass_at_g"] = _mean(max(grades) for grades in known)
@@ -187,6 +203,7 @@ def _measure(step: int, rows: list[dict[str, Any]], names: list[str], correct: s
 
 
 def _mean(values: Iterable[float]) -> float:
+    """The mean, or NaN if there are no values."""
     known = list(values)
     return math.fsum(known) / len(known) if known else math.nan
 

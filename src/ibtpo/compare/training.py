@@ -1,4 +1,7 @@
-"""Running a training comparison: the frozen data, the jobs, and the result of what is finished."""
+"""Runs a training comparison: freezes the problems, runs the jobs, and writes the result of what is finished.
+
+What is compared stands in a `Plan` (`training_plan.py`). The command `ibtpo compare training` calls this module.
+"""
 
 import json
 import time
@@ -16,7 +19,13 @@ if TYPE_CHECKING:
 
 
 def write_result(plan: "Plan", seconds: float = 0.0) -> dict[str, Any]:
-    """Writes summary.json, table.md, curves.csv and the pictures of what is finished. seconds: to add to wall time."""
+    """Writes summary.json, table.md, curves.csv and the pictures of the runs that are finished.
+
+    plan: the comparison.
+    seconds: wall time since the last summary was written; it is added to the `wall_seconds` of that one.
+
+    Returns the content of summary.json.
+    """
     from ..report.plots import csv_lines
     from ..storage.run_folder import write_whole
     from .training_results import markdown, training_summary
@@ -40,7 +49,18 @@ def write_result(plan: "Plan", seconds: float = 0.0) -> dict[str, Any]:
 
 
 def write_data(folder: Path, recipe: dict[str, Any], validation: int) -> dict[str, int]:
-    """The three disjoint lists of problems, frozen as files; how many each holds."""
+    """Writes three files of problems: to train on, to choose learning rates by, and to measure the result on.
+
+    No question is in two of them. All runs of a comparison read these files, so that they meet the same problems even
+    if the source of the data changes.
+
+    folder: the comparison's folder, which gets data/train.jsonl, data/validation.jsonl and data/held_out.jsonl.
+    recipe: options of `ibtpo train` that name the data.
+    validation: how many training problems are set aside to choose learning rates by.
+
+    Returns the number of problems in each file, by name.
+    Raises `ConfigError` if the recipe names no held-out problems, and `DataError` if there are too few to train on.
+    """
     from ..tasks.problems import load_problems
     from ..training import settings as st
     from .training_plan import split_problems, write_problems
@@ -60,7 +80,7 @@ def write_data(folder: Path, recipe: dict[str, Any], validation: int) -> dict[st
 
 
 class JobRunner:
-    """Runs the jobs of a comparison and says how it goes.
+    """Runs the jobs of a comparison and reports their progress.
 
     plan: what is compared, and in which folder.
     at_once: how many jobs run side by side.
@@ -78,18 +98,30 @@ class JobRunner:
         return now - last
 
     def phase(self, what: str, jobs: "Sequence[Job]", tokens: int) -> None:
-        """Says what is to be done."""
+        """Reports how many jobs there are, and how many of them are left to run.
+
+        what: a name for the jobs, in the plural.
+        jobs: the jobs, finished ones among them.
+        tokens: the generated tokens that each job trains on.
+        """
         missing = sum(not job.finished for job in jobs)
         if jobs:
             self._say(f"{len(jobs)} {what} of {tokens:,} tokens each, {missing} of them to do, evaluation aside")
 
     def run(self, jobs: "Sequence[Job]", *, keep_models: bool = False, summarise: bool = False) -> "list[Job]":
-        """Runs the missing ones; returns those that failed."""
+        """Runs the jobs that are not finished, and reports each when it ends.
+
+        jobs: the jobs, finished ones among them.
+        keep_models: whether the trained models are kept.
+        summarise: whether the result is written anew after each job that finished.
+
+        Returns the jobs that failed.
+        """
         from .training_jobs import run_all
 
         for job in jobs:
             if job.finished:
-                job.clean(keep_models)  # killed before it could
+                job.clean(keep_models)  # in case the comparison was killed before it had cleaned this one
         done, times = sum(job.finished for job in jobs), []
 
         def ended(job: "Job", seconds: float, why: str | None) -> None:
@@ -108,13 +140,14 @@ class JobRunner:
         return run_all(jobs, self.at_once, self.plan.folder / "logs", ended)
 
     def _summarise(self) -> None:
+        """Writes the result so far, and only warns if that fails."""
         try:
             write_result(self.plan, self.seconds_since())
-        except Exception as e:  # hours of training do not stop for want of a table; the last one raises
+        except Exception as e:  # A missing table must not stop hours of training. At the end the error would be raised.
             self._say(f"warning: no summary was written ({type(e).__name__}: {e})")
 
     def stop_if_failed(self, failed: "Sequence[Job]") -> None:
-        """Raises `IBTPOError` naming the failed runs."""
+        """Raises `IBTPOError`, which names the failed jobs, if there are any."""
         if failed:
             names = "; ".join(job.name for job in failed)
             logs = self.plan.folder / "logs"
@@ -122,6 +155,7 @@ class JobRunner:
 
 
 def _result(job: "Job") -> str:
+    """The accuracy of a finished job as text."""
     from ..storage.run_folder import RunFolder
 
     accuracy = RunFolder(job.folder).read_eval()["after"]["avg"]

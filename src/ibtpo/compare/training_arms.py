@@ -1,7 +1,8 @@
-"""Arms of a training comparison, as they are written on the command line.
+"""Reads the arms of a training comparison, as they are written on the command line.
 
-An arm is a method and what it changes in the recipe, after commas: "ibtpo", "ibtpo,lam=0.5" or "grpo,advantage=ibtpo".
-The keys are options of `ibtpo train`. A part without "=" belongs to the value before it: "ibtpo,tree=4,5,2,1".
+An arm is a method, followed by what it changes in the recipe, with commas between: "ibtpo", "ibtpo,lam=0.5" or
+"grpo,advantage=ibtpo". The keys are options of `ibtpo train`. A part without "=" belongs to the value before it, so
+that a value may hold commas: "ibtpo,tree=4,5,2,1".
 """
 
 from collections.abc import Iterable
@@ -11,8 +12,8 @@ from ..errors import ConfigError, unknown
 from ..storage.yaml_file import yaml_value
 from ..training.methods import METHODS
 
-REFERENCE = "ibtpo"  # the arm all others are compared with
-# The paper's parts of the method one by one, then its λ, its β and the noise on step boundaries.
+REFERENCE = "ibtpo"  # the arm that all others are compared with
+# The parts of the paper's method one by one, then its λ, its β and noise on step boundaries.
 COMPONENTS = (
     "grpo", "ibtpo,advantage=grpo", "grpo,advantage=ibtpo", "ibtpo,branching=random", "ibtpo,branching=entropy",
     "ibtpo", "ibtpo,lam=0", "ibtpo,lam=0.05", "ibtpo,lam=0.2", "ibtpo,lam=0.5", "ibtpo,ib_beta=1", "ibtpo,ib_beta=20",
@@ -20,7 +21,7 @@ COMPONENTS = (
 )  # fmt: skip
 PRESETS = {"methods": (*(m for m in METHODS if m != REFERENCE), REFERENCE), "components": COMPONENTS}
 
-# Options a comparison sets itself, and what to give in their place.
+# Options that the comparison itself sets, and what to give in their place.
 OWN = {
     "method": "the arm's first word",
     "seed": "--seeds",
@@ -31,7 +32,7 @@ OWN = {
     "eval_every_tokens": "--evaluations",
     "eval_before": "nothing: the untrained model is measured in every run",
 }
-# Options that decide what is asked and how it is judged: one value for all arms.
+# Options that decide what is asked and how it is judged. Arms that differ in them could not be compared.
 SHARED = (
     "model", "dtype", "data", "data_split", "limit", "eval_data", "eval_limit", "eval_k", "verifier", "system_prompt",
     "instruction", "temperature", "top_p", "top_k", "max_completion_length",
@@ -39,7 +40,12 @@ SHARED = (
 
 
 def expand(words: Iterable[str]) -> list[str]:
-    """Arms with the lists "methods" and "components" spelt out, each arm once. Raises `ConfigError` as `parse` does."""
+    """The arms that the words of `--arms` stand for, each arm once.
+
+    words: arms, and the names of `PRESETS`, which stand for lists of arms.
+
+    Raises `ConfigError` if one of them is no arm, or if two arms would have the same folder.
+    """
     arms = list(dict.fromkeys(arm for word in words for arm in PRESETS.get(word, (word,))))
     folders: dict[str, str] = {}
     for arm in arms:
@@ -51,7 +57,13 @@ def expand(words: Iterable[str]) -> list[str]:
 
 
 def parse(arm: str) -> dict[str, Any]:
-    """The options of an arm, `method` among them. Whether the method has them, `settings.resolve` finds out."""
+    """The options of an arm by name, `method` among them. Whether they exist is for `settings.resolve` to find out.
+
+    arm: a method and its changes, as the module describes.
+
+    Raises `ConfigError` for an unknown method, for a part that cannot be read, and for an option that an arm must not
+    change.
+    """
     method, *parts = arm.split(",")
     if method not in METHODS:
         raise unknown("arm", method, (*METHODS, *PRESETS))
@@ -63,7 +75,13 @@ def parse(arm: str) -> dict[str, Any]:
 
 
 def assignments(parts: Iterable[str], where: str) -> dict[str, Any]:
-    """KEY=VALUE parts as options, values read as YAML. where: what a message calls their source."""
+    """Reads KEY=VALUE parts as options, with values in YAML.
+
+    parts: the parts; one without "=" belongs to the value before it.
+    where: what an error message calls the source of the parts.
+
+    Raises `ConfigError` if the first part has no "=", or if the comparison itself sets an option.
+    """
     texts: dict[str, str] = {}
     last = ""
     for part in parts:
@@ -81,5 +99,5 @@ def assignments(parts: Iterable[str], where: str) -> dict[str, Any]:
 
 
 def folder_name(arm: str) -> str:
-    """The arm as a folder's name."""
+    """The name of an arm's folder: the arm with "-" in place of all but letters, digits, "." and "_"."""
     return "".join(c if c.isalnum() or c in "._" else "-" for c in arm)

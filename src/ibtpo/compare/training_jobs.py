@@ -1,4 +1,4 @@
-"""Training runs as child processes, some at once, each in a run folder that a later call goes on with."""
+"""Runs `ibtpo train` in child processes, some at once, each in a run folder that a later call can resume."""
 
 import shutil
 import subprocess
@@ -11,12 +11,17 @@ from pathlib import Path
 from ..storage.run_folder import RunFolder
 
 COMMAND = (sys.executable, "-m", "ibtpo", "--end-with-parent")
-POLL = 0.2  # seconds
+POLL = 0.2  # seconds between two looks at the processes
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of `ibtpo train`. words: recipe and options, without the folder."""
+    """One run of `ibtpo train`.
+
+    name: what messages call it.
+    folder: its run folder.
+    words: the words after `ibtpo train`, that is, recipe and options, without the folder.
+    """
 
     name: str
     folder: Path
@@ -28,13 +33,13 @@ class Job:
         return "after" in RunFolder(self.folder).read_eval()
 
     def command(self) -> list[str]:
-        """The command that starts the run, or goes on with it."""
+        """The command that starts the run, or resumes it if it was started before."""
         if (self.folder / "config.yaml").is_file():
             return [*COMMAND, "train", "--resume", str(self.folder), "--quiet"]
         return [*COMMAND, "train", *self.words, "--output", str(self.folder), "--quiet"]
 
     def clean(self, keep_model: bool = False) -> None:
-        """Deletes what only an unfinished run needs."""
+        """Deletes the checkpoints, which only an unfinished run needs, and the model unless it is to be kept."""
         for name in ("checkpoints", *(() if keep_model else ("model",))):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
@@ -42,10 +47,14 @@ class Job:
 def run_all(
     jobs: Sequence[Job], at_once: int, logs: Path, on_end: Callable[[Job, float, str | None], None]
 ) -> list[Job]:
-    """Runs the unfinished ones in order, `at_once` at a time; returns those that failed.
+    """Runs the jobs that are not finished, in order. A job that fails does not stop the others.
 
-    logs: folder for what a run prints, beside those of the runs; kept of failed runs only. on_end: called with the job,
-    its seconds and, for a failed one, why. A failed run does not stop the others.
+    jobs: the jobs, finished ones among them.
+    at_once: how many run side by side.
+    logs: folder for what the jobs print, inside that of the comparison. Only the output of failed jobs is kept.
+    on_end: called when a job has ended, with the job, its seconds, and why it failed, or None if it did not.
+
+    Returns the jobs that failed.
     """
     waiting = [job for job in jobs if not job.finished]
     running: dict[Job, tuple[subprocess.Popen[bytes], Path, float]] = {}
@@ -56,7 +65,7 @@ def run_all(
             while waiting and len(running) < at_once:
                 job = waiting.pop(0)
                 if job.folder.is_dir() and not (job.folder / "config.yaml").is_file():
-                    shutil.rmtree(job.folder)  # killed before it had written what it is
+                    shutil.rmtree(job.folder)  # An earlier run was killed before it wrote what `--resume` needs.
                 log = logs / f"{'-'.join(job.folder.relative_to(logs.parent).parts)}.log"
                 with log.open("ab") as out:
                     process = subprocess.Popen(job.command(), stdin=subprocess.PIPE, stdout=out, stderr=out)

@@ -1,4 +1,4 @@
-"""The pictures of a training comparison, as SVG files: accuracy against tokens and time, diagnostics against tokens."""
+"""Draws a training comparison as SVG files: accuracy against tokens and time, diagnostics against tokens."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from ..report.charts import COLOURS, DASHES, MARKERS, SETTINGS
 from ..report.plots import PLOTS
 from .training_results import METRICS, Row
 
-# The report's colours follow the page; a file of its own is on white.
+# In a report the colours of text and lines follow those of the page; a file that stands alone has a white background.
 ON_WHITE: Any = {
     **SETTINGS, "axes.edgecolor": "#777777", "grid.color": "#dddddd", "xtick.color": "#777777",
     "ytick.color": "#777777", "axes.labelcolor": "#222222", "text.color": "#222222", "xtick.labelcolor": "#222222",
@@ -26,7 +26,12 @@ UNITS = {name: p.unit for p in PLOTS for metric, _ in p.curves[:1] for name, m i
 
 
 def write_pictures(summary: dict[str, Any], curves: Sequence[Row], folder: Path) -> None:
-    """Writes the pictures there are numbers for."""
+    """Writes a picture for each measure that there are numbers of.
+
+    summary: what `training_summary` returns, with at least one arm.
+    curves: the rows of curves.csv.
+    folder: where the pictures go.
+    """
     arms = list(summary["arms"])
     with rc_context(ON_WHITE):
         for name, axis, label in (
@@ -50,7 +55,7 @@ def write_pictures(summary: dict[str, Any], curves: Sequence[Row], folder: Path)
 
 
 def _over_seeds(rows: Sequence[Row]) -> list[tuple[float, float, float, float]]:
-    """(tokens, mean, lowest seed, highest seed) of a metric."""
+    """The points of a metric's line: tokens, mean over the seeds, lowest seed, highest seed."""
     by_place: dict[float, list[float]] = {}
     for row in rows:
         by_place.setdefault(row["tokens"], []).append(row["value"])
@@ -67,7 +72,12 @@ def _save(
     percent: bool = False,
     bars: bool = False,
 ) -> None:
-    """One picture. lines: of each arm (x, value, low, high); bars: the interval as error bars, else as a band."""
+    """Draws one picture.
+
+    lines: for each arm, its points (x, value, low, high).
+    percent: whether the values are shares, to be shown in percent.
+    bars: whether intervals are drawn as error bars; if not, they are drawn as a band.
+    """
     figure = Figure(figsize=(7.5, 4.2 + 0.16 * len(arms)), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()

@@ -1,6 +1,6 @@
-"""What a training comparison runs: the problems, the pilots that choose each arm's learning rate, the final runs.
+"""Plans a training comparison: its problems, the pilots that choose each arm's learning rate, and the final runs.
 
-A comparison's folder:
+The folder of a comparison holds:
 
     plan.json           the settings all runs share, the arms and seeds, versions and machine
     data/               train.jsonl, validation.jsonl, held_out.jsonl: no question in two of them
@@ -27,13 +27,21 @@ from .training_jobs import Job
 if TYPE_CHECKING:
     from ..tasks.problems import Problem
 
-# Of a recipe, what a comparison replaces: how long a run lasts, its seed and rate, and which problems there are.
+# What a comparison drops from a recipe, because it decides itself how long a run lasts, which seed and learning rate it
+# has, and which problems there are.
 _REPLACED = ("max_steps", "num_train_epochs", "seed", "learning_rate", "limit", "data_split")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A comparison. shared: settings that must not change when it is gone on with; arms and seeds may be added."""
+    """What a comparison runs, and where.
+
+    folder: the comparison's folder.
+    shared: settings of all runs, which must stay the same when the comparison is resumed.
+    arms: the arms, to which a resumed comparison may add.
+    seeds: the seeds of the final runs, to which a resumed comparison may add.
+    env: the versions and the machine it was begun with, as `collect_env` gives them.
+    """
 
     folder: Path
     shared: dict[str, Any]
@@ -43,11 +51,11 @@ class Plan:
 
     @property
     def rates(self) -> list[float]:
-        """The grid of learning rates."""
+        """The learning rates that pilots choose from."""
         return list(self.shared["learning_rates"])
 
     def pilot(self, arm: str, rate: float, seed: int) -> Job:
-        """A short run that is measured on the validation problems, at its end only."""
+        """The short job that tries `arm` at `rate`, and is measured on the validation problems at its end only."""
         validation = self.folder / "data" / "validation.jsonl"
         words = (
             *self._words(arm, rate, seed), "--max_generated_tokens", str(self.shared["pilot_tokens"]),
@@ -59,23 +67,31 @@ class Plan:
         return Job(f"pilot of {arm} at {rate:g}, seed {seed}", folder, words)
 
     def final(self, arm: str, rate: float, seed: int) -> Job:
-        """A run of the result."""
+        """The job that trains `arm` at its chosen rate and enters the result table."""
         folder = self.folder / "runs" / folder_name(arm) / f"seed{seed}"
         return Job(f"{arm}, seed {seed}", folder, self._words(arm, rate, seed))
 
     def pilots(self) -> list[Job]:
-        """Every pilot; none where there is nothing to choose."""
+        """Every pilot of every arm; none if there is only one learning rate."""
         if len(self.rates) == 1:
             return []
         seeds = self.shared["pilot_seeds"]
         return [self.pilot(arm, rate, seed) for seed in seeds for arm in self.arms for rate in self.rates]
 
     def finals(self, rates: Mapping[str, float]) -> list[Job]:
-        """Every final run, seed by seed: what is finished at any time compares the arms on the same seeds."""
+        """The final job of each arm in `rates` with each seed.
+
+        They come seed by seed, so that what is finished at any time compares the arms on the same seeds.
+
+        rates: the chosen learning rate of each arm.
+        """
         return [self.final(arm, rates[arm], seed) for seed in self.seeds for arm in self.arms if arm in rates]
 
     def choices(self) -> dict[str, dict[str, Any]]:
-        """Each arm whose pilots are all finished: its validation accuracies, and the rate they choose."""
+        """The chosen learning rate of each arm whose pilots are all finished.
+
+        Returns what `choose_rate` says by arm; if there is only one rate, {"learning_rate": rate} for every arm.
+        """
         found = {}
         for arm in self.arms:
             if len(self.rates) == 1:
@@ -90,6 +106,7 @@ class Plan:
         return found
 
     def _words(self, arm: str, rate: float, seed: int) -> tuple[str, ...]:
+        """The words after `ibtpo train` that pilots and final runs have in common."""
         recipe = self.folder / "arms" / f"{folder_name(arm)}.yaml"
         return (str(recipe), "--learning_rate", f"{rate:g}", "--seed", str(seed))
 
@@ -100,7 +117,12 @@ class Plan:
 
 
 def load_plan(folder: Path) -> Plan:
-    """The plan of a comparison that was begun."""
+    """Reads the plan of a comparison that was begun.
+
+    folder: the comparison's folder.
+
+    Raises `CheckpointError` if it holds no plan.json, or one that cannot be read.
+    """
     file = folder / "plan.json"
     if not file.is_file():
         raise CheckpointError(f"{folder} holds no comparison: it has no plan.json; name the --output of one")
@@ -112,7 +134,13 @@ def load_plan(folder: Path) -> Plan:
 
 
 def go_on(old: Plan, new: Plan) -> Plan:
-    """The plan of a comparison that is gone on with: arms and seeds of both. Raises `ConfigError` where they differ."""
+    """The plan of a comparison that is resumed: the old plan, with the arms and seeds of both.
+
+    old: the plan it was begun with.
+    new: the plan from the options of the command that resumes it.
+
+    Raises `ConfigError` if their shared settings differ.
+    """
     for key, value in json.loads(json.dumps(new.shared)).items():
         if old.shared.get(key) != value:
             theirs, ours = old.shared.get(key), value
@@ -128,7 +156,7 @@ def go_on(old: Plan, new: Plan) -> Plan:
 
 
 def _validated(pilot: Job) -> float | None:
-    """A pilot's accuracy, NaN if nothing was graded; None if it is not finished."""
+    """The accuracy of a pilot on the validation problems: NaN if nothing was graded, None if it is not finished."""
     after = RunFolder(pilot.folder).read_eval().get("after")
     if after is None:
         return None
@@ -136,9 +164,14 @@ def _validated(pilot: Job) -> float | None:
 
 
 def choose_rate(accuracies: Mapping[float, Sequence[float]]) -> dict[str, Any]:
-    """The rate of the best mean accuracy over the pilots' seeds, of equal ones the smallest.
+    """Chooses the learning rate with the best mean accuracy over the pilots' seeds; of equal ones, the smallest.
 
-    {"learning_rate", "validation": {rate: [accuracy a seed]}, "at_edge": a rate beyond the grid might be better}.
+    A rate with an accuracy of NaN comes last.
+
+    accuracies: for each rate of the grid, the accuracy of each pilot.
+
+    Returns the rate as `learning_rate`; as `at_edge` whether it is the lowest or highest of the grid, so that a rate
+    beyond the grid might be better; and as `validation` the accuracies.
     """
     means = {
         rate: -math.inf if any(map(math.isnan, row)) else math.fsum(row) / len(row) for rate, row in accuracies.items()
@@ -152,14 +185,23 @@ def choose_rate(accuracies: Mapping[float, Sequence[float]]) -> dict[str, Any]:
 
 
 def arm_settings(arm: str, recipe: Mapping[str, Any], changes: Sequence[str], common: Mapping[str, Any]) -> Any:
-    """The checked settings of an arm, and with them `RunSettings`. changes: KEY=VALUE of all arms."""
+    """Resolves and checks the settings of an arm, before anything is run.
+
+    arm: the arm, whose changes outweigh those of all arms.
+    recipe: options of `ibtpo train` that the arms share.
+    changes: KEY=VALUE texts that change the recipe for all arms.
+    common: options that the comparison sets; they outweigh all others.
+
+    Returns the settings by name, and the `RunSettings` among them.
+    Raises `ConfigError`, which names the arm, if they are wrong.
+    """
     from ..training import settings as st
 
     base = {name: value for name, value in recipe.items() if name not in _REPLACED}
     try:
         settings = st.resolve(base, {**assignments(changes, "--set"), **parse(arm), **common})
         if settings.get("threads"):
-            settings["threads"] = 1  # runs share the machine
+            settings["threads"] = 1  # because several runs may share the machine
         run, trainer = st.split(settings)
         st.make_config(run, trainer, Path("unused"))
     except ConfigError as e:
@@ -168,7 +210,7 @@ def arm_settings(arm: str, recipe: Mapping[str, Any], changes: Sequence[str], co
 
 
 def write_arm(plan: Plan, arm: str, settings: Mapping[str, Any]) -> None:
-    """The arm's recipe."""
+    """Writes an arm's settings to its recipe, the file that its runs start from."""
     file = plan.folder / "arms" / f"{folder_name(arm)}.yaml"
     file.parent.mkdir(exist_ok=True)
     text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
@@ -178,9 +220,17 @@ def write_arm(plan: Plan, arm: str, settings: Mapping[str, Any]) -> None:
 def split_problems(
     training: "Sequence[Problem]", held_out: "Sequence[Problem]", validation: int
 ) -> "tuple[list[Problem], list[Problem]]":
-    """What to train on, and the last `validation` problems for choosing rates: no question in two of the three lists.
+    """Splits the training problems so that no question is among two of training, validation and held-out problems.
 
-    A question that occurs in two goes to the held-out problems before the validation problems before training.
+    A question that occurs more than once stays with the held-out problems if it is there, else with the validation
+    problems.
+
+    training: problems to split; the last ones become validation problems.
+    held_out: problems that the result is measured on.
+    validation: how many problems to set aside for the choice of learning rates.
+
+    Returns the problems to train on, and the validation problems.
+    Raises `DataError` if there are too few.
     """
     taken = {json.dumps(p.prompt) for p in held_out}
     free = [p for p in training if json.dumps(p.prompt) not in taken]
@@ -196,7 +246,10 @@ def split_problems(
 
 
 def write_problems(path: Path, problems: "Sequence[Problem]") -> None:
-    """Problems as JSON Lines that `ibtpo train` reads."""
+    """Writes problems as JSON Lines that `ibtpo train` reads.
+
+    Raises `DataError` if a column of a problem is nothing that JSON can hold.
+    """
     path.parent.mkdir(exist_ok=True)
     lines = []
     for p in problems:
@@ -208,7 +261,12 @@ def write_problems(path: Path, problems: "Sequence[Problem]") -> None:
 
 
 def check_numbers(numbers: Mapping[str, Sequence[float]]) -> None:
-    """Raises `ConfigError` for option values that are not above 0, or given twice."""
+    """Checks the numbers that were given for options.
+
+    numbers: for each option, its values.
+
+    Raises `ConfigError` for a value that is not above 0, or that an option has twice.
+    """
     for name, values in numbers.items():
         for value in values:
             if not 0 < value < math.inf:

@@ -1,4 +1,4 @@
-"""What a comparison has found so far: its finished runs as a summary, a table and the rows of `curves.csv`."""
+"""What a training comparison has found so far: its finished runs as a summary, a table and the rows of `curves.csv`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +11,24 @@ from ..storage.read_run import Run, read_run
 from .training_arms import REFERENCE
 from .training_plan import Plan
 
+# The metrics whose curves are compared: the name here, and the name in metrics.jsonl.
 METRICS = {
     "eff_rate": "ibtpo/eff_rate", "ib_score": "ibtpo/ib_score", "cov_eta": "ibtpo/cov_eta",
     "entropy": "ibtpo/entropy", "kl": "kl",
 }  # fmt: skip
-BINS = 20  # of the token budget, in which a run's metrics are averaged
+BINS = 20  # A run's metrics are averaged over each of so many equal parts of the token budget.
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished final run. rows: its held-out evaluations, those of the untrained and the trained model included."""
+    """A finished final run.
+
+    seed: its seed.
+    run: what its run folder holds.
+    rows: its held-out evaluations in order, from the untrained to the trained model.
+    """
 
     seed: int
     run: Run
@@ -30,7 +36,10 @@ class Result:
 
 
 def finished(plan: Plan, rates: dict[str, float]) -> dict[str, list[Result]]:
-    """The finished runs of each arm, in order of seeds; arms without one are left out."""
+    """The finished runs of each arm, in the order of the plan's seeds; arms without one are left out.
+
+    rates: the chosen learning rate of each arm.
+    """
     found: dict[str, list[Result]] = {}
     for arm in plan.arms:
         for seed in plan.seeds:
@@ -42,7 +51,10 @@ def finished(plan: Plan, rates: dict[str, float]) -> dict[str, list[Result]]:
 
 
 def training_summary(plan: Plan) -> tuple[dict[str, Any], list[Row]]:
-    """The summary, and the rows of `curves.csv`."""
+    """Summarises the finished runs of a comparison.
+
+    Returns the content of summary.json, and the rows of curves.csv.
+    """
     choices = plan.choices()
     results = finished(plan, {arm: c["learning_rate"] for arm, c in choices.items()})
     problems = list(next(iter(results.values()))[0].rows[-1]["grades"]) if results else []
@@ -65,7 +77,7 @@ def training_summary(plan: Plan) -> tuple[dict[str, Any], list[Row]]:
 
 
 def _arm(plan: Plan, results: Sequence[Result], problems: Sequence[str]) -> dict[str, Any]:
-    """Accuracy after training with its interval, what each run took, and the accuracy on the way."""
+    """The summary of one arm: its accuracy after training, what each of its runs cost, and its accuracy on the way."""
     values = grade_table([r.rows[-1]["grades"] for r in results], problems)
     c = [r.run.curves for r in results]
     gaps = [np.diff(curves.steps, prepend=0) for curves in c]
@@ -85,14 +97,18 @@ def _arm(plan: Plan, results: Sequence[Result], problems: Sequence[str]) -> dict
 
 
 def _points(plan: Plan, result: Result) -> dict[int, Row]:
-    """A run's evaluations by their place on the way: 0 before training, `evaluations` at the end."""
+    """A run's evaluations by their number: 0 is before training, and `evaluations` of the plan is after it.
+
+    In between, number n is the evaluation at or just beyond n shares of the token budget. Steps of different runs end
+    at different token counts; the number says which evaluations of the runs belong together.
+    """
     last, every = plan.shared["evaluations"], plan.shared["tokens"] / plan.shared["evaluations"]
     points = {min(last - 1, int(row["generated_tokens"] // every)): row for row in result.rows[:-1]}
     return {**points, last: result.rows[-1]}
 
 
 def _curve(plan: Plan, results: Sequence[Result], problems: Sequence[str]) -> list[Row]:
-    """Accuracy at each evaluation, over the seeds that have it."""
+    """The accuracy at each evaluation on the way, over the seeds that have it."""
     points = [_points(plan, r) for r in results]
     curve = []
     for place in sorted({place for p in points for place in p}):
@@ -103,7 +119,7 @@ def _curve(plan: Plan, results: Sequence[Result], problems: Sequence[str]) -> li
 
 
 def _paired(mine: Sequence[Result], theirs: Sequence[Result], problems: Sequence[str]) -> dict[str, Any] | None:
-    """The difference over the seeds both have; None without one."""
+    """The difference in accuracy, mine minus theirs, over the seeds that both have; None if there is no such seed."""
     ours, others = ({r.seed: r.rows[-1]["grades"] for r in rs} for rs in (mine, theirs))
     seeds = [seed for seed in ours if seed in others]
     if not seeds:
@@ -113,7 +129,7 @@ def _paired(mine: Sequence[Result], theirs: Sequence[Result], problems: Sequence
 
 
 def _curves(plan: Plan, arm: str, result: Result) -> list[Row]:
-    """A run's rows of `curves.csv`: its evaluations, and its metrics averaged over shares of the token budget."""
+    """A run's rows of curves.csv: its evaluations, and its metrics averaged over each part of the token budget."""
     where = {"arm": arm, "seed": result.seed}
     rows = [
         {**where, "measure": "accuracy", "tokens": r["generated_tokens"], "seconds": r["seconds"], "value": r["avg"]}
@@ -132,7 +148,11 @@ def _curves(plan: Plan, arm: str, result: Result) -> list[Row]:
 
 
 def markdown(summary: dict[str, Any], shared: dict[str, Any]) -> str:
-    """The result as text and a table."""
+    """The content of table.md: how the runs were made, and a table with a row an arm.
+
+    summary: what `training_summary` returns.
+    shared: the plan's shared settings.
+    """
     if not summary["arms"]:
         return "No run is finished yet."
     before = summary["before"] and _percent(summary["before"]["acc"], summary["before"]["ci"])
@@ -167,4 +187,5 @@ def markdown(summary: dict[str, Any], shared: dict[str, Any]) -> str:
 
 
 def _percent(value: float, ci: Sequence[float], sign: str = "") -> str:
+    """A share and its interval in percent; `sign` "+" shows the sign of positive numbers too."""
     return f"{100 * value:{sign}.1f} [{100 * ci[0]:{sign}.1f}, {100 * ci[1]:{sign}.1f}]"

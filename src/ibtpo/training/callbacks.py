@@ -1,4 +1,4 @@
-"""What a run does besides its steps: it writes `metrics.jsonl`, and measures held-out accuracy now and then."""
+"""Two callbacks of a training run: one writes `metrics.jsonl`, the other measures held-out accuracy now and then."""
 
 import json
 import math
@@ -10,16 +10,18 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 
 class MetricsFile(TrainerCallback):
-    """Appends each log to `metrics.jsonl`, one JSON object a line, NaN as null.
+    """Appends each log of the trainer to a file, one JSON object a line, with null for NaN and infinities.
 
-    A resumed run first drops the rows after the step it resumes from, so that every step stands there once.
+    A run that resumes from a checkpoint trains the steps after it once more, so their old rows are dropped first.
+
+    path: the file, `metrics.jsonl` of a run folder.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Keeps the rows up to the step training starts from."""
+        """Keeps only the rows up to the step that training starts from."""
         if state.is_world_process_zero and self.path.exists():
             kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= state.global_step]
             part = self.path.with_suffix(".part")
@@ -29,7 +31,7 @@ class MetricsFile(TrainerCallback):
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        """Writes one row."""
+        """Writes the logged numbers as one row, with the step they belong to."""
         if state.is_world_process_zero and logs:
             row = {"step": state.global_step, **{k: _plain(v) for k, v in logs.items()}}
             with self.path.open("a") as f:
@@ -39,8 +41,13 @@ class MetricsFile(TrainerCallback):
 class EveryTokens(TrainerCallback):
     """Calls `measure` after each step that takes the generated tokens to or beyond a multiple of `every`.
 
-    Not after the last step, whose model is measured anyway. What it takes counts for no step's time. Add it after the
-    trainer was made: its timer has to close the step first.
+    The last step is left out, because the trained model is measured anyway. Evaluation time is excluded from step
+    times: the trainer's timer closes the step first, since callbacks run in the order they were added and the trainer
+    adds its timer when it is made. So add this one to a finished trainer.
+
+    trainer: an `IBTPOTrainer`, which counts the generated tokens and times its steps.
+    every: generated tokens from one measurement to the next.
+    measure: evaluates the model as it is now.
     """
 
     def __init__(self, trainer: Any, every: int, measure: Callable[[], None]) -> None:
@@ -48,20 +55,20 @@ class EveryTokens(TrainerCallback):
         self._reached = 0
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """A resumed run has measured what it had reached."""
+        """Starts from the tokens generated so far, so that a resumed run does not measure a second time."""
         self._reached = self.trainer.generated_tokens // self.every
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Measures when it is time."""
+        """Measures if this step reached another multiple of `every`."""
         reached = self.trainer.generated_tokens // self.every
         if reached > self._reached and not control.should_training_stop:
             self.measure()
-            self.trainer.timer.split()
+            self.trainer.timer.split()  # discards the time `measure` took: the next step must not include it
         self._reached = reached
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """Lines that hold a row; a killed run may have left half a line at the end."""
+    """The lines of a file that hold a complete row: a killed run may have left half a line at the end."""
     lines = []
     for line in path.read_text(errors="replace").splitlines():
         try:
@@ -74,4 +81,5 @@ def _whole_lines(path: Path) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
+    """The value, or None for NaN and infinities, which JSON does not have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

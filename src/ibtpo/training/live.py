@@ -1,4 +1,4 @@
-"""What `ibtpo train` shows while it trains: one calm screen on a terminal, a plain line a step elsewhere."""
+"""What `ibtpo train` shows while it trains: a screen that is redrawn in place on a terminal, else a line a step."""
 
 import math
 import time
@@ -15,11 +15,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from .timing import PARTS
 
-WINDOW = 40  # steps in a sparkline
+WINDOW = 40  # the last steps, which the screen shows in sparklines and shares of time
 BARS = "▁▂▃▄▅▆▇█"
-LEAST_WIDTH, MOST_WIDTH = 40, 120
+LEAST_WIDTH, MOST_WIDTH = 40, 120  # of the screen, in characters
 
-# Metric, its name on the screen, how it is written, what it says (shown where there is room).
+# The metric, its name on the screen, the format of its value, and what it says (shown if the terminal is wide enough).
 ROWS = (
     ("ibtpo/avg_rate", "accuracy", "{:.2f}", "answers that are right"),
     ("ibtpo/eff_rate", "Eff-Rate", "{:.2f}", "questions whose answers differ"),
@@ -28,18 +28,21 @@ ROWS = (
     ("ibtpo/entropy", "entropy", "{:.2f}", "nats a token"),
     ("ibtpo/truncated", "truncated", "{:.2f}", "answers cut by the length limit"),
 )
-NO_SIGNAL_STEPS = 5  # so many steps without a group that differs are worth a warning
-# Engine and trainer disagree about a token's log-prob by more than rounding explains.
+NO_SIGNAL_STEPS = 5  # the screen warns once so many steps in a row had no question whose answers differ
+# Rounding explains a gap up to this between the engine's and the trainer's log-prob of a token; a larger one means that
+# they disagree about the model.
 MOST_GAP = {"float32": 1e-3, "half": 0.1}
 
 
 class LiveScreen(TrainerCallback):
-    """Shows a run: a screen where `console` is a terminal, one line a step where it is not, nothing if it is quiet.
+    """Shows a run: a screen if `console` is a terminal, one line a step if it is not, nothing if it is quiet.
 
-    total: the run's budget in generated tokens, or None to count steps.
-    held_out: what to show of the accuracy before training; set it before or during the run.
+    When `stop` is called at the end of the run, a summary of its last state takes the place of the screen. The
+    attribute `held_out` is a text about the accuracy before training, which the screen shows; set it at any time.
 
-    The screen is gone when the run ends, however it ends, and a summary of its last state stands in its place.
+    console: where to write.
+    total: the run's budget in generated tokens, of which the progress bar shows the share that is spent; None for a
+        run that ends after a number of steps.
     """
 
     def __init__(self, console: Console, total: int | None) -> None:
@@ -65,14 +68,14 @@ class LiveScreen(TrainerCallback):
         self._step = self._steps_at_start = state.global_step
         self._steps = state.max_steps
         if state.is_world_process_zero and self._screen:
-            # Drawn once a second and cleared at the end; a run's own prints go above it.
+            # Rich redraws the screen once a second and clears it at the end. What a run prints appears above it.
             self._live = Live(get_renderable=self.screen, console=self.console, refresh_per_second=1, transient=True)
             self._live.start()
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        """Takes in the step just logged."""
+        """Adds the step just logged to what the screen shows, or prints its line."""
         if not state.is_world_process_zero or not logs or "ibtpo/generated_tokens" not in logs:
             return
         self._step = state.global_step
@@ -84,21 +87,22 @@ class LiveScreen(TrainerCallback):
             self.console.print(f"step {self._step:>4}  {self._line(logs)}", highlight=False, soft_wrap=True)
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Notes the checkpoint."""
+        """Remembers the checkpoint just saved, in order to show its name."""
         self.checkpoint = f"checkpoint-{state.global_step}"
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ends the screen."""
+        """Replaces the screen by the summary."""
         self.stop()
 
     def stop(self) -> None:
-        """Leaves the terminal as it was, with a summary; may be called twice."""
+        """Clears the screen and prints a summary in its place. A second call does nothing."""
         if self._live is not None:
             live, self._live = self._live, None
             live.stop()
             self.console.print(self.summary(), highlight=False, soft_wrap=True)
 
     def _watch(self, logs: dict[str, Any], most_gap: float) -> None:
+        """Brings the warnings up to date: unverified answers, engine and trainer apart, steps without a signal."""
         self._errors += logs.get("ibtpo/verifier_errors") or 0
         self._answers += logs["ibtpo/trajectories"]
         if self._errors:
@@ -115,7 +119,7 @@ class LiveScreen(TrainerCallback):
     # --- what is shown of it -----------------------------------------------------------------------------------
 
     def screen(self) -> RenderableType:
-        """The whole screen, at most 16 lines."""
+        """The whole screen as it is now, at most 16 lines."""
         width = max(LEAST_WIDTH, min(self.console.width, MOST_WIDTH) - 1)
         lines: list[RenderableType] = [self._progress(width)]
         if not self.logs:
@@ -129,7 +133,7 @@ class LiveScreen(TrainerCallback):
         return Group(*lines)
 
     def summary(self) -> str:
-        """The last state in a line or a few."""
+        """The numbers of the last step in one line, and each warning in a line of its own."""
         if not self.logs:
             return "no step was finished"
         lines = [f"step {self._step}  {self._line(self.logs[-1])}", *(f"! {text}" for text in self.warnings.values())]
@@ -138,6 +142,7 @@ class LiveScreen(TrainerCallback):
         return "\n".join(lines)
 
     def _line(self, logs: dict[str, Any]) -> str:
+        """The most important numbers of one step, in one line."""
         tokens = logs["ibtpo/generated_tokens_total"]
         return (
             f"{logs['ibtpo/trajectories']:.0f} traj  {tokens / 1e3:.0f}k tokens  {self._speed():,.0f} tok/s  "
@@ -147,10 +152,12 @@ class LiveScreen(TrainerCallback):
         )
 
     def _speed(self) -> float:
+        """Generated tokens a second since training began in this process; evaluations on the way count as time."""
         tokens = self.logs[-1]["ibtpo/generated_tokens_total"] - (self._tokens_at_start or 0)
         return tokens / max(time.perf_counter() - self._began, 1e-9)
 
     def _progress(self, width: int) -> RenderableType:
+        """The line with the step, a bar for the share of the budget that is spent, the time left and the speed."""
         done: float = self._step
         total: float = self._steps
         since: float = self._steps_at_start
@@ -171,7 +178,8 @@ class LiveScreen(TrainerCallback):
         return grid
 
     def _metrics(self, width: int) -> RenderableType:
-        # 11 for names, 9 for values; below that much room the words go first, then the older steps.
+        # Names and values need 22 characters with the gaps. If there is too little room for the rest, the explanations
+        # are left out first, then the sparklines show fewer steps.
         spark = min(WINDOW, max(8, width - 22))
         grid = Table.grid(padding=(0, 1))
         for name, title, form, meaning in ROWS:
@@ -184,6 +192,7 @@ class LiveScreen(TrainerCallback):
         return grid
 
     def _times(self) -> str:
+        """The share of each part in the time of the steps shown, largest first, without those below half a percent."""
         seconds = {part: math.fsum(row.get(f"time/{part}") or 0 for row in self.logs) for part in (*PARTS, "other")}
         total = math.fsum(seconds.values())
         shares = sorted(seconds.items(), key=lambda item: -item[1])
@@ -193,23 +202,31 @@ class LiveScreen(TrainerCallback):
 
 
 def sparkline(values: Sequence[float | None], width: int) -> str:
-    """The last `width` values as bars between their least and their greatest; a gap for what is not known."""
+    """Draws the last `width` values as bars scaled from the lowest to the highest of them.
+
+    values: numbers in order of time. None, NaN and infinities are unknown and leave a gap.
+    width: how many values to draw, one a character.
+
+    Returns an empty text if none of them is known.
+    """
     shown = [None if v is None or not math.isfinite(v) else v for v in values][-width:]
     known = [v for v in shown if v is not None]
     if not known:
         return ""
     low, span = min(known), max(known) - min(known)
-    if span < 1e-12:  # constant but for rounding
+    if span < 1e-12:  # All values are equal, except for rounding: draw them at half height.
         return "".join(" " if v is None else BARS[3] for v in shown)
     return "".join(" " if v is None else BARS[min(7, int(8 * (v - low) / span))] for v in shown)
 
 
 def _number(logs: dict[str, Any], name: str, form: str) -> str:
+    """A logged metric in the format `form`, or "-" if it was not logged or is NaN."""
     value = logs.get(name)
     return "-" if value is None or math.isnan(value) else form.format(value)
 
 
 def _clock(seconds: float) -> str:
+    """A duration as 1:02:03 or 2:03, and "-:--" for NaN."""
     if math.isnan(seconds):
         return "-:--"
     minutes, rest = divmod(round(seconds), 60)

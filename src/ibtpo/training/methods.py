@@ -1,8 +1,8 @@
-"""The methods of the comparison, as the options each one changes."""
+"""The methods that can be trained and compared: each is a preset of branching rule, advantage and regulariser."""
 
 from typing import Any
 
-# What a method of the comparison changes; everything else stays as configured.
+# A method sets these options of `IBTPOConfig`; all others stay as the user configured them.
 METHODS: dict[str, dict[str, Any]] = {
     "ibtpo": {"branching": "ib", "advantage": "ibtpo", "regularizer": "none"},
     "grpo": {"branching": "independent", "advantage": "grpo", "regularizer": "none"},

@@ -1,10 +1,11 @@
-"""`IBScoreCallback`: trees of a few fixed prompts while any `trl.GRPOTrainer` trains.
+"""`IBScoreCallback` measures IB-Score and Cov(η1, η2) while any `trl.GRPOTrainer` trains.
 
     trainer = trl.GRPOTrainer(...)
     trainer.add_callback(IBScoreCallback(trainer, every=10))
 
-GRPO samples flat groups, and neither an IB-Score nor Cov(η1, η2) can be read from those. A probe grows small trees with
-the model in training, measures them, and leaves training as it was: it changes no bit of any loss.
+GRPO samples flat groups, and neither of the two numbers can be read from those. So now and then a probe grows small
+trees of a few fixed prompts with the model in training, and measures them. Training goes on as if there had been no
+probe: no bit of any loss changes.
 """
 
 import math
@@ -41,25 +42,32 @@ PREFIX = "ibtpo/probe/"
 
 
 class IBScoreCallback(TrainerCallback):
-    """Grows trees of the same prompts and seeds before training and every `every` steps; logs `ibtpo/probe/…`.
+    """Grows trees of the same prompts, with the same seeds, before training and every `every` steps, and logs metrics.
 
-    trainer: a `trl.GRPOTrainer` whose model is whole in one process: `ConfigError` under FSDP or DeepSpeed ZeRO-3.
-    prompts: problems by name as `load_problems` reads them ("walk:test", a file), or a sequence of prompts or of
-        rows with a column `prompt` and those the rewards take; default: the trainer's train dataset.
-    num_prompts: the first n of them.
+    The metrics are those of docs/metrics.md under `ibtpo/probe/` in place of `ibtpo/`. In addition, `seconds` is the
+    time that the probe took, and `time_share` the share of all time since training began that all probes so far took.
+    Numbers that are not defined are left out. The metrics go where the trainer's own go, to `state.log_history` and to
+    whatever `report_to` names, at the step whose weights were probed. Only the main process probes. If a probe fails,
+    there is a warning and training goes on.
+
+    trainer: a `trl.GRPOTrainer` each of whose processes holds the whole model.
+    prompts: problems by name as `load_problems` reads them ("walk:test", a file), or a sequence of prompts, or of rows
+        with a column `prompt` and the columns that the rewards take. Default: the trainer's train dataset.
     reward_funcs: as `IBTPOTrainer` takes them, all names or all functions; the first decides raw correctness.
         Default: the trainer's own. What they hand to `log_metric` and `log_extra` is dropped.
-    search: how trees grow and are scored; default: trees of 4,9,1,1 with the trainer's temperature,
-        top_p, top_k and max_completion_length.
-    max_time_share: of the time since training began. A probe that would exceed it if it took as long as the longest so
-        far is skipped; the next multiple of `every` asks again. What the first one costs, or one that takes longer than
-        any before, is known afterwards only: it is paid off before the next.
-    trees_dir: folder for the trees, one `step_000010.jsonl.gz` a probe.
+    every: optimiser steps from one probe to the next.
+    num_prompts: how many prompts are probed, the first ones.
+    search: how trees grow and are scored. Default: trees of (B0, L, K, B) = (4, 9, 1, 1), with the trainer's
+        temperature, top_p, top_k and max_completion_length.
+    max_time_share: the most that probes may take of the time since training began, as a share in (0, 1]. A probe is
+        skipped if it would exceed this by taking as long as the longest so far; the next multiple of `every` asks
+        again. What the first probe costs, or one that takes longer than any before, is known only afterwards; probes
+        are then skipped until the share allows the next.
+    trees_dir: folder for the trees, one `step_000010.jsonl.gz` a probe; None keeps no trees on disk.
+    clock: gives the time in seconds.
 
-    The names under `ibtpo/probe/` are those of docs/metrics.md, and `seconds`, the probe's, and `time_share`, of all
-    probes so far. Numbers that are not defined are left out. They go the way of the trainer's own metrics: to
-    `state.log_history` and whatever `report_to` names, at the step whose weights were probed. Only the main process
-    probes. A probe that fails is a warning: training goes on.
+    Raises `ConfigError` for an option out of range, for a prompt with an image, and under FSDP and DeepSpeed ZeRO-3,
+    which spread the weights over the processes. Raises `DataError` if there are no prompts.
     """
 
     def __init__(
@@ -103,16 +111,16 @@ class IBScoreCallback(TrainerCallback):
         if trainer.accelerator.is_main_process:
             with _undisturbed(trainer.accelerator.device):
                 self.prompts = _read_prompts(trainer, prompts, num_prompts)
-                self._verifier = _open_verifier(trainer, reward_funcs)  # now, so that a wrong name is told early
+                self._verifier = _open_verifier(trainer, reward_funcs)  # opened now, so that a wrong name fails early
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Starts the clock; probes unless a resumed run has this step's probe already."""
+        """Starts the clock and probes. A resumed run probes only at a step that is due and has no probe yet."""
         if not state.is_world_process_zero:
             return
         self.spent = self._longest = 0.0
         self._began = self._clock()
         rows = [row for row in state.log_history if PREFIX + "seconds" in row]
-        if rows:  # a resumed run goes on with the account of the one before
+        if rows:  # Training resumes: start the clock as if it had run since training first began.
             self._longest = max(row[PREFIX + "seconds"] for row in rows)
             self.spent = math.fsum(row[PREFIX + "seconds"] for row in rows)
             self._began -= self.spent / max(rows[-1][PREFIX + "time_share"], 1e-9)
@@ -120,17 +128,18 @@ class IBScoreCallback(TrainerCallback):
             self._probe_if_cheap(state, control)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Probes every `every` steps where the share of time allows it."""
+        """Probes after every `every` steps, if the share of time allows it."""
         if state.is_world_process_zero and state.global_step % self.every == 0:
             self._probe_if_cheap(state, control)
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ends the verifier's processes."""
+        """Ends the child processes of the verifier."""
         if self._verifier is not None:
             self._verifier.close()
-            self._verifier = None  # the next probe, of a second train() for instance, makes a new one
+            self._verifier = None  # a later probe, for instance in a second call of train(), opens a new one
 
     def _probe_if_cheap(self, state: TrainerState, control: TrainerControl) -> None:
+        """Probes and logs the metrics, unless all probes would then have taken more than `max_time_share`."""
         began = self._clock()
         expected = self._longest  # 0 before the first probe
         if expected and self.spent + expected > self.max_time_share * (began - self._began + expected):
@@ -148,14 +157,20 @@ class IBScoreCallback(TrainerCallback):
             return
         metrics["seconds"] = seconds
         metrics["time_share"] = self.spent / max(now - self._began, 1e-9)
-        # Not GRPOTrainer.log: that would flush what it gathers over logging_steps. And a log of ours must not take the
-        # place of the one that is due at this step.
+        # `GRPOTrainer.log` would also log, too early, the metrics it gathers over `logging_steps`, so the method of its
+        # base class is called. Any log marks this step's own log as done, so the mark is set back.
         due = control.should_log
         Trainer.log(self.trainer, {PREFIX + k: v for k, v in metrics.items() if not math.isnan(v)})
         control.should_log = due
 
     def probe(self) -> dict[str, float]:
-        """Grows one tree a prompt with the model as it is; returns their mean numbers. The trees are in `trees`."""
+        """Grows one tree a prompt with the model as it is, and keeps them in the attribute `trees`.
+
+        Call it in the main process only.
+
+        Returns the metrics of the trees by name, without the prefix `ibtpo/probe/`.
+        Raises `VerifierError` if the rewards of all answers failed.
+        """
         trainer = self.trainer
         model = trainer.accelerator.unwrap_model(trainer.model)
         assert self.prompts, "only the main process probes"
@@ -174,7 +189,7 @@ class IBScoreCallback(TrainerCallback):
                 return await search.grow_all(self.prompts)
 
         if isinstance(self._verifier, RewardFunctions):
-            self._verifier.extra["trainer_state"] = trainer.state  # a new one in every call of train()
+            self._verifier.extra["trainer_state"] = trainer.state  # every call of train() makes a new state
         with _undisturbed(trainer.accelerator.device):
             self._engine.reset_cache()  # the weights changed since the last probe
             try:
@@ -195,7 +210,7 @@ class IBScoreCallback(TrainerCallback):
 
 @contextmanager
 def _undisturbed(device: torch.device) -> Iterator[None]:
-    """Every global random state as it was afterwards: user code and libraries may draw from any of them."""
+    """Puts every global random state back after the block: user code and libraries may draw from any of them."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([] if device.type == "cpu" else [device]):
         try:
@@ -206,6 +221,7 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
 
 
 def _refuse_shards(trainer: Any) -> None:
+    """Raises `ConfigError` if the model's weights are spread over the processes."""
     plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
     sharded = "FSDP" if trainer.is_fsdp_enabled else ""
     if plugin is not None and plugin.zero_stage == 3:
@@ -218,6 +234,7 @@ def _refuse_shards(trainer: Any) -> None:
 
 
 def _read_prompts(trainer: Any, prompts: str | Sequence[Any] | None, most: int) -> list[Prompt]:
+    """The first `most` prompts, encoded as the trainer encodes its own; see `IBScoreCallback`."""
     tokenizer = trainer._tokenizer
     rows: list[Any]
     if isinstance(prompts, str):
@@ -235,7 +252,7 @@ def _read_prompts(trainer: Any, prompts: str | Sequence[Any] | None, most: int) 
             raise DataError(f"probe prompt {number} has no column 'prompt'; it has {', '.join(row) or 'none'}")
         if "image" in row or "images" in row:
             raise ConfigError(f"probe prompt {number} has an image: trees are of text")
-        # The trainer's own way, so that a probe reads what training reads.
+        # TRL's own method, so that the model reads a prompt in a probe as it reads it in training.
         ids = trainer._tokenize_prompts([row["prompt"]])[0][0]
         id = str(row.get("id") or f"{stable_hash(row['prompt']):x}")
         while id in {p.id for p in found}:
@@ -247,18 +264,21 @@ def _read_prompts(trainer: Any, prompts: str | Sequence[Any] | None, most: int) 
 
 
 def _open_verifier(trainer: Any, reward_funcs: Any) -> Verifier:
+    """The verifier of `reward_funcs`, or of the trainer's own rewards and their weights if that is None."""
     weights = None
     if reward_funcs is None:
         reward_funcs = trainer.reward_funcs
         weights = trainer.reward_weights.tolist()
 
     def drop(*_: Any, **__: Any) -> None:
-        """A probe's rewards must not land among training's."""
+        """Drops what a reward function logs: it must not be mixed with what it logs in training."""
 
     return open_verifier(reward_funcs, weights=weights, extra={"log_metric": drop, "log_extra": drop})
 
 
 def _decoder(tokenizer: Any) -> Callable[[list[int]], str]:
+    """A function from token ids to text, without special tokens."""
+
     def decode(ids: list[int]) -> str:
         return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 

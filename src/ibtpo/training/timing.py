@@ -12,12 +12,18 @@ PARTS = ("sampling", "verifying", "credit", "update")
 
 
 class StepTimer:
-    """Seconds by part of one optimiser step.
+    """Adds up the seconds that each part of one optimiser step takes.
 
-    sampling: inside the engine (model and token choice). verifying: waiting for verdicts. credit: scores, places to
-    branch, advantages, diagnostics. update: forward, backward, optimiser, reference model. other: everything else.
+    The parts are those of `PARTS` and what is left:
 
-    trained: seconds of all steps so far; kept in checkpoints.
+    sampling: inside the engine, that is, the model and the choice of tokens.
+    verifying: waiting for verdicts.
+    credit: scores, places to branch, advantages and diagnostics.
+    update: forward, backward, optimiser and reference model.
+    other: everything else.
+
+    The attribute `seconds` holds the parts of the step in progress; `trained` holds the seconds of all steps so far,
+    which checkpoints keep.
     """
 
     def __init__(self) -> None:
@@ -27,7 +33,11 @@ class StepTimer:
 
     @contextmanager
     def measure(self, part: str, only_if: bool = True) -> Iterator[None]:
-        """Adds the time of the block to `part`."""
+        """Adds the time of the block to `part`.
+
+        part: one of `PARTS`.
+        only_if: False leaves the block unmeasured, for a block that an enclosing `measure` counts already.
+        """
         begin = time.perf_counter()
         try:
             yield
@@ -37,7 +47,7 @@ class StepTimer:
 
     @contextmanager
     def pause(self, part: str) -> Iterator[None]:
-        """Takes the time of the block out of an enclosing `measure(part)`."""
+        """Takes the time of the block out of an enclosing `measure(part)`, for work that belongs to other parts."""
         begin = time.perf_counter()
         try:
             yield
@@ -45,7 +55,7 @@ class StepTimer:
             self.seconds[part] -= time.perf_counter() - begin
 
     def split(self) -> dict[str, float]:
-        """Seconds by part since the last call, "other" and "total" among them; starts anew."""
+        """Returns the seconds of each part since the last call, "other" and "total" among them, and starts anew."""
         now = time.perf_counter()
         total = now - self._begin
         parts = {part: self.seconds[part] for part in PARTS}
@@ -54,13 +64,17 @@ class StepTimer:
         return {**parts, "other": total - sum(parts.values()), "total": total}
 
     def callback(self, trainer: Any) -> TrainerCallback:
-        """Times the optimiser and logs the split of every step as `time/…`."""
+        """Makes a callback that times the optimiser and logs the seconds of each part of every step as `time/…`.
+
+        trainer: the TRL trainer to whose metrics the seconds are added.
+        """
         timer = self
 
         class _Times(TrainerCallback):
             def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
                 timer.split()
 
+            # The two hooks around the optimiser's step: together they add the time between them.
             def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
                 timer.seconds["update"] -= time.perf_counter()
 

@@ -1,7 +1,8 @@
-"""Trackers named by `report_to`: where TensorBoard and W&B put their files, and sample trees among what they show.
+"""What the trackers named by `report_to` need from us: a folder for their files, and sample trees to show.
 
-Metrics and completions tables are TRL's to send. Trees are ours: each time trees are written to the run's folder, one
-of them goes as text to TensorBoard, trackio and W&B. Nothing here is loaded unless `report_to` names it.
+TRL sends its metrics and its tables of completions itself. Trees are sent from here: each time trees are written to the
+run's folder, one of them goes as text to TensorBoard, trackio and W&B. A tracker's package is imported only if
+`report_to` names it.
 """
 
 import html
@@ -18,15 +19,20 @@ from ..errors import DependencyError
 if TYPE_CHECKING:
     from ..tree import ReasoningTree
 
-PACKAGES = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"}  # that show our trees
+PACKAGES = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"}  # trackers that can show a tree
 KEY = "ibtpo/tree"
 
-# What sends files elsewhere than to the run's folder, where they would be looked for.
+# Trackers that would write outside the run's folder: the variable that says where, and the place in the run's folder.
 _FOLDERS = {"tensorboard": ("TENSORBOARD_LOGGING_DIR", "tensorboard"), "wandb": ("WANDB_DIR", "")}
 
 
 def check_installed(report_to: Sequence[str]) -> None:
-    """Raises `DependencyError` for a tracker whose package is missing, before a model is loaded."""
+    """Checks that the package of each tracker is installed, which is better known before a model is loaded.
+
+    report_to: names of trackers.
+
+    Raises `DependencyError` for the first one whose package is missing.
+    """
     for name in report_to:
         if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
             raise DependencyError(f"report_to {name} needs the package {name!r}: pip install {name}")
@@ -34,11 +40,15 @@ def check_installed(report_to: Sequence[str]) -> None:
 
 @contextmanager
 def files_in(folder: Path, report_to: Sequence[str], quiet: bool = False) -> Iterator[None]:
-    """While the block runs, TensorBoard writes to `folder`/tensorboard and W&B to `folder`/wandb.
+    """Makes TensorBoard write to `folder`/tensorboard and W&B to `folder`/wandb while the block runs.
 
-    TensorBoard's folder is read when the trainer is made, W&B's when it starts to train. Who has set
-    TENSORBOARD_LOGGING_DIR or WANDB_DIR is not overruled. trackio keeps all runs in one place (TRACKIO_DIR), where
-    `trackio show` finds them. quiet: what trackers and TRL's tables of completions would print is dropped.
+    Use it around making the trainer, when TensorBoard's folder is read, and around training, when W&B's is read. A user
+    who has set TENSORBOARD_LOGGING_DIR or WANDB_DIR is not overruled. trackio keeps all runs in one place
+    (TRACKIO_DIR), where `trackio show` finds them.
+
+    folder: the run's folder.
+    report_to: names of trackers.
+    quiet: whether to drop what trackers and TRL's tables of completions would print.
     """
     wanted = {
         variable: str((folder / inside).absolute()) for t, (variable, inside) in _FOLDERS.items() if t in report_to
@@ -56,7 +66,12 @@ def files_in(folder: Path, report_to: Sequence[str], quiet: bool = False) -> Ite
 
 
 def show_tree(trainer: Any, tree: "ReasoningTree", step: int) -> None:
-    """Sends the tree's scores and texts to the trackers in `report_to`, through their own interfaces: TRL has none."""
+    """Sends a tree's scores and texts to the trackers in `report_to`, through their own interfaces: TRL has none.
+
+    trainer: the `IBTPOTrainer` whose `report_to`, credit options and callbacks are used.
+    tree: the tree to show.
+    step: the optimiser step under which it is shown.
+    """
     report_to = [name for name in trainer.args.report_to or () if name in PACKAGES]
     if not report_to:
         return
@@ -65,12 +80,14 @@ def show_tree(trainer: Any, tree: "ReasoningTree", step: int) -> None:
         for callback in trainer.callback_handler.callbacks:
             writer = getattr(callback, "tb_writer", None)
             if writer is not None:
-                writer.add_text(KEY, "\n".join("    " + line for line in text.split("\n")), step)  # Markdown for code
+                # TensorBoard shows Markdown, in which indented lines are shown as they are.
+                writer.add_text(KEY, "\n".join("    " + line for line in text.split("\n")), step)
     if "trackio" in report_to:
         import trackio
 
         if trackio.context_vars.current_run.get() is not None:
-            fence = "~" * (4 + max(map(len, re.findall("~+", text)), default=0))  # no step can close it
+            # The fence is longer than any row of tildes in the text, so that no step can close the block.
+            fence = "~" * (4 + max(map(len, re.findall("~+", text)), default=0))
             trackio.log({KEY: trackio.Markdown(f"{fence}\n{text}\n{fence}"), "train/global_step": step})
     if "wandb" in report_to:
         import wandb
@@ -81,7 +98,10 @@ def show_tree(trainer: Any, tree: "ReasoningTree", step: int) -> None:
 
 
 def tree_text(tree: "ReasoningTree", options: Any) -> str:
-    """The question, and the tree as `ibtpo score` prints it."""
+    """The question, and below it the tree as `ibtpo score` prints it.
+
+    options: the `CreditOptions` that the tree is scored with.
+    """
     from .._text import visible
     from ..metrics import readable, tree_scores
 

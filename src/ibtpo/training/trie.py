@@ -1,8 +1,9 @@
-"""A micro-batch's rows as a trie in one sequence: layout, splitting, and the order of rows that shares most.
+"""A micro-batch's rows as a trie that is laid out in one sequence, or cut into several.
 
-One position stands for a distinct (prefix, next token) pair rather than for a distinct prefix: a token followed by k
-different tokens is there k times, so that each position has one label. A row's last token predicts nothing and is left
-out. Rows are arrays of token ids without padding; functions that take them sorted need them in lexicographic order.
+A position of the sequence stands for a distinct (prefix, next token) pair, not for a distinct prefix. So a token that
+is followed by k different tokens has k positions, and each position has one label. A row's last token predicts nothing
+and has no position. Rows are arrays of token ids without padding. Functions that take sorted rows need them in
+lexicographic order, in which rows with a long common prefix are neighbours.
 
 Shapes: B rows, T tokens of a padded completion, N positions.
 """
@@ -13,11 +14,11 @@ from itertools import pairwise
 
 import numpy as np
 
-NO_LABEL = -100
-# Costs of a forward and backward, in positions: of starting one, and of attention, which takes as long as the rest of
-# the model at N = hidden size x ATTENTION (11.5 h^2 multiplications a token and layer against 2 h a key, at 0.7 of the
-# speed). Both only steer how rows are split; they change no value.
-START = 64
+NO_LABEL = -100  # the label that losses ignore
+# A rough cost model of a forward with its backward, in positions. It only decides where to split, never a value.
+START = 64  # what it costs to start one
+# Attention costs as much as the rest of the model at N = ATTENTION x hidden size h: a token and layer takes 11.5 h^2
+# multiplications, and each key 2 h more, at 0.7 of the speed.
 ATTENTION = 4
 
 
@@ -25,8 +26,12 @@ ATTENTION = 4
 class Layout:
     """A trie of rows as one sequence, depth first.
 
-    input_ids, labels, position_ids, end: (N,). A position sees itself and those before it whose `end` is after it: its
-    ancestors. paths: a row's positions, one for each of its tokens but the last.
+    input_ids: (N,) the token of each position.
+    labels: (N,) the token that each position predicts, or `NO_LABEL` where its log-prob is not wanted.
+    position_ids: (N,) the depth of each position, that is, the index of its token in a row.
+    end: (N,) one past the last position of the subtree under each position. A position sees itself and those before it
+        whose `end` lies after it: its ancestors.
+    paths: for each row, the positions of all its tokens but the last.
     """
 
     input_ids: np.ndarray
@@ -37,7 +42,12 @@ class Layout:
 
 
 def shared_positions(rows: Sequence[np.ndarray]) -> list[int]:
-    """For each row, how many of its positions the row before has as well. Sorted rows share most with a neighbour."""
+    """How many positions each row has in common with the row before it, 0 for the first.
+
+    Rows with n tokens in common have n - 1 positions in common, for the label of the last one may differ.
+
+    rows: B arrays, sorted.
+    """
     shared = [0] if len(rows) else []
     for before, row in pairwise(rows):
         n = min(len(before), len(row))
@@ -47,7 +57,11 @@ def shared_positions(rows: Sequence[np.ndarray]) -> list[int]:
 
 
 def lay_out(rows: Sequence[np.ndarray], starts: Sequence[int]) -> Layout:
-    """The layout of sorted rows. starts: each row's first token whose log-prob is wanted, 1 or more."""
+    """Lays out the trie of sorted rows.
+
+    rows: B arrays of token ids, sorted.
+    starts: for each row, the index of the first token whose log-prob is wanted, 1 or more.
+    """
     paths: list[np.ndarray] = []
     ids, positions, n = [], [], 0
     for row, shared in zip(rows, shared_positions(rows), strict=True):
@@ -63,17 +77,23 @@ def lay_out(rows: Sequence[np.ndarray], starts: Sequence[int]) -> Layout:
     for row, start, path in zip(rows, starts, paths, strict=True):
         labels[path[start - 1 :]] = row[start:]
         filled = max(filled, int(path[-1]) + 1)
-        end[path] = filled  # the last row through a position has the last say
+        end[path] = filled  # later rows through the same position overwrite this with a larger number
     return Layout(np.concatenate(ids), labels, np.concatenate(positions), end, paths)
 
 
 def split(rows: Sequence[np.ndarray], max_tokens: int, scale: float) -> tuple[list[range], float]:
-    """The cheapest way to cut sorted rows into forwards of at most `max_tokens` positions, and its cost in positions.
+    """Finds the cheapest way to cut sorted rows into forwards, by dynamic programming over the places to cut.
 
-    Each forward computes the prefixes of its rows anew. A row longer than the limit gets a forward of its own. scale:
-    N at which attention costs as much as everything else.
+    Each forward computes the prefixes of its rows anew.
+
+    rows: B arrays of token ids, sorted.
+    max_tokens: most positions of one forward. A row with more gets a forward of its own.
+    scale: the number of positions at which attention costs as much as everything else.
+
+    Returns the ranges of rows, one a forward, and their cost in positions.
     """
     shared = shared_positions(rows)
+    # best[b] is the cost of the first b rows, cut in the cheapest way; cut[b] is where the last part then begins.
     best, cut = [0.0] + [float("inf")] * len(rows), [0] * (len(rows) + 1)
     for a in range(len(rows)):
         n = 0
@@ -91,14 +111,21 @@ def split(rows: Sequence[np.ndarray], max_tokens: int, scale: float) -> tuple[li
 
 
 def cost_of(n: int, scale: float) -> float:
+    """The cost of one forward and backward over n positions, in positions; see `split` for `scale`."""
     return START + n + n * n / scale
 
 
 def keep_together(rows: Sequence[Sequence[int]], starts: Sequence[int]) -> list[int]:
-    """Shuffled rows in an order that brings those of one prompt together: a permutation of row indices.
+    """Finds an order of shuffled rows that brings the rows of one prompt together, so that they can share prefixes.
 
-    Prompts stay in the order their first row had; inside a prompt rows are sorted, starting from that first row, so
-    that similar ones are neighbours. Where the order was uniformly random each row is still equally likely everywhere.
+    Prompts stay in the order of their first rows. The rows of a prompt are sorted, so that similar ones are neighbours,
+    and begin with that first row: those sorted before it follow after the last. If the given order was uniformly
+    random, each row is still equally likely in every place.
+
+    rows: B lists of token ids.
+    starts: for each row, the number of tokens of its prompt.
+
+    Returns the indices of the rows in their new order.
     """
     first: dict[tuple[int, ...], int] = {}
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -115,7 +142,15 @@ def keep_together(rows: Sequence[Sequence[int]], starts: Sequence[int]) -> list[
 
 
 def where_predicted(layouts: list[Layout], order: list[int], starts: list[int], mask: np.ndarray) -> np.ndarray:
-    """(B, T) the position, over all layouts, that predicts each completion token; N, one past the last, for padding."""
+    """The position that predicts each completion token.
+
+    layouts: the layouts of all forwards of a micro-batch.
+    order: the index of the row that each path of the layouts belongs to, in the order of the paths.
+    starts: for each row, the index at which its completion starts.
+    mask: (B, T) not 0 for completion tokens, 0 for padding.
+
+    Returns (B, T) positions, counted over all layouts, and their total number for padding.
+    """
     result = np.full(mask.shape, sum(len(x.end) for x in layouts), dtype=np.int64)
     offset, rows = 0, iter(order)
     for layout in layouts:
