@@ -21,8 +21,7 @@ from typing import Any
 
 from .._text import visible
 from ..errors import ConfigError, DataError
-from ..metrics import tree_scores
-from .data import COLOURS, Source, index_entry, open_source, options_of, pack, pack_index, tree_chunk, tree_key
+from .data import COLOURS, Source, index_entry, open_source, pack, pack_index, tree_chunk, tree_key
 from .token_texts import find_tokenizer, token_texts
 from .without_script import NestedLists
 
@@ -35,12 +34,16 @@ SCRIPTS = ("d3-hierarchy.min.js", "data.js", "list.js", "tree.js", "panel.js", "
 
 @dataclass(frozen=True, slots=True)
 class ViewerResult:
-    """What was written: `output`, the number of `trees`, the file's size in `bytes`, and what was left out, `notes`."""
+    """What was written: `output`, the number of `trees`, the file's size in `bytes`, and what was left out, `notes`.
+
+    remarks: what is shown otherwise than it was trained, and why.
+    """
 
     output: Path
     trees: int
     bytes: int
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def default_output(source: str | Path) -> Path:
@@ -66,7 +69,7 @@ def write_viewer(
     """Writes the trees of a tree file or a run folder as one HTML file.
 
     output: default `default_output(source)`; a file that is there is replaced only if it is a viewer's.
-    options: beta, lam, value, confidence, weight, ratio_prior, on top of those stored in each tree.
+    options: advantage, beta, lam, value, confidence, weight, ratio_prior, on top of those stored in each tree.
     title: of the page; default the source's name.
     tokenizer: folder or file to show tokens' texts with; default the run's own model or the embedded one's.
     on_tree: called with the number of trees so far, after each.
@@ -86,8 +89,7 @@ def write_viewer(
     model: object = None
     with tempfile.TemporaryFile() as chunks:
         for step, tree in found.trees():
-            credit = options_of(tree, options)
-            record = tree_scores(tree, credit)
+            credit, record = found.scored(tree, options)
             for name in COLOURS:
                 largest[name].extend(v for node in record["nodes"] if (v := node[name]) is not None)
             chunk = pack(tree_chunk(tree, step, record, credit))
@@ -104,13 +106,20 @@ def write_viewer(
         facts = {
             "run": found.is_run,
             "notes": [visible(n) for n in found.notes],
+            "remarks": [visible(n) for n in found.remarks],
             "trees": len(entries),
             "shared": shared,
             "scale": {name: _scale(values.tolist(), name) for name, values in largest.items()},
         }
         file = find_tokenizer(tokenizer, found.path if found.is_run else None, model)
         words = token_texts(file, sorted(used)) if file else None
-        head = _head(visible(title or _name(found)), facts, pack(columns), pack(words), static.finish(found.notes))
+        head = _head(
+            visible(title or _name(found)),
+            facts,
+            pack(columns),
+            pack(words),
+            static.finish([*found.remarks, *found.notes]),
+        )
         part = output.with_name(output.name + ".part")
         with open(part, "wb") as f:
             f.write(head)
@@ -119,7 +128,7 @@ def write_viewer(
             f.write(b"</body>\n</html>\n")
         size = part.stat().st_size
         os.replace(part, output)
-    return ViewerResult(output, len(entries), size, tuple(found.notes))
+    return ViewerResult(output, len(entries), size, tuple(found.notes), tuple(found.remarks))
 
 
 def check_output(output: Path) -> None:
