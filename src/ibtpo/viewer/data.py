@@ -78,7 +78,7 @@ class Source:
         options = options_of(tree, {**given, "advantage": "ibtpo"})  # raises if it is another option that is wrong
         record = tree_scores(tree, options)
         self._unusable.add(name)
-        self.remarks.append(f"The advantages shown are IB-TPO's, not those that were trained with: {error}")
+        self.remarks.append(f"Trees that were trained with {name!r:.200} are shown with IB-TPO's advantages: {error}")
         return options, record
 
 
