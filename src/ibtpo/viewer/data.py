@@ -47,7 +47,8 @@ class Source:
         for step, file in self.files:
             for tree in read_trees(file, note):
                 try:
-                    options_of(tree, {"advantage": "ibtpo"})  # which may fail here without a fault in the file
+                    # Not the stored advantage: that it cannot be loaded here is no fault of the file.
+                    options_of(tree, {"advantage": "ibtpo"})
                 except DataError as e:
                     error = DataError(f"{file}: {e}")
                     if note is None:
