@@ -89,6 +89,52 @@ def test_options_may_be_written_with_underscores(call) -> None:
     assert call("score", GOLDEN / "three_leaf.jsonl", "--json", "--ratio_prior=1") == with_dash
 
 
+def test_score_prints_the_advantage_that_is_asked_for(call) -> None:
+    def of(*words: str) -> list[float | None]:
+        code, out, _ = call("score", GOLDEN / "three_leaf.jsonl", "--json", *words)
+        assert code == 0
+        return [node["advantage"] for node in json.loads(out)["nodes"]]
+
+    assert of("--advantage", "treepo")[1:] == pytest.approx([1 / 12, 7 / 12, -1 / 3, -5 / 12])
+    assert of() == of("--advantage", "ibtpo") != of("--advantage", "treepo")
+    assert call("score", GOLDEN / "three_leaf.jsonl", "--advantage", "tree_po") == (
+        2, "", "error: unknown advantage 'tree_po'; did you mean 'treepo'?\n"
+    )  # fmt: skip
+
+
+MYTASK = """
+def advantage(tree, options):
+    return [[leaf.reward] * len(tree.path(leaf.node)) for leaf in tree.leaves]
+
+def reward(completions, answer, **columns):
+    return [1.0] * len(completions)
+"""
+INSTALLED = "import sys; sys.argv[0] = 'ibtpo'; from ibtpo.cli import main; sys.exit(main())"
+
+
+@pytest.mark.parametrize("start", ["the script", "its code"])
+def test_the_installed_command_finds_modules_in_the_current_folder(start: str, tmp_path: Path) -> None:
+    (tmp_path / "mytask.py").write_text(MYTASK)
+    (tmp_path / "d.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    script = Path(sys.executable).with_name("ibtpo")
+    if start == "the script" and not script.is_file():
+        pytest.skip("ibtpo is not installed as a command here")
+    # -P: neither the folder of a script nor the current one comes before the path that is given.
+    command = [sys.executable, "-P", *([str(script)] if start == "the script" else ["-c", INSTALLED])]
+    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "PYTHONSAFEPATH": "1"}
+
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        words = tuple(map(str, words))
+        return subprocess.run([*command, *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+
+    done = run("score", GOLDEN / "three_leaf.jsonl", "--json", "--advantage", "mytask:advantage")
+    assert done.returncode == 0, done.stderr
+    assert [node["advantage"] for node in json.loads(done.stdout)["nodes"]] == [None, 0.5, 1.0, 0.0, 0.0]
+    for name in ("mytask:reward", "mytask.reward"):  # in the verifier's child processes
+        done = run("check-data", "d.jsonl", "--verifier", name, "--json")
+        assert (done.returncode, json.loads(done.stdout)["passed"]) == (0, 1), done.stderr + done.stdout
+
+
 def test_a_missing_package_is_one_line_with_its_install_line(call, monkeypatch) -> None:
     def run(args):
         raise ModuleNotFoundError("No module named 'torch'", name="torch")

@@ -2,6 +2,8 @@
 
 import math
 import random
+import sys
+import types
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,13 +23,18 @@ from helpers.trees import (
 )
 from ibtpo.credit import (
     ADVANTAGES,
+    BatchScale,
     CreditOptions,
     a_ib,
-    batch_scale,
+    batch_divisor,
+    batch_values,
+    find_advantage,
     leaf_rewards,
     node_advantage,
     path_advantages,
+    plain_advantages,
     reward_std,
+    takes_confidence,
     token_advantages,
 )
 from ibtpo.errors import ConfigError
@@ -151,8 +158,137 @@ def test_treepo_is_the_mean_over_sub_groups_of_two_or_more() -> None:
 
 def test_treepos_batch_divisor_is_the_sample_std_with_the_floor() -> None:
     # mean 0, squares 1 + 1 + 0, over 2
-    assert batch_scale([1.0, -1.0, 0.0]) == pytest.approx(1 + 1e-4, rel=1e-12)
-    assert batch_scale([0.3, 0.3]) == 1e-4
+    assert batch_divisor([1.0, -1.0, 0.0], "treepo") == pytest.approx(1 + 1e-4, rel=1e-12)
+    assert batch_divisor([0.3, 0.3], "treepo") == 1e-4
+
+
+def test_trees_without_a_signal_and_empty_answers_add_nothing_to_treepos_divisor() -> None:
+    empty = ReasoningTree("empty", [1])
+    empty.add(0, [], 1.0, "eos")
+    empty.add(0, [step([5], [0.5])], 0.0, "eos")
+    trees = [three_leaf(), all_equal(1.0), empty]
+    for prefix_weight in ("trajectories", "once"):  # the divisor does not know of the weight of shared prefixes
+        options = CreditOptions(advantage="treepo", prefix_weight=prefix_weight)
+        values = batch_values(trees, [plain_advantages(t, options) for t in trees], "treepo")
+        assert values == pytest.approx([7 / 12, -1 / 3, -5 / 12, -1 / 2], rel=1e-12)
+    for name in ("ibtpo", "grpo", "treerl"):
+        assert batch_values(trees, [plain_advantages(t, CreditOptions(advantage=name)) for t in trees], name) is None
+
+
+# --- an advantage of the user's own
+
+
+def by_position(tree: ReasoningTree, options: CreditOptions) -> list[list[float]]:
+    """λ times the reward, counted down to the last step."""
+    paths = [tree.path(leaf.node) for leaf in tree.leaves]
+    return [
+        [options.lam * (leaf.reward or 0.0) * (d + 1) for d in range(len(path))]
+        for leaf, path in zip(tree.leaves, paths, strict=True)
+    ]
+
+
+@pytest.fixture
+def mine(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A module of the user's, to put functions into."""
+    module = types.ModuleType("mine")
+    monkeypatch.setitem(sys.modules, "mine", module)
+    return module
+
+
+def test_a_dotted_path_is_an_advantage_like_any_other(mine: types.ModuleType) -> None:
+    mine.by_position = by_position
+    tree = three_leaf()  # paths 1-2, 3 and 1-4; rewards 1, 0, 0
+    got = path_advantages(tree, CreditOptions(advantage="mine:by_position", lam=0.5))
+    assert [a.tolist() for a in got] == [[0.5, 1.0], [0.0], [0.0, 0.0]]
+    assert all(a.dtype == float for a in got)
+    once = path_advantages(tree, CreditOptions(advantage="mine:by_position", lam=0.5, prefix_weight="once"))
+    assert [a.tolist() for a in once] == [[0.25, 1.0], [0.0], [0.0, 0.0]]
+    assert batch_values([tree], [got], "mine:by_position") is None
+
+
+def test_an_advantage_of_one_s_own_may_scale_the_batch(mine: types.ModuleType) -> None:
+    def first_steps(tree: ReasoningTree, options: CreditOptions) -> list[list[float]]:
+        return by_position(tree, options)
+
+    mine.first_steps = first_steps
+    first_steps.batch_scale = BatchScale(lambda tree, paths: [a[0] for a in paths], lambda values: 2 * max(values))
+    options = CreditOptions(advantage="mine:first_steps", lam=0.5)
+    trees = [three_leaf(), all_equal(1.0)]
+    values = batch_values(trees, [plain_advantages(t, options) for t in trees], "mine:first_steps")
+    assert values == [0.5, 0.0, 0.0, 0.5, 0.5, 0.5]
+    assert batch_divisor(values, "mine:first_steps") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("values", "scale", "message"),
+    [
+        (lambda t, p: [math.nan], max, r"advantage 'mine:f': the values of its batch_scale must be finite, got nan"),
+        (lambda t, p: 1 / 0, max, r"the values of its batch_scale failed: ZeroDivisionError"),
+        (lambda t, p: [0.0], max, r"the scale of its batch_scale must be finite and not 0, got 0\.0"),
+        (lambda t, p: [], max, r"the scale of its batch_scale failed: ValueError"),
+    ],
+)
+def test_a_batch_scale_that_gives_no_divisor_is_an_error(values, scale, message: str, mine: types.ModuleType) -> None:
+    mine.f = lambda tree, options: by_position(tree, options)
+    mine.f.batch_scale = BatchScale(values, scale)
+    tree = three_leaf()
+    with pytest.raises(ConfigError, match=message):
+        batch_divisor(batch_values([tree], [by_position(tree, CreditOptions())], "mine:f"), "mine:f")
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (lambda: [[0, 0], [0]], "gave 2 paths for the 3 trajectories of tree 'three_leaf'"),
+        (
+            lambda: [[0, 0], [0], [0]],
+            "gave an array of shape (1,) for trajectory 2 of tree 'three_leaf'; it has 2 steps, so the shape must be "
+            "(2,)",
+        ),
+        (lambda: [[0, 0], 0, [0, 0]], "gave an array of shape () for trajectory 1 of"),
+        (
+            lambda: [[0, 0], [0], [0, math.inf]],
+            "gave inf for step 1 of trajectory 2 of tree 'three_leaf'; give a finite",
+        ),
+        (lambda: [[None, 0], [0], [0, 0]], "gave nan for step 0 of trajectory 0 of"),
+        (lambda: [["a", 0], [0], [0, 0]], "must give a list of numbers for each trajectory of tree 'three_leaf': "),
+        (lambda: None, "must give a list of numbers for each trajectory of tree 'three_leaf': TypeError"),
+        (lambda: 1 / 0, "failed on tree 'three_leaf': ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_an_advantage_of_one_s_own_gives_is_checked(result, message: str, mine: types.ModuleType) -> None:
+    mine.f = lambda tree, options: result()
+    with pytest.raises(ConfigError) as error:
+        path_advantages(three_leaf(), CreditOptions(advantage="mine:f"))
+    assert str(error.value).startswith(f"advantage 'mine:f' {message}")
+    assert "\n" not in str(error.value)
+
+
+def test_only_a_function_with_the_keyword_gets_another_policy_s_confidence(mine: types.ModuleType) -> None:
+    mine.plain = by_position
+    mine.takes = lambda tree, options, *, confidence=None: [confidence[tree.path(leaf.node)] for leaf in tree.leaves]
+    takers = [n for n in (*ADVANTAGES, "mine:plain", "mine:takes") if takes_confidence(n)]
+    assert takers == ["ibtpo", "mine:takes"]
+    tree, other = three_leaf(), np.array([math.nan, 1.0, 0.5, 0.25, 0.0])
+    got = path_advantages(tree, CreditOptions(advantage="mine:takes"), other)
+    assert [a.tolist() for a in got] == [[1.0, 0.5], [0.25], [1.0, 0.0]]
+    for name in ("grpo", "mine:plain"):
+        with pytest.raises(ConfigError, match=f"advantage '{name}' takes no confidence"):
+            path_advantages(tree, CreditOptions(advantage=name), other)
+
+
+def test_an_advantage_is_loaded_when_the_options_are_made(mine: types.ModuleType) -> None:
+    mine.scaled = lambda tree, options: by_position(tree, options)
+    mine.scaled.batch_scale = 3.0
+    for name, message in (
+        ("nowhere_xyz:f", "cannot load advantage 'nowhere_xyz:f': ModuleNotFoundError: No module named 'nowhere_xyz'"),
+        ("mine:nothing", "cannot load advantage 'mine:nothing': 'nothing' does not exist in module 'mine'"),
+        ("mine:scaled", "advantage 'mine:scaled': its batch_scale must be a BatchScale, got float"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            CreditOptions(advantage=name)
+        assert str(error.value).startswith(message)
+    assert find_advantage("grpo") is ADVANTAGES["grpo"]
 
 
 def test_the_local_term_can_take_another_policy_s_confidence() -> None:

@@ -5,8 +5,9 @@ import warnings
 
 import pytest
 
-from helpers.trees import BUILDERS, HAND, all_equal, fractional, inner_leaf, merged, step, three_leaf
-from ibtpo.metrics import correctness, rescued, summarise, tree_record
+from helpers.trees import BUILDERS, HAND, S_THIRD, all_equal, fractional, inner_leaf, merged, step, three_leaf
+from ibtpo.credit import CreditOptions
+from ibtpo.metrics import correctness, rescued, summarise, tree_record, tree_scores
 from ibtpo.score import ScoreOptions
 from ibtpo.tree import ReasoningTree
 
@@ -198,3 +199,28 @@ def test_a_batch_without_any_token_or_branch_gives_nan() -> None:
     assert math.isnan(out["trajectories_per_1k_tokens"])
     assert math.isnan(out["branch_cost"])
     assert out["eff_rate"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "advantage", "expected"),
+    [
+        ("three_leaf", "grpo", [None, 1 / 6 / S_THIRD, 2 / 3 / S_THIRD, -1 / 3 / S_THIRD, -1 / 3 / S_THIRD]),
+        ("three_leaf", "treepo", [None, 1 / 12, 7 / 12, -1 / 3, -5 / 12]),
+        ("three_leaf", "treerl", [None, 1 / 3 / math.sqrt(2), 2 / 3 + 1 / 2, -2 / 3, -1 / 3 - 1 / 2]),
+        # three answers pass through node 1, two of them right
+        ("merged", "grpo", [None, 1 / 6 / S_THIRD, 1 / 2 / S_THIRD, -1 / 2 / S_THIRD, -1 / 2 / S_THIRD]),
+        # tokens of an answer without a reward get 0
+        ("inner_leaf", "grpo", [None, -1 / 9 / S_THIRD, 1 / 3 / S_THIRD, 0, 1 / 3 / S_THIRD, 0]),
+    ],
+)
+@pytest.mark.parametrize("prefix_weight", ["trajectories", "once"])
+def test_a_node_s_advantage_is_the_mean_over_the_trajectories_through_it(
+    name: str, advantage: str, expected: list[float | None], prefix_weight: str
+) -> None:
+    options = CreditOptions(advantage=advantage, prefix_weight=prefix_weight)
+    record = tree_scores(BUILDERS[name](), options)
+    assert record["nodes"][0]["advantage"] is None
+    assert [n["advantage"] for n in record["nodes"][1:]] == pytest.approx(expected[1:], rel=1e-12, abs=1e-15)
+    ibtpo = tree_scores(BUILDERS[name](), CreditOptions())
+    for node, other in zip(record["nodes"], ibtpo["nodes"], strict=True):
+        assert {**node, "advantage": None} == {**other, "advantage": None}  # the other columns are the same

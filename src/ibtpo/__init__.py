@@ -13,6 +13,8 @@ from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .branching import BranchPoint as BranchPoint
+    from .credit import AdvantageFunction as AdvantageFunction
+    from .credit import BatchScale as BatchScale
     from .credit import CreditOptions as CreditOptions
     from .credit import path_advantages as path_advantages
     from .credit import token_advantages as token_advantages
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from .verify.pool import VerifierPool as VerifierPool
 
 __all__ = [
+    "AdvantageFunction",
+    "BatchScale",
     "BranchPoint",
     "Budget",
     "Completion",
@@ -81,6 +85,8 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "AdvantageFunction": "credit",
+    "BatchScale": "credit",
     "BranchPoint": "branching",
     "Budget": "search",
     "Completion": "engines",

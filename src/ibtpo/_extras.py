@@ -1,10 +1,14 @@
-"""Which extra of ours brings which optional package, for errors that name the install line."""
+"""Code from outside the package: optional packages, and the user's own functions by dotted path."""
 
 import importlib
-from collections.abc import Callable
+import os
+import sys
+from typing import Any
 
+from ._text import describe
 from .errors import ConfigError, DependencyError
 
+# Which extra of ours brings a package, for errors that name the install line.
 EXTRAS = {
     "accelerate": "train",
     "datasets": "train",
@@ -35,13 +39,54 @@ def missing_package(error: ModuleNotFoundError, what: str) -> DependencyError | 
     return DependencyError(f"{what} needs the package {package!r}: pip install 'ibtpo[{extra}]'") if extra else None
 
 
-def load_object(path: str) -> Callable[..., list[int]]:
-    """The function a dotted path `package.module:name` stands for."""
-    module, _, attribute = path.partition(":")
+def load_object(path: str, what: str) -> Any:
+    """The function, or other callable, that a dotted path stands for.
+
+    path: `package.module:function`; `package.module.function` means the same. The module is looked for where Python
+        looks for modules, the current folder included (see `find_modules_here`).
+    what: what the path was given for, in words for the message: "branching rule", "splitter", "advantage", …
+
+    Raises `ConfigError` that names `what`, the path, and why it cannot be loaded: the module is missing or fails while
+    it is imported, it has no such name, or the name is nothing that can be called.
+    """
+    module_name, colon, name = path.partition(":")
+    if not colon:
+        module_name, _, name = path.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except Exception as e:  # no such module, no such name, or whatever the module raises while it is imported
-        raise ConfigError(f"cannot load {path!r}: {type(e).__name__}: {e}") from e
+        module = importlib.import_module(module_name)
+        found = getattr(module, name, None)
+    except (Exception, SystemExit) as e:  # no such module, or whatever the module does while it is imported
+        raise ConfigError(f"cannot load {what} {path!r}: {describe(e)}{_where(e)}") from e
+    if found is None:
+        file = getattr(module, "__file__", None) or "built into Python"
+        raise ConfigError(f"cannot load {what} {path!r}: {name!r} does not exist in module {module_name!r} ({file})")
     if not callable(found):
-        raise ConfigError(f"cannot load {path!r}: it is a {type(found).__name__}, not a function")
+        raise ConfigError(f"cannot load {what} {path!r}: {name!r} is {type(found).__name__}, not callable")
     return found
+
+
+def _where(error: BaseException) -> str:
+    """The innermost line of the user's own code that an import failed at, for the message; "" if there is none."""
+    import traceback
+
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    last = frames[-1] if frames else None
+    return f" (at {last.filename}:{last.lineno})" if last and last.filename != __file__ else ""
+
+
+def find_modules_here() -> None:
+    """Lets modules in the current folder be imported, as `python -m` does; an installed command does not by itself."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # somebody has deleted it
+        return
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+
+
+def child_environment() -> dict[str, str]:
+    """Environment variables for a child process that is to find the same modules in the same places as this one.
+
+    The child's import path is this process's, in its order, the current folder written out where it was "".
+    """
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}

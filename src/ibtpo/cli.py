@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ._extras import missing_package
+from ._extras import find_modules_here, missing_package
 from .errors import ConfigError, IBTPOError, unknown
 from .storage.recipes import TRAIN_SWITCHES
 
@@ -102,8 +102,15 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    """Runs one command; returns its exit code.
+
+    argv: the words of the command line; None when this is the installed `ibtpo` command, which takes them from
+        `sys.argv` and, as `python -m ibtpo` does, finds the user's modules in the current folder.
+    """
+    if argv is None:
+        argv = sys.argv[1:]
+        find_modules_here()
+    argv = list(argv)
     try:
         code = _dispatch(argv)
         sys.stdout.flush()

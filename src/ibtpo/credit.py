@@ -1,18 +1,23 @@
 """Step advantages: what each step of each trajectory is credited with.
 
-Every function returns, for each of the L leaves, the (D,) advantages of the D steps on its path; all tokens of a step
-get the step's value. A trajectory whose reward is unknown gets 0 wherever nothing is known.
+An advantage is a function `(tree, options) -> PathAdvantages`: for each of the L leaves the (D,) advantages of the D
+steps on its path; all tokens of a step get the step's value. A trajectory whose reward is unknown gets 0 wherever
+nothing is known. The functions here have names; one of your own is named by its dotted path `package.module:function`.
 
 TRL's constants are kept (sample standard deviation plus 1e-4), so that a tree whose trajectories share nothing gives
 exactly TRL's GRPO advantages.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
+from ._extras import load_object
+from ._text import describe
 from .errors import ConfigError, unknown
 from .score import LARGEST, ScoreOptions, Scores, effective, score_tree
 from .tree import ROOT, ReasoningTree
@@ -21,14 +26,40 @@ STD_FLOOR = 1e-4  # TRL's: keeps a float residue in the standard deviation from 
 
 PREFIX_WEIGHTS = ("trajectories", "once", "sqrt")
 
-PathAdvantages = list[np.ndarray]
+PathAdvantages = list[np.ndarray]  # L arrays, the i-th (D_i,): a number for each step on the path to leaf i
+
+
+class AdvantageFunction(Protocol):
+    """An advantage: a tree and the options in, the advantages of the steps along each path out.
+
+    The function may take a keyword `confidence` besides: (N,) another policy's confidence in each node's step, handed
+    to it when training with `ib_policy="ref"`. It may carry an attribute `batch_scale`, a `BatchScale`.
+    """
+
+    def __call__(self, tree: ReasoningTree, options: "CreditOptions", /) -> PathAdvantages:
+        """L arrays, the i-th (D_i,): a finite number for each step on the path to leaf i."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BatchScale:
+    """Divides the advantages of a whole batch by one number, which all its trees together decide.
+
+    values: `(tree, paths) -> floats`, what one tree contributes; paths are its advantages as the function gave them,
+        before any weight of shared prefixes.
+    scale: the divisor, not 0, from the contributions of all trees of the batch, over all processes.
+    """
+
+    values: Callable[[ReasoningTree, PathAdvantages], Sequence[float]]
+    scale: Callable[[Sequence[float]], float]
 
 
 @dataclass(frozen=True, slots=True)
 class CreditOptions:
     """How the reward becomes step advantages.
 
-    advantage: "ibtpo", "grpo", "treerl" or "treepo".
+    advantage: "ibtpo", "grpo", "treerl", "treepo", or a dotted path `package.module:function` to an
+        `AdvantageFunction`, which is loaded when the options are made.
     lam: λ, the weight of the local IB term (paper: 0.1; 0.5 collapses).
     score: β, value, confidence, … of the scores underneath.
     ib_on_uniform_trees: keep A_IB = −π/β in trees whose leaves are all right or all wrong (a push towards diversity).
@@ -44,8 +75,7 @@ class CreditOptions:
     def __post_init__(self) -> None:
         if not abs(self.lam) <= LARGEST:
             raise ConfigError(f"lam must be finite and within ±{LARGEST:g}, got {self.lam}")
-        if self.advantage not in ADVANTAGES:
-            raise unknown("advantage", self.advantage, ADVANTAGES)
+        find_advantage(self.advantage)
         if self.prefix_weight not in PREFIX_WEIGHTS:
             raise unknown("prefix_weight", self.prefix_weight, PREFIX_WEIGHTS)
 
@@ -82,11 +112,12 @@ def a_ib(scores: Scores, confidence: np.ndarray | None = None) -> np.ndarray:
     return scores.eta1 * (scores.eta2 if confidence is None else confidence)
 
 
-def ibtpo(
-    tree: ReasoningTree, options: CreditOptions, scores: Scores | None = None, confidence: np.ndarray | None = None
-) -> PathAdvantages:
-    """A(s) = A_GL(s) + λ·A_IB(s). Compares a step with the whole tree and with its own siblings."""
-    return _along_paths(tree, node_advantage(tree, options, scores, confidence))
+def ibtpo(tree: ReasoningTree, options: CreditOptions, *, confidence: np.ndarray | None = None) -> PathAdvantages:
+    """A(s) = A_GL(s) + λ·A_IB(s). Compares a step with the whole tree and with its own siblings.
+
+    confidence: see `a_ib`.
+    """
+    return _along_paths(tree, node_advantage(tree, options, confidence=confidence))
 
 
 def node_advantage(
@@ -126,7 +157,7 @@ def treepo(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:
     """TreePO (arXiv 2508.17445): mean over the sub-groups sharing each ancestor of R − mean(R of the sub-group).
 
     One value a trajectory. The root's sub-group is the whole tree; a sub-group of one below it is skipped. The paper
-    divides by a standard deviation over the batch: `batch_scale` gives it.
+    divides by a standard deviation over the batch, which is the `batch_scale` of this function.
     """
     rewards = leaf_rewards(tree)
     scores = score_tree(tree, ScoreOptions(value="leaves"))
@@ -139,7 +170,20 @@ def treepo(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:
     return _per_trajectory(tree, out)
 
 
-ADVANTAGES: dict[str, Callable[..., PathAdvantages]] = {
+def _treepo_values(tree: ReasoningTree, paths: PathAdvantages) -> list[float]:
+    """The value of each trajectory with steps; none of a tree without a signal, which TreePO leaves out."""
+    return [float(a[0]) for a in paths if len(a)] if reward_std(leaf_rewards(tree)) > 0 else []
+
+
+def _treepo_scale(values: Sequence[float]) -> float:
+    """The sample standard deviation of all values plus 1e-4."""
+    return reward_std(np.asarray(values, dtype=float)) + STD_FLOOR
+
+
+treepo.batch_scale = BatchScale(_treepo_values, _treepo_scale)  # type: ignore[attr-defined]
+
+
+ADVANTAGES: dict[str, AdvantageFunction] = {
     "grpo": grpo,
     "ibtpo": ibtpo,
     "treepo": treepo,
@@ -147,38 +191,137 @@ ADVANTAGES: dict[str, Callable[..., PathAdvantages]] = {
 }
 
 
+def find_advantage(name: str) -> AdvantageFunction:
+    """An advantage by name or dotted path `package.module:function`.
+
+    Raises `ConfigError` for an unknown name, a function that cannot be loaded, and a `batch_scale` that is none.
+    """
+    if name in ADVANTAGES:
+        return ADVANTAGES[name]
+    if ":" not in name:
+        raise unknown("advantage", name, ADVANTAGES)
+    function: AdvantageFunction = load_object(name, "advantage")
+    scale = getattr(function, "batch_scale", None)
+    if scale is not None and not isinstance(scale, BatchScale):
+        raise ConfigError(f"advantage {name!r}: its batch_scale must be a BatchScale, got {type(scale).__name__}")
+    return function
+
+
+def takes_confidence(name: str) -> bool:
+    """Whether an advantage takes the keyword `confidence`, so that `ib_policy="ref"` means something to it."""
+    try:
+        parameter = inspect.signature(find_advantage(name)).parameters.get("confidence")
+    except ValueError:  # a function written in C may not say what it takes
+        return False
+    return parameter is not None and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+
+
 def path_advantages(
     tree: ReasoningTree, options: CreditOptions, confidence: np.ndarray | None = None
 ) -> PathAdvantages:
-    """The chosen advantage along each trajectory's path, weighted for shared prefixes.
+    """The chosen advantage along each trajectory's path, weighted for shared prefixes; see `plain_advantages`."""
+    return weigh_prefixes(tree, plain_advantages(tree, options, confidence), options.prefix_weight)
 
-    confidence: see `a_ib`; used by "ibtpo" alone.
+
+def plain_advantages(
+    tree: ReasoningTree, options: CreditOptions, confidence: np.ndarray | None = None
+) -> PathAdvantages:
+    """The chosen advantage along each trajectory's path as its function gives it.
+
+    confidence: (N,) see `a_ib`; only for an advantage that takes it.
+
+    Raises `ConfigError`, naming the function, when one of the user's fails or gives anything else than one finite
+    number for each step of each path.
     """
-    if options.advantage == "ibtpo":
-        paths = ibtpo(tree, options, confidence=confidence)
-    else:
-        paths = ADVANTAGES[options.advantage](tree, options)
-    if options.prefix_weight == "trajectories":
+    name, function = options.advantage, find_advantage(options.advantage)
+    given: dict[str, Any] = {} if confidence is None else {"confidence": confidence}
+    if given and not takes_confidence(name):
+        raise ConfigError(f"advantage {name!r} takes no confidence: give its function a keyword of that name")
+    if name in ADVANTAGES:
+        return function(tree, options, **given)
+    try:
+        result = function(tree, options, **given)
+    except Exception as e:
+        raise ConfigError(f"advantage {name!r} failed on tree {tree.id!r}: {describe(e)}") from e
+    return _checked(tree, result, name)
+
+
+def _checked(tree: ReasoningTree, result: Any, name: str) -> PathAdvantages:
+    """What a user's function gave, as arrays. Raises `ConfigError` for the first thing that is wrong with it."""
+    of = f"of tree {tree.id!r}"
+    try:
+        paths = [np.asarray(a, dtype=float) for a in result]
+    except (TypeError, ValueError) as e:
+        raise ConfigError(
+            f"advantage {name!r} must give a list of numbers for each trajectory {of}: {describe(e)}"
+        ) from e
+    if len(paths) != len(tree.leaves):
+        raise ConfigError(f"advantage {name!r} gave {len(paths)} paths for the {len(tree.leaves)} trajectories {of}")
+    for i, (path, leaf) in enumerate(zip(paths, tree.leaves, strict=True)):
+        steps = len(tree.path(leaf.node))
+        if path.shape != (steps,):
+            raise ConfigError(
+                f"advantage {name!r} gave an array of shape {path.shape} for trajectory {i} {of}; it has {steps} "
+                f"steps, so the shape must be ({steps},)"
+            )
+        if not np.isfinite(path).all():
+            step = int(np.flatnonzero(~np.isfinite(path))[0])
+            raise ConfigError(
+                f"advantage {name!r} gave {path[step]} for step {step} of trajectory {i} {of}; give a finite number, "
+                f"0 where nothing is known"
+            )
+    return paths
+
+
+def weigh_prefixes(tree: ReasoningTree, paths: PathAdvantages, prefix_weight: str) -> PathAdvantages:
+    """The advantages of steps that n trajectories share, so weighted that they count n times, √n times or once.
+
+    prefix_weight: see `CreditOptions`.
+    """
+    if prefix_weight == "trajectories":
         return paths
     through = np.zeros(len(tree.nodes))
     for leaf in tree.leaves:
         through[tree.path(leaf.node)] += 1
-    power = -1.0 if options.prefix_weight == "once" else -0.5
+    power = -1.0 if prefix_weight == "once" else -0.5
     return [a * through[tree.path(leaf.node)] ** power for a, leaf in zip(paths, tree.leaves, strict=True)]
 
 
-def treepo_values(trees: Sequence[ReasoningTree]) -> list[float]:
-    """TreePO's value of each trajectory of the trees that carry a signal, before any weight of shared prefixes."""
-    live = [t for t in trees if reward_std(leaf_rewards(t)) > 0]
-    return [float(a[0]) for t in live for a in treepo(t, CreditOptions(advantage="treepo")) if len(a)]
+def batch_values(trees: Sequence[ReasoningTree], paths: Sequence[PathAdvantages], name: str) -> list[float] | None:
+    """What trees contribute to the divisor of their batch; None for an advantage without a `BatchScale`.
 
+    trees: of this process. paths: their `plain_advantages`. name: of the advantage.
 
-def batch_scale(trajectory_advantages: Sequence[float]) -> float:
-    """The divisor TreePO applies to all trajectories of a batch: their sample standard deviation plus 1e-4.
-
-    trajectory_advantages: `treepo_values` of the whole batch; prompts without a signal are left out, as in TreePO.
+    Raises `ConfigError`, naming the advantage, when a contribution is no finite number.
     """
-    return reward_std(np.asarray(trajectory_advantages, dtype=float)) + STD_FLOOR
+    hook: BatchScale | None = getattr(find_advantage(name), "batch_scale", None)
+    if hook is None:
+        return None
+    try:
+        values = [float(v) for tree, path in zip(trees, paths, strict=True) for v in hook.values(tree, path)]
+    except Exception as e:
+        raise ConfigError(f"advantage {name!r}: the values of its batch_scale failed: {describe(e)}") from e
+    wrong = [v for v in values if not math.isfinite(v)]
+    if wrong:
+        raise ConfigError(f"advantage {name!r}: the values of its batch_scale must be finite, got {wrong[0]}")
+    return values
+
+
+def batch_divisor(values: Sequence[float], name: str) -> float:
+    """The number by which a batch's advantages are divided.
+
+    values: `batch_values` of all trees of the batch, over all processes. name: of the advantage.
+
+    Raises `ConfigError`, naming the advantage, unless its `BatchScale` gives a finite number other than 0.
+    """
+    hook: BatchScale = find_advantage(name).batch_scale  # type: ignore[attr-defined]
+    try:
+        divisor = float(hook.scale(values))
+    except Exception as e:
+        raise ConfigError(f"advantage {name!r}: the scale of its batch_scale failed: {describe(e)}") from e
+    if divisor == 0 or not math.isfinite(divisor):
+        raise ConfigError(f"advantage {name!r}: the scale of its batch_scale must be finite and not 0, got {divisor}")
+    return divisor
 
 
 def token_advantages(tree: ReasoningTree, paths: PathAdvantages) -> list[np.ndarray]:

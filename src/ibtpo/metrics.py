@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ._text import cell, table, visible
-from .credit import CreditOptions, a_gl, a_ib, leaf_rewards, node_advantage
-from .score import ScoreOptions, effective, eta_covariance, score_tree, tree_ib_score
+from .credit import CreditOptions, a_gl, a_ib, leaf_rewards, node_advantage, plain_advantages
+from .score import ScoreOptions, Scores, effective, eta_covariance, score_tree, tree_ib_score
 from .tree import ROOT, ReasoningTree
 
 Record = dict[str, float]
@@ -90,7 +90,9 @@ def _mean(values: Iterable[float]) -> float:
 def tree_scores(tree: ReasoningTree, options: CreditOptions) -> dict[str, Any]:
     """Everything `ibtpo score --json` prints of one tree; None where a number is not defined.
 
-    `effective` looks at raw correctness, `avg_reward` is the mean of the known rewards.
+    `effective` looks at raw correctness, `avg_reward` is the mean of the known rewards. A node's `advantage` is that of
+    `options.advantage`: for "ibtpo" A_GL + λ·A_IB; for any other the mean, over the trajectories through the node, of
+    what its tokens get, before `prefix_weight` and before a division by the batch's scale.
     """
     scores = score_tree(tree, options.score)
     columns: dict[str, np.ndarray] = {
@@ -100,7 +102,7 @@ def tree_scores(tree: ReasoningTree, options: CreditOptions) -> dict[str, Any]:
         "ib_score": scores.ib_score,
         "a_gl": a_gl(tree, scores),
         "a_ib": a_ib(scores),
-        "advantage": node_advantage(tree, options, scores),
+        "advantage": _advantage(tree, options, scores),
     }
     values = {name: [_or_none(v) for v in column.tolist()] for name, column in columns.items()}
     return {
@@ -111,6 +113,17 @@ def tree_scores(tree: ReasoningTree, options: CreditOptions) -> dict[str, Any]:
         "ib_score": _or_none(tree_ib_score(scores)),
         "cov_eta": _or_none(eta_covariance(tree, scores)),
     }
+
+
+def _advantage(tree: ReasoningTree, options: CreditOptions, scores: Scores) -> np.ndarray:
+    """(N,) the advantage of each node as `tree_scores` describes it; NaN for the root."""
+    if options.advantage == "ibtpo":
+        return node_advantage(tree, options, scores)
+    through: list[list[float]] = [[] for _ in tree.nodes]
+    for leaf, path in zip(tree.leaves, plain_advantages(tree, options), strict=True):
+        for node, value in zip(tree.path(leaf.node), path.tolist(), strict=True):
+            through[node].append(value)
+    return np.array([_mean(values) for values in through])
 
 
 def _or_none(value: float) -> float | None:

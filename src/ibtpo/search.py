@@ -117,7 +117,7 @@ def find_rule(name: str) -> BranchingRule:
     if name in BRANCHING:
         return BRANCHING[name]
     if ":" in name:
-        return load_object(name)  # type: ignore[return-value]
+        return load_object(name, "branching rule")
     raise unknown("branching rule", name, BRANCHING)
 
 

@@ -138,7 +138,7 @@ def make_splitter(name: str) -> Splitter:
 
     `"blank_line"` (default: `"\n\n"`), `"delimiter:TEXT"`, `"regex:PATTERN"`, `"tokens:COUNT"`, `"sentence"`,
     `"noisy:SHARE"` (blank lines, a share of them misplaced), or a dotted path `"package.module:function"` to a splitter
-    of your own. `\n` in TEXT may be written as backslash n.
+    of your own; the names before win over modules called the same. `\n` in TEXT may be written as backslash n.
     """
     kind, _, value = name.partition(":")
     match kind:
@@ -160,8 +160,8 @@ def make_splitter(name: str) -> Splitter:
             except ValueError as e:
                 raise ConfigError(f"splitter 'noisy:SHARE' needs a share, got {value!r:.80}; e.g. noisy:0.1") from e
             return noisy(share)
-    if "." in kind and value:
-        return load_object(name)
+    if value.isidentifier():
+        return load_object(name, "splitter")
     known = ("blank_line", "delimiter:TEXT", "regex:PATTERN", "tokens:COUNT", "sentence", "noisy:SHARE")
     raise unknown("splitter", name, known)
 

@@ -288,7 +288,7 @@ def test_a_function_in_this_process_that_misbehaves_gives_errors_and_never_a_zer
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("nomodule:f", VerifierError, r"cannot import the reward function 'nomodule:f': ModuleNotFoundError"),
+        ("nomodule:f", VerifierError, r"cannot load reward function 'nomodule:f': ModuleNotFoundError"),
         ("letters:nothing", VerifierError, r"'nothing' does not exist in module 'letters' \(.*letters\.py\)"),
         ("letters:LETTERS", VerifierError, r"'LETTERS' does not exist"),
         ("letters:time", VerifierError, r"'time' is module, not callable"),

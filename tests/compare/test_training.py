@@ -16,12 +16,27 @@ import pytest
 import yaml
 
 from ibtpo.compare.training_arms import COMPONENTS, PRESETS, expand, folder_name, parse
+from ibtpo.compare.training_jobs import Job, run_all
 from ibtpo.compare.training_plan import Plan, choose_rate, split_problems
 from ibtpo.errors import ConfigError, DataError
 from ibtpo.evaluation.statistics import CrossedResamples, accuracy, difference, grade_table
 from ibtpo.storage.run_folder import RunFolder
 from ibtpo.tasks.problems import Problem
 from ibtpo.training.methods import METHODS
+
+# --- jobs
+
+
+def test_a_job_finds_the_modules_of_the_process_that_starts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mytask.py").write_text("WORD = 'found'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "import mytask, sys; open(sys.argv[-2] + '.txt', 'w').write(mytask.WORD)"
+    monkeypatch.setattr("ibtpo.compare.training_jobs.COMMAND", (sys.executable, "-P", "-c", code))
+    monkeypatch.setattr("ibtpo.compare.training_jobs.POLL", 0.02)
+    job = Job("a", tmp_path / "runs" / "a", ())
+    assert run_all([job], 1, tmp_path / "runs" / "logs", lambda *_: None) == [job]  # it trained nothing
+    assert (tmp_path / "runs" / "a.txt").read_text() == "found"
+
 
 # --- arms
 

@@ -11,7 +11,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from ibtpo.branching import BRANCHING
-from ibtpo.credit import ADVANTAGES, path_advantages, token_advantages
+from ibtpo.credit import ADVANTAGES, CreditOptions, path_advantages, token_advantages
 from ibtpo.errors import ConfigError, VerifierError
 from ibtpo.training.config import IBTPOConfig
 from ibtpo.training.methods import METHODS
@@ -172,6 +172,36 @@ def test_treepo_is_divided_by_the_spread_of_the_whole_batch(tiny_model, tmp_path
     assert first.std(ddof=1) == pytest.approx(1, abs=1e-3)
 
 
+def test_treepos_divisor_is_that_of_the_advantages_before_shared_prefixes_are_weighed(tiny_model, tmp_path):
+    t = train(tiny_model, tmp_path, cls=Recording, advantage="treepo", prefix_weight="once")
+    plain = [path_advantages(tree, CreditOptions(advantage="treepo")) for tree in t.trees]
+    signal = [len({leaf.reward for leaf in tree.leaves}) > 1 for tree in t.trees]
+    values = [a[0] for paths, differs in zip(plain, signal, strict=True) if differs for a in paths if len(a)]
+    rows = [r for tree in t.trees for r in token_advantages(tree, path_advantages(tree, t.args.credit_options()))]
+    for got, row in zip(t.step_advantages.numpy(), rows, strict=True):
+        np.testing.assert_allclose(got[: len(row)], row / (np.std(values, ddof=1) + 1e-4), rtol=1e-5)
+
+
+MINE = """
+from ibtpo import BatchScale
+
+def rewards(tree, options):
+    return [[leaf.reward] * len(tree.path(leaf.node)) for leaf in tree.leaves]
+
+rewards.batch_scale = BatchScale(lambda tree, paths: [1.0 for _ in paths], lambda values: sum(values) / 6)
+"""
+
+
+def test_an_advantage_of_one_s_own_trains_with_its_batch_scale(tiny_model, tmp_path, monkeypatch):
+    (tmp_path / "own_advantage.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    t = train(tiny_model, tmp_path, cls=Recording, advantage="own_advantage:rewards", save_trees_every=1)
+    rewards = torch.tensor([leaf.reward for tree in t.trees for leaf in tree.leaves])
+    assert 0 < rewards.sum() < len(rewards) == 24
+    torch.testing.assert_close(t.step_advantages * t.mask, rewards[:, None] / 4 * t.mask)
+    assert t.trees[0].meta["credit"]["advantage"] == "own_advantage:rewards"
+
+
 def test_lora_trains_the_adapter_alone(tiny_model, tmp_path):
     from peft import LoraConfig
 
@@ -284,6 +314,8 @@ def test_the_same_question_twice_in_a_batch_gets_two_different_trees(tiny_model,
         ({"ib_beta": 0.0}, "beta must be > 0"),
         ({"ib_policy": "new"}, "ib_policy"),
         ({"ib_policy": "ref", "beta": 0.0}, "reference model"),
+        ({"ib_policy": "ref", "advantage": "grpo"}, "'grpo' does not: leave ib_policy out"),
+        ({"advantage": "nowhere_xyz:f"}, "cannot load advantage 'nowhere_xyz:f': ModuleNotFoundError"),
         ({"tree": "4,9"}, "B0,L,K,B"),
         ({"temperature": 0.0}, "temperature must be > 0"),
     ],

@@ -374,6 +374,14 @@ def test_built_in_names_and_dotted_paths_are_checked(module: str) -> None:
         VerifierPool("math", timeout=0)
 
 
+def test_a_dotted_path_may_have_a_colon_or_a_dot_before_the_function(module: str, tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "tasks.py").write_text((tmp_path / "misbehaving.py").read_text())
+    for name in (f"{module}:half", f"{module}.half", "package.tasks:half", "package.tasks.half"):
+        with VerifierPool(name, workers=1) as pool:
+            assert (pool.names, pool.score([row()])) == (("half",), [Verdict(0.5, (0.5,))])
+
+
 def test_a_reward_that_cannot_be_imported_is_an_error_for_the_caller(module: str, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import missing_package_xyz\n")
     (tmp_path / "dying.py").write_text("import os\nos._exit(7)\n")

@@ -511,6 +511,39 @@ def test_no_serious_accessibility_violation(open_page, pages, scheme: str) -> No
             assert [b for b in bad if b[1] in ("serious", "critical")] == []
 
 
+def test_the_page_says_which_advantage_it_shows(open_page, tmp_path) -> None:
+    trees = []
+    for advantage in ("treepo", "gone_xyz:f", "ibtpo"):
+        trees.append(BUILDERS["three_leaf"]())
+        trees[-1].id = advantage.partition(":")[0]
+        trees[-1].meta["credit"] = {"advantage": advantage}
+    write_run(tmp_path, trees)
+    url = write_viewer(tmp_path).output.as_uri()
+    page = open_page(url)
+    assert page.inner_text(".notes") == (
+        "Trees that were trained with 'gone_xyz:f' are shown with IB-TPO's advantages: cannot load advantage "
+        "'gone_xyz:f': ModuleNotFoundError: No module named 'gone_xyz'"
+    )
+    shown = {}
+    for name in ("treepo", "gone_xyz", "ibtpo"):
+        page = open_page(f"{url}#tree=1%3A{name}&node=1")
+        assert "advantage of" not in page.inner_text(".legend")
+        page.click(".segments label:has-text('Advantage')")
+        fact = page.locator(".facts .fact").all_inner_texts()[-1]
+        legend = page.inner_text(".legend").splitlines()[0]
+        row = page.locator(".numbers tr", has_text="advantage").inner_text().split("\t")
+        page.click(".path button:first-child")
+        told = "trained with “gone_xyz:f” advantages; those shown here are “ibtpo”" in page.inner_text(".made")
+        shown[name] = (fact, legend, page.inner_text("#n1 .value"), row[1].strip(), row[2].strip(), told)
+    about = "mean over the answers through the step, before the batch is divided by its scale"
+    ibtpo = ("advantage ibtpo", "advantage of ibtpo: A_GL + λ·A_IB", "+0.304▲", "+0.304", "A_GL + λ·A_IB")
+    assert shown == {
+        "treepo": ("advantage treepo", f"advantage of treepo: {about}", "+0.083▲", "+0.083", f"treepo: {about}", False),
+        "gone_xyz": (*ibtpo, True),
+        "ibtpo": (*ibtpo, False),
+    }
+
+
 def test_the_lists_search_is_there_again_after_another_one_in_a_tree(open_page, pages) -> None:
     page = open_page(f"{pages['trees']}#filter=effective")
     page.fill("#search", "merged")

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import math
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -100,6 +101,78 @@ def test_options_stored_by_the_trainer_are_used_and_single_ones_can_be_overridde
     found = page_of([tree], tmp_path, options={"beta": 4.0, "lam": None}).trees[0]
     assert found["advantage"][1] == pytest.approx(expected["nodes"][1]["advantage"], abs=1e-9)
     assert "β 4, λ 0.5" in found["made"]["scores"]
+
+
+def trained_with(advantage: str, **credit: object) -> ReasoningTree:
+    tree = BUILDERS["three_leaf"]()
+    tree.id = advantage
+    tree.meta["credit"] = {"advantage": advantage, **credit}
+    return tree
+
+
+def test_the_advantage_shown_is_the_one_the_run_trained_with(tmp_path: Path) -> None:
+    trees = [trained_with("treepo", prefix_weight="sqrt"), trained_with("grpo"), BUILDERS["three_leaf"]()]
+    treepo, grpo, plain = page_of(trees, tmp_path).trees
+    # rewards 1, 0, 0 of the paths 1-2, 3 and 1-4
+    assert treepo["advantage"][1:] == pytest.approx([1 / 12, 7 / 12, -1 / 3, -5 / 12])
+    assert treepo["method"] == "treepo"
+    assert treepo["about"] == (
+        "mean over the answers through the step, before shared tokens are weighed down (sqrt) and the batch is divided "
+        "by its scale"
+    )
+    up = 2 / 3 / (math.sqrt(1 / 3) + 1e-4)
+    assert grpo["advantage"][1:] == pytest.approx([up / 4, up, -up / 2, -up / 2])
+    assert treepo["advantage"][0] is grpo["advantage"][0] is None
+    assert grpo["about"] == "mean over the answers through the step"
+    assert (plain["method"], plain["about"]) == ("ibtpo", "A_GL + λ·A_IB")
+    other = page_of(trees, tmp_path, options={"advantage": "grpo"}).trees
+    assert [t["advantage"] for t in other] == [grpo["advantage"]] * 3
+    assert [t["method"] for t in other] == ["grpo"] * 3
+    with pytest.raises(ConfigError, match="unknown advantage 'grop'; did you mean 'grpo'"):
+        page_of(trees, tmp_path, options={"advantage": "grop"})
+
+
+def test_a_function_of_the_run_s_own_is_loaded_to_show_its_advantage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "def f(tree, options):\n    return [[leaf.reward] * len(tree.path(leaf.node)) for leaf in tree.leaves]\n"
+    (tmp_path / "viewed_advantage.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tree,) = page_of([trained_with("viewed_advantage:f")], tmp_path).trees
+    assert (tree["method"], tree["advantage"]) == ("viewed_advantage:f", [None, 0.5, 1, 0, 0])
+
+
+def test_where_the_run_s_advantage_cannot_be_had_ib_tpo_s_is_shown_and_a_note_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    (tmp_path / "failing_advantage.py").write_text("def f(tree, options):\n    return []\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    gone, failing = trained_with("gone_xyz:f"), trained_with("failing_advantage:f")
+    write_run(tmp_path, [gone, gone, failing, trained_with("grpo")])
+    result = write_viewer(tmp_path)
+    page = Page(result.output)
+    ibtpo = tree_scores(gone, CreditOptions())["nodes"]
+    for tree in page.trees[:3]:
+        assert tree["method"] == "ibtpo"
+        for found, node in zip(tree["advantage"], ibtpo, strict=True):
+            assert_same(found, node["advantage"])
+    assert [t["made"]["trained with"] for t in page.trees[1:]] == ["gone_xyz:f", "failing_advantage:f", "grpo"]
+    assert page.trees[3]["method"] == "grpo"
+    assert page.facts["remarks"] == list(result.remarks) == [
+        "Trees that were trained with 'gone_xyz:f' are shown with IB-TPO's advantages: cannot load advantage "
+        "'gone_xyz:f': ModuleNotFoundError: No module named 'gone_xyz'",
+        "Trees that were trained with 'failing_advantage:f' are shown with IB-TPO's advantages: advantage "
+        "'failing_advantage:f' gave 0 paths for the 3 trajectories of tree 'failing_advantage:f'",
+    ]  # fmt: skip
+    assert result.notes == ()
+    assert all(remark in page.text for remark in result.remarks)  # without JavaScript too
+    assert cli.main(["view", str(tmp_path)]) == 0
+    assert capsys.readouterr().err.startswith("note: Trees that were trained with 'gone_xyz:f' are shown with IB-TPO's")
+    assert cli.main(["view", str(tmp_path), "--advantage", "grpo"]) == 0
+    assert capsys.readouterr().err == ""
+    assert "p̂ 0.50" in printed(tmp_path, "gone_xyz:f")
+    with pytest.raises(ConfigError, match="beta must be > 0"):
+        write_viewer(tmp_path, options={"beta": -1.0})
 
 
 def test_none_stays_none_and_zero_stays_zero(tmp_path: Path) -> None:

@@ -19,6 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("trees", metavar="TREES", help="trees.jsonl or trees.jsonl.gz; - reads stdin")
     parser.add_argument("--json", action="store_true", help="one line of JSON a tree")
     parser.add_argument(
+        "--advantage", default="ibtpo",
+        help="ibtpo, grpo, treerl, treepo, or package.module:function (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
         "--lam", type=float, default=0.1, help="weight of the local IB advantage (default: %(default)s)"
     )
     add_score_options(parser)
@@ -30,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from ..metrics import readable, tree_scores
     from ..tree import read_trees
 
-    options = CreditOptions(lam=args.lam, score=score_options(args))
+    options = CreditOptions(args.advantage, args.lam, score=score_options(args))
     for tree in _from_stdin() if args.trees == "-" else read_trees(args.trees):
         record = tree_scores(tree, options)
         if args.json:

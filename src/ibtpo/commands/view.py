@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .output import file_name, make_folder_of
 
-OPTIONS = ("beta", "lam", "value", "confidence", "weight", "ratio_prior")
+OPTIONS = ("advantage", "beta", "lam", "value", "confidence", "weight", "ratio_prior")
 EVERY = 10.0  # seconds between lines of progress
 
 
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", type=Path, help="to show tokens' texts: folder with tokenizer.json (default: the run's model)"
     )
     group = parser.add_argument_group("scores (default: as stored in each tree)")
+    group.add_argument("--advantage", help="ibtpo, grpo, treerl, treepo, or package.module:function")
     group.add_argument("--beta", type=float, help="of the Information Bottleneck")
     group.add_argument("--lam", type=float, help="weight of the local IB advantage")
     group.add_argument("--value", help="value of a node: leaves or draws")
@@ -71,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
     result = write_viewer(args.trees, output, options=options, title=args.title, tokenizer=args.tokenizer, on_tree=told)
     for note in result.notes:
         print(f"left out: {visible(note)}", file=sys.stderr)
+    for remark in result.remarks:
+        print(f"note: {visible(remark)}", file=sys.stderr)
     print(f"wrote {result.output} ({size(result.bytes)}, {count(result.trees)} tree{'s' * (result.trees != 1)})")
     return 0
 

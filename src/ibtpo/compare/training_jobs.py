@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .._extras import child_environment
 from ..storage.run_folder import RunFolder
 
 COMMAND = (sys.executable, "-m", "ibtpo", "--end-with-parent")
@@ -68,7 +69,9 @@ def run_all(
                     shutil.rmtree(job.folder)  # An earlier run was killed before it wrote what `--resume` needs.
                 log = logs / f"{'-'.join(job.folder.relative_to(logs.parent).parts)}.log"
                 with log.open("ab") as out:
-                    process = subprocess.Popen(job.command(), stdin=subprocess.PIPE, stdout=out, stderr=out)
+                    process = subprocess.Popen(
+                        job.command(), stdin=subprocess.PIPE, stdout=out, stderr=out, env=child_environment()
+                    )
                 running[job] = process, log, time.monotonic()
             time.sleep(POLL)
             for job, (process, log, began) in list(running.items()):

@@ -53,7 +53,9 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
     figures = [_figure([run], plot, view, sheet, files, data.name) for plot, view in _single_views(run)]
     files["held-out.csv"] = _held_out_csv([run], [run.name])
     if trees.trees:
-        broken = list(write_viewer(run.path, viewer).notes)  # the viewer reads every file
+        written = write_viewer(run.path, viewer)
+        broken = list(written.notes)  # the viewer reads every file
+        run.notes.extend(written.remarks)
     run.notes.extend(f"Left out: {note}" for note in broken)
     findings = judge_run(run)
     page = render(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from trl import GRPOConfig
 
-from ..credit import CreditOptions
+from ..credit import CreditOptions, takes_confidence
 from ..engines import Sampling
 from ..errors import ConfigError, unknown
 from ..score import ScoreOptions
@@ -50,7 +50,7 @@ class IBTPOConfig(GRPOConfig):
         None, "B0,L,K,B: B0 first rollouts, then L-1 rounds of K places with B rollouts; default: from num_generations"
     )
     branching: str = _option("ib", "ib, entropy, fixed_width, random, independent, or package.module:function")
-    advantage: str = _option("ibtpo", "ibtpo, grpo, treerl or treepo")
+    advantage: str = _option("ibtpo", "ibtpo, grpo, treerl, treepo, or package.module:function")
     lam: float = _option(0.1, "weight of the local IB advantage")
     ib_beta: float = _option(5.0, "beta of the Information Bottleneck (`beta` is TRL's KL weight)")
     branch_beta: float | None = _option(None, "beta of the IB-Score that chooses where to branch; default: ib_beta")
@@ -146,6 +146,11 @@ class IBTPOConfig(GRPOConfig):
             self.deterministic_rollouts = not torch.accelerator.is_available()
         self.search_options()  # raises for options that do not fit
         self.credit_options()
+        if self.ib_policy == "ref" and not takes_confidence(self.advantage):
+            raise ConfigError(
+                f"ib_policy='ref' gives the reference model's confidence to an advantage that takes it; "
+                f"{self.advantage!r} does not: leave ib_policy out, or give its function a keyword `confidence`"
+            )
 
     def _default_num_generations(self) -> int:
         if self.tree is not None:

@@ -26,7 +26,7 @@ from trl.trainer.utils import split_tensor_dict
 from .._seeds import stable_hash
 from .._text import describe
 from .._version import __version__
-from ..credit import batch_scale, path_advantages, token_advantages, treepo_values
+from ..credit import batch_divisor, batch_values, plain_advantages, token_advantages, weigh_prefixes
 from ..errors import CheckpointError, ConfigError, VerifierError
 from ..metrics import summarise, tree_record
 from ..score import step_confidence
@@ -198,13 +198,15 @@ class IBTPOTrainer(GRPOTrainer):
         """Replaces the (B,) advantages by (B, T) step advantages, in the batch and in the logged table."""
         options = self.args.credit_options()
         confidence = self._reference_confidence(output) if self.args.ib_policy == "ref" else [None] * len(self.trees)
-        paths = [path_advantages(t, options, c) for t, c in zip(self.trees, confidence, strict=True)]
+        plain = [plain_advantages(t, options, c) for t, c in zip(self.trees, confidence, strict=True)]
+        paths = [weigh_prefixes(t, a, options.prefix_weight) for t, a in zip(self.trees, plain, strict=True)]
         rows = [r for tree, path in zip(self.trees, paths, strict=True) for r in token_advantages(tree, path)]
         advantages = torch.zeros(output["completion_ids"].shape, dtype=torch.float32)
         for i, row in enumerate(rows):
             advantages[i, : len(row)] = torch.from_numpy(row)
-        if options.advantage == "treepo":  # scaled over the batch, all processes together
-            advantages /= batch_scale(gather_object(treepo_values(self.trees)))
+        values = batch_values(self.trees, plain, options.advantage)
+        if values is not None:  # scaled over the batch, all processes together
+            advantages /= batch_divisor(gather_object(values), options.advantage)
         output["advantages"] = advantages.to(self.accelerator.device)
         # TRL has logged one GRPO advantage a row by now: put the mean over the row's tokens in its place.
         means = gather_object([float(row.sum()) / max(len(row), 1) for row in rows])

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from .._extras import child_environment
 from .._text import describe
 from ..errors import ConfigError, VerifierError, unknown
 from . import Verdict
@@ -184,15 +185,15 @@ class _Worker:
         self.answers = -1
 
     def start(self) -> None:
-        environment = dict(os.environ)
-        # The parent's import path exactly, in its order: dotted paths resolve there as they do here.
-        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        # With -P the child puts no folder of its own before the path it is given, which is this process's: a dotted
+        # path means the same function there as here, and no file in the current folder hides a module that it did not
+        # hide from us.
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "ibtpo.verify.worker", str(os.getpid()), *self.rewards],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env=environment,
+            env=child_environment(),
             start_new_session=True,  # Ctrl-C is the parent's to handle; and the group can be killed whole
         )
         assert self.process.stdin is not None, "a pipe was asked for"
@@ -246,7 +247,7 @@ class _Worker:
                 return message
             state, reason = message
             if state == "failed":
-                return VerifierError(f"cannot import the reward function {self._rewards()}: {reason}")
+                return VerifierError(reason)
             if state == "ready":
                 self.ready = True
                 self.deadline = time.monotonic() + self.timeout

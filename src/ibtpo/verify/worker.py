@@ -9,7 +9,6 @@ and output. Those are moved away first, so that whatever a reward function print
     child → parent   (F,) list of (value or None, error or None)
 """
 
-import importlib
 import os
 import pickle
 import signal
@@ -17,10 +16,11 @@ import struct
 import sys
 import threading
 import time
-import traceback
 from typing import Any, BinaryIO
 
+from .._extras import load_object
 from .._text import describe
+from ..errors import IBTPOError
 from .outcome import Outcome, RewardFunction, call, count, to_outcome
 
 HEADER = struct.Struct("<I")
@@ -43,7 +43,7 @@ def main(parent: int, names: list[str]) -> None:
         if set(names) <= set(BUILTIN):  # others may hold a GPU, which needs more address space than there is memory
             _limit_memory()
     except BaseException as error:
-        _send(answers, ("failed", f"{describe(error)}{_where(error)}"))
+        _send(answers, ("failed", str(error) if isinstance(error, IBTPOError) else describe(error)))
         return
     _send(answers, ("ready", None))
     while header := requests.read(HEADER.size):
@@ -58,15 +58,14 @@ def main(parent: int, names: list[str]) -> None:
 
 
 def load(name: str) -> RewardFunction:
-    """The function of a built-in name or a dotted path (`package.module:function` or `package.module.function`)."""
-    module_name, _, attribute = BUILTIN.get(name, name).replace(":", ".").rpartition(".")
-    module = importlib.import_module(module_name)
-    if name in BUILTIN and hasattr(module, "prepare"):
-        module.prepare()
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        found = f"is {type(function).__name__}, not callable" if function is not None else "does not exist"
-        raise AttributeError(f"{attribute!r} {found} in module {module_name!r} ({getattr(module, '__file__', '?')})")
+    """The function of a built-in name or a dotted path (`package.module:function` or `package.module.function`).
+
+    Raises `ConfigError` for a function that cannot be loaded.
+    """
+    function: RewardFunction = load_object(BUILTIN.get(name, name), "reward function")
+    prepare = getattr(sys.modules[function.__module__], "prepare", None) if name in BUILTIN else None
+    if prepare is not None:
+        prepare()
     return function
 
 
@@ -120,13 +119,6 @@ def _limit_memory() -> None:
             resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     except (ImportError, ValueError, OSError):
         return  # a guard, not a requirement: the deadline still holds
-
-
-def _where(error: BaseException) -> str:
-    """The innermost line of user code of an import error, for the message."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    last = frames[-1] if frames else None
-    return f" (at {last.filename}:{last.lineno})" if last and last.filename != __file__ else ""
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..credit import CreditOptions
-from ..errors import DataError
-from ..metrics import COLUMNS, correctness, rescued
+from ..credit import CreditOptions, find_advantage
+from ..errors import ConfigError, DataError
+from ..metrics import COLUMNS, correctness, rescued, tree_scores
 from ..score import ScoreOptions
 from ..storage.tree_file import tree_files
 from ..tree import ReasoningTree, read_trees
@@ -27,12 +27,19 @@ PROMPT_START = 120  # characters of a prompt in the index
 
 @dataclass(slots=True)
 class Source:
-    """Trees to look at. `step` of a file in a run folder is its training step, else None."""
+    """Trees to look at.
+
+    path: the file or folder. files: the files of trees, each with its training step; None for a file by itself.
+    is_run: whether it is a folder. notes: what could not be read and is left out.
+    remarks: what is shown otherwise than it was trained, and why.
+    """
 
     path: Path
     files: Sequence[tuple[int | None, Path]]
     is_run: bool
     notes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    _unusable: set[str] = field(default_factory=set)  # names of advantages that could not be had
 
     def trees(self) -> Iterator[tuple[int | None, ReasoningTree]]:
         """All trees in order. A run folder's wrong lines become notes; a tree file's raise `DataError`."""
@@ -40,7 +47,8 @@ class Source:
         for step, file in self.files:
             for tree in read_trees(file, note):
                 try:
-                    options_of(tree)
+                    # Not the stored advantage: that it cannot be loaded here is no fault of the file.
+                    options_of(tree, {"advantage": "ibtpo"})
                 except DataError as e:
                     error = DataError(f"{file}: {e}")
                     if note is None:
@@ -48,6 +56,31 @@ class Source:
                     note(error)
                     continue
                 yield step, tree
+
+    def scored(
+        self, tree: ReasoningTree, overrides: Mapping[str, Any] | None = None
+    ) -> tuple[CreditOptions, dict[str, Any]]:
+        """The options a tree is shown with and its `tree_scores`.
+
+        overrides: see `options_of`. Where the advantage that the tree was trained with cannot be had here, because it
+        is a function of the user's that does not load or fails, IB-TPO's takes its place and a remark says so.
+        """
+        given = {k: v for k, v in (overrides or {}).items() if v is not None}
+        name = stored_advantage(tree)
+        if name in self._unusable:
+            given.setdefault("advantage", "ibtpo")
+        try:
+            options = options_of(tree, given)
+            return options, tree_scores(tree, options)
+        except ConfigError as e:
+            if "advantage" in given or name == "ibtpo":
+                raise  # an option given by hand is wrong
+            error = e
+        options = options_of(tree, {**given, "advantage": "ibtpo"})  # raises if it is another option that is wrong
+        record = tree_scores(tree, options)
+        self._unusable.add(name)
+        self.remarks.append(f"Trees that were trained with {name!r:.200} are shown with IB-TPO's advantages: {error}")
+        return options, record
 
 
 def open_source(path: str | Path) -> Source:
@@ -72,7 +105,10 @@ def tree_key(tree_id: str, step: int | None = None) -> str:
 def options_of(tree: ReasoningTree, overrides: Mapping[str, Any] | None = None) -> CreditOptions:
     """The options the tree was grown or trained with, as its meta says, with `overrides` on top; else the defaults.
 
-    overrides: lam and the names of `SCORE_OPTIONS`; None is as good as absent. Raises `ConfigError` for wrong ones.
+    overrides: advantage, lam and the names of `SCORE_OPTIONS`; None is as good as absent.
+
+    Raises `ConfigError` for wrong ones and for a stored advantage that cannot be loaded here, `DataError` for other
+    stored options that are wrong.
     """
     given = {k: v for k, v in (overrides or {}).items() if v is not None}
     credit, search = (m if isinstance(m := tree.meta.get(k), dict) else {} for k in ("credit", "search"))
@@ -81,12 +117,34 @@ def options_of(tree: ReasoningTree, overrides: Mapping[str, Any] | None = None) 
     try:
         score = ScoreOptions(**{k: stored[k] for k in SCORE_OPTIONS if k in stored})
         options = CreditOptions(
-            lam=credit.get("lam", 0.1), score=score, ib_on_uniform_trees=credit.get("ib_on_uniform_trees") is not False
+            lam=credit.get("lam", 0.1),
+            score=score,
+            ib_on_uniform_trees=credit.get("ib_on_uniform_trees") is not False,
+            prefix_weight=credit.get("prefix_weight", "trajectories"),
         )
     except (TypeError, ValueError, AttributeError) as e:  # meta is free-form: anybody may have written it
         raise DataError(f"tree {tree.id!r}: the options in its meta cannot be used: {e}") from e
     score = replace(options.score, **{k: v for k, v in given.items() if k in SCORE_OPTIONS})
-    return replace(options, lam=given.get("lam", options.lam), score=score)
+    advantage = given.get("advantage", stored_advantage(tree))
+    return replace(options, advantage=advantage, lam=given.get("lam", options.lam), score=score)
+
+
+def stored_advantage(tree: ReasoningTree) -> str:
+    """The name of the advantage the tree was trained with; "ibtpo" where its meta says none."""
+    credit = tree.meta.get("credit")
+    name = credit.get("advantage") if isinstance(credit, dict) else None
+    return name if isinstance(name, str) and name else "ibtpo"
+
+
+def about_advantage(options: CreditOptions) -> str:
+    """What the column "advantage" of `tree_scores` holds, in words for the page's legend."""
+    words = "A_GL + λ·A_IB" if options.advantage == "ibtpo" else "mean over the answers through the step"
+    left_out = []
+    if options.prefix_weight != "trajectories":
+        left_out.append(f"shared tokens are weighed down ({options.prefix_weight})")
+    if getattr(find_advantage(options.advantage), "batch_scale", None) is not None:
+        left_out.append("the batch is divided by its scale")
+    return words + (f", before {' and '.join(left_out)}" if left_out else "")
 
 
 def index_entry(tree: ReasoningTree, step: int | None, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,6 +208,8 @@ def tree_chunk(
         "cov_eta": compact(record["cov_eta"]),
         "effective": record["effective"],
         "rescued": rescued(tree),
+        "method": options.advantage[:500],
+        "about": about_advantage(options),
         "made": _made(tree, options),
     }
 

@@ -21,8 +21,7 @@ from typing import Any
 
 from .._text import visible
 from ..errors import ConfigError, DataError
-from ..metrics import tree_scores
-from .data import COLOURS, Source, index_entry, open_source, options_of, pack, pack_index, tree_chunk, tree_key
+from .data import COLOURS, Source, index_entry, open_source, pack, pack_index, tree_chunk, tree_key
 from .token_texts import find_tokenizer, token_texts
 from .without_script import NestedLists
 
@@ -41,12 +40,14 @@ class ViewerResult:
     trees: how many trees it holds.
     bytes: the file's size.
     notes: what was left out, one sentence each.
+    remarks: what is shown otherwise than it was trained, and why, one sentence each.
     """
 
     output: Path
     trees: int
     bytes: int
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def default_output(source: str | Path) -> Path:
@@ -78,7 +79,7 @@ def write_viewer(
     source: the tree file or the run folder.
     output: the file to write; default `default_output(source)`. A file that is there is replaced only if an earlier
         call wrote it.
-    options: `beta`, `lam`, `value`, `confidence`, `weight` and `ratio_prior` to score the trees with, in place of those
+    options: `advantage`, `beta`, `lam`, `value`, `confidence`, `weight` and `ratio_prior` to score the trees with, in place of those
         stored in each tree; one that is absent or None stays as stored.
     title: the page's title; default the name of the source.
     tokenizer: the file `tokenizer.json`, or a folder that holds it, to show the texts of tokens with; default that of
@@ -101,8 +102,7 @@ def write_viewer(
     model: object = None
     with tempfile.TemporaryFile() as chunks:
         for step, tree in found.trees():
-            credit = options_of(tree, options)
-            record = tree_scores(tree, credit)
+            credit, record = found.scored(tree, options)
             for name in COLOURS:
                 largest[name].extend(v for node in record["nodes"] if (v := node[name]) is not None)
             chunk = pack(tree_chunk(tree, step, record, credit))
@@ -119,13 +119,20 @@ def write_viewer(
         facts = {
             "run": found.is_run,
             "notes": [visible(n) for n in found.notes],
+            "remarks": [visible(n) for n in found.remarks],
             "trees": len(entries),
             "shared": shared,
             "scale": {name: _scale(values.tolist(), name) for name, values in largest.items()},
         }
         file = find_tokenizer(tokenizer, found.path if found.is_run else None, model)
         words = token_texts(file, sorted(used)) if file else None
-        head = _head(visible(title or _name(found)), facts, pack(columns), pack(words), static.finish(found.notes))
+        head = _head(
+            visible(title or _name(found)),
+            facts,
+            pack(columns),
+            pack(words),
+            static.finish([*found.remarks, *found.notes]),
+        )
         part = output.with_name(output.name + ".part")
         with open(part, "wb") as f:
             f.write(head)
@@ -134,7 +141,7 @@ def write_viewer(
             f.write(b"</body>\n</html>\n")
         size = part.stat().st_size
         os.replace(part, output)
-    return ViewerResult(output, len(entries), size, tuple(found.notes))
+    return ViewerResult(output, len(entries), size, tuple(found.notes), tuple(found.remarks))
 
 
 def check_output(output: Path) -> None:

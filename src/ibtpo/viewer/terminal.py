@@ -12,9 +12,9 @@ from rich.tree import Tree
 
 from .._text import visible
 from ..errors import DataError, unknown
-from ..metrics import correctness, rescued, tree_scores
+from ..metrics import correctness, rescued
 from ..tree import ROOT, ReasoningTree
-from .data import open_source, options_of
+from .data import open_source
 from .without_script import answers, marks_of, number
 
 MOST_TEXT = 400  # characters of a step's text; a narrower terminal cuts it further
@@ -57,15 +57,14 @@ def print_tree(
         near = get_close_matches(wanted or "", names, n=1) or names[:NAMED]  # a run can hold thousands of names
         raise unknown("tree", wanted or "", [visible(n, "") for n in near])
     console = console or Console(highlight=False, markup=False, emoji=False)
-    console.print(_draw(shown, title, options))
+    console.print(_draw(shown, title, found.scored(shown, options)[1]))
     if names and wanted is None:
         others = ", ".join(visible(n, "") for n in names[:NAMED]) + (", …" if len(names) > NAMED else "")
         print(f"this is the first tree; --tree shows another: {others}", file=sys.stderr)
 
 
-def _draw(tree: ReasoningTree, title: str, options: Mapping[str, Any] | None) -> Tree:
+def _draw(tree: ReasoningTree, title: str, record: Mapping[str, Any]) -> Tree:
     """The tree as `rich` draws it: a line of facts on top, then a line a step."""
-    record = tree_scores(tree, options_of(tree, options))
     marks = marks_of(tree)
     told = [answers(tree), f"average reward {_share(record['avg_reward'])}"]
     told += [f"IB-Score {number(record['ib_score'])}", f"Cov(η1, η2) {number(record['cov_eta'])}"]

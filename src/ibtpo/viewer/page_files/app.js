@@ -278,7 +278,7 @@ function paperTree(t, row) {
     into.append(step(node));
     stack.push(...t.children[node].map((c) => [c, into]).reverse());
   }
-  return [el("h1", {}, visible(row.id)), el("p", {}, `${many(row.answers, "answer")}, average reward ${plain(row.reward)}, IB-Score ${signed(row.ib)}, Cov(η1, η2) ${signed(row.cov)}`),
+  return [el("h1", {}, visible(row.id)), el("p", {}, `${many(row.answers, "answer")}, average reward ${plain(row.reward)}, IB-Score ${signed(row.ib)}, Cov(η1, η2) ${signed(row.cov)}, advantage of ${visible(t.method)}: ${t.about}`),
     el("div", { class: "step-text", dir: "auto" }, visible(t.text[0])), t.answer === null ? "" : el("p", {}, "Reference answer: ", el("bdi", {}, visible(t.answer))), top];
 }
 
@@ -300,7 +300,7 @@ function help() {
   const words = [
     ["p̂", "share of right answers among those that pass through the step"],
     ["IB-Score", "how much the steps after this one tell about the answer, weighted by the model's confidence; branches start where it is highest"],
-    ["Advantage", "what training credits the step with: A_GL (against the whole tree) + λ·A_IB (against its siblings)"],
+    ["Advantage", "what training credits the step with, by the method named above the tree. IB-TPO: A_GL (against the whole tree) + λ·A_IB (against its siblings). Methods that value whole answers: the mean over those through the step. Left out: the weight of shared tokens and the division by the batch's scale"],
     ["Effective", "the answers of a tree differ in correctness"], ["Rescued", "they differ only thanks to a branch"],
     ["– none", "not defined, which is not zero"]];
   const pairs = (rows, tag) => el("dl", {}, ...rows.flatMap(([a, b]) => [el("dt", {}, el(tag, {}, a)), el("dd", {}, b)]));

@@ -64,7 +64,8 @@ const list = {
           el("ul", {}, ...facts.notes.map((n) => el("li", {}, n))))
       : null;
     const filters = el("div", { class: "filters", role: "group", "aria-label": "Filter" }, ...chips);
-    byId("list").append(...[notes, filters, this.scroller].filter(Boolean));
+    const remarks = facts.remarks.map((r) => el("p", { class: "notes" }, r));
+    byId("list").append(...[...remarks, notes, filters, this.scroller].filter(Boolean));
     this.apply();
   },
 

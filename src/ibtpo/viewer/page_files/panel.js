@@ -74,7 +74,7 @@ const panel = {
     const rows = [
       row("p̂", plain(t.p_hat[node], 3), `mean reward of the ${many(t.under[node], "answer")} through it`),
       row("IB-Score", signed(t.ib_score[node]), t.children[node].length ? "how much a branch here would tell" : "none: no step follows", tone(t.ib_score[node])),
-      own && row("advantage", signed(t.advantage[node]), "A_GL + λ·A_IB", tone(t.advantage[node])),
+      own && row("advantage", signed(t.advantage[node]), t.method === "ibtpo" ? t.about : `${visible(t.method)}: ${t.about}`, tone(t.advantage[node])),
       row("A_GL", signed(t.a_gl[node]), "against the whole tree", tone(t.a_gl[node])),
       own && row("A_IB", signed(t.a_ib[node]), "against its siblings, η1·π", tone(t.a_ib[node])),
       own && row("η1", signed(t.eta1[node]), "information gained", tone(t.eta1[node])),
@@ -121,8 +121,9 @@ const panel = {
   made(t) {
     const rows = Object.entries(t.made).map(([k, v]) => [el("dt", {}, k), el("dd", { dir: "auto" }, visible(v))]).flat();
     const answer = t.answer === null ? [] : [el("dt", {}, "reference answer"), el("dd", { dir: "auto" }, visible(t.answer.slice(0, 2000)))];
-    const other = t.made["trained with"] && t.made["trained with"] !== "ibtpo"
-      ? el("p", {}, el("small", {}, `The run was trained with “${visible(t.made["trained with"])}” advantages; those shown here are IB-TPO's.`)) : null;
+    const trained = t.made["trained with"];
+    const other = trained && trained !== t.method
+      ? el("p", {}, el("small", {}, `The run was trained with “${visible(trained)}” advantages; those shown here are “${visible(t.method)}”.`)) : null;
     return el("section", { class: "made" }, el("h4", {}, "How it was made"), el("dl", {}, ...answer, ...rows), other ?? "");
   },
 };

@@ -60,7 +60,7 @@ const view = {
     const fact = (name, value, title) => el("span", { class: "fact", title }, `${name} `, el("b", {}, value));
     this.facts.replaceChildren(
       ...[facts.run ? fact("step", row.step, "training step") : null, fact("answers", count(row.answers)), fact("avg reward", plain(row.reward)),
-        fact("IB-Score", signed(row.ib), "mean over the steps that have children"), fact("Cov(η1, η2)", signed(row.cov), "over siblings"), ...tagsOf(row)].filter(Boolean));
+        fact("IB-Score", signed(row.ib), "mean over the steps that have children"), fact("Cov(η1, η2)", signed(row.cov), "over siblings"), fact("advantage", visible(t.method), t.about), ...tagsOf(row)].filter(Boolean));
     this.growth.parentNode.hidden = !t.grown || t.numbers.length < 2;
     this.noGrowth.hidden = t.grown;
     if (t.grown) this.slider.max = t.numbers.length - 1;
@@ -168,7 +168,9 @@ const view = {
     const [low, middle, high] = facts.scale[this.by];
     const ends = this.by === "p_hat" ? [plain(low), plain(middle), plain(high)] : [`≤ ${signed(low, 2)}`, "0", `≥ ${signed(high, 2)}`];
     const verdicts = [["right", "✓", "right"], ["wrong", "✗", "wrong"], ["cut", "✂", "cut short"], ["error", "⚠", "verifier error"]];
+    const what = this.by === "advantage" ? el("span", {}, `advantage of ${visible(this.t.method)}: ${this.t.about}`) : "";
     this.legend.replaceChildren(
+      what,
       el("span", { class: "n", title: `${c.name}; the same scale in all trees${this.by === "p_hat" ? "" : ", by square roots, so that small scores can be told apart"}` }, `▼ ${ends[0]}`, el("span", { class: "ramp down" }), ends[1], el("span", { class: "ramp up" }), `${ends[2]} ▲`),
       el("span", { title: c.none }, el("span", { class: "swatch hatched" }), `${NONE} none`),
       el("span", {}, el("span", { class: "swatch edges" }), "line width: draws"),
