@@ -79,8 +79,8 @@ def write_viewer(
     source: the tree file or the run folder.
     output: the file to write; default `default_output(source)`. A file that is there is replaced only if an earlier
         call wrote it.
-    options: `advantage`, `beta`, `lam`, `value`, `confidence`, `weight` and `ratio_prior` to score the trees with, in place of those
-        stored in each tree; one that is absent or None stays as stored.
+    options: `advantage`, `beta`, `lam`, `value`, `confidence`, `weight` and `ratio_prior` to score the trees with, in
+        place of those stored in each tree; one that is absent or None stays as stored.
     title: the page's title; default the name of the source.
     tokenizer: the file `tokenizer.json`, or a folder that holds it, to show the texts of tokens with; default that of
         the run's own model, or of the embedded one if it grew the trees.
