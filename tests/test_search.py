@@ -456,7 +456,8 @@ def test_raw_correctness_and_all_verdicts_are_kept_beside_a_shaped_reward() -> N
     search = TreeSearch(engine, FunctionVerifier(parity, short), decode, options())
     (tree,) = asyncio.run(search.grow_all(prompts(1)))
     ids = [tree.completion_ids(i) for i in range(12)]
-    assert tree.meta["correct"] == [parity({"completion_ids": i}) for i in ids]
+    assert tree.correct == [parity({"completion_ids": i}) for i in ids]
+    assert "correct" not in tree.meta
     assert [v.per_function for v in search.verdicts["p0"]] == [
         (parity({"completion_ids": i}), 0.01 * len(i)) for i in ids
     ]

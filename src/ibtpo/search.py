@@ -283,11 +283,11 @@ class TreeSearch:
             ids = completion.token_ids
             steps = cut(ids, completion.logprobs, completion.entropies, pieces, self._splitter)
             stop = completion.stop_reason if verdict.error is None else "verifier_error"
-            leaf = tree.add(job.node.id, steps, verdict.reward, stop, round=job.round, score=job.score)
+            # With a shaped reward, raw correctness is the first function's value.
+            correct = verdict.per_function[0] if len(verdict.per_function) > 1 else verdict.reward
+            leaf = tree.add(job.node.id, steps, verdict.reward, stop, correct=correct, round=job.round, score=job.score)
             if verdict.error is not None:
                 tree.meta.setdefault("verifier_errors", []).append(verdict.error)
-            if len(verdict.per_function) > 1:  # with a shaped reward, raw correctness is the first function's value
-                tree.meta.setdefault("correct", []).append(verdict.per_function[0])
             self.verdicts[tree.id].append(verdict)
             if self.on_rollout:
                 self.on_rollout(tree, leaf)

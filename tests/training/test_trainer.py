@@ -233,7 +233,7 @@ def test_two_rewards_are_weighted_and_the_first_decides_correctness(tiny_model, 
         for i, leaf in enumerate(tree.leaves):
             text = tree.completion_text(i)
             right = float(text.count("a") > text.count("b"))
-            assert tree.meta["correct"][i] == right
+            assert leaf.correct == right
             assert leaf.reward == pytest.approx(right + 0.5 * text.count("a") / max(len(text), 1))
     assert logged(t, "ibtpo/avg_rate")[0] == pytest.approx(logged(t, "rewards/more_a_than_b/mean")[0], abs=1e-6)
 

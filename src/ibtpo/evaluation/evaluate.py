@@ -146,11 +146,9 @@ def summarise_answers(answers: Sequence[Sequence[Answer]], k: int, *, seed: int 
 
 
 def _answers(tree: ReasoningTree) -> list[Answer]:
-    # With a shaped reward the first function's own values stand in the tree's meta, in leaf order.
-    grades = tree.meta.get("correct") or [leaf.reward for leaf in tree.leaves]
     return [
-        Answer(tree.id, i, tree.completion_text(i), grade, leaf.stop, len(tree.completion_ids(i)))
-        for i, (leaf, grade) in enumerate(zip(tree.leaves, grades, strict=True))
+        Answer(tree.id, i, tree.completion_text(i), leaf.correct, leaf.stop, len(tree.completion_ids(i)))
+        for i, leaf in enumerate(tree.leaves)
     ]
 
 
