@@ -107,11 +107,10 @@ def _grow(
         tree.meta.update(made_by)
         store.append(tree)
         progress.add(tree.generated_tokens, [leaf.reward for leaf in tree.leaves if leaf.reward is not None])
-        del tree.nodes[1:], tree.leaves[:], tree.rollouts[:]
 
     with progress.shown():
         try:
-            asyncio.run(search.grow_all([p for p in prompts if p.id not in done], on_tree=keep))
+            asyncio.run(search.grow_each([p for p in prompts if p.id not in done], keep))
         except IBTPOError as e:
             raise type(e)(f"{e}; what is grown is kept, go on with --resume") from e
     store.finish([p.id for p in prompts])

@@ -197,12 +197,11 @@ class _Curve:
                 if store:
                     store.append(tree)
                 progress.add(tree.generated_tokens, [r for r in (leaf.reward for leaf in tree.leaves) if r is not None])
-                del tree.nodes[1:], tree.leaves[:], tree.rollouts[:]
 
             with progress.shown():
                 search = TreeSearch(engine, self.verifier, decoder(tokenizer), options)
                 try:
-                    asyncio.run(search.grow_all([p for p in prompts if p.id not in records], on_tree=keep))
+                    asyncio.run(search.grow_each([p for p in prompts if p.id not in records], keep))
                 except EngineError as e:
                     raise BrokenError(f"{name}: {e}") from e
             del engine, search, keep

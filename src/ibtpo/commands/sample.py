@@ -86,13 +86,11 @@ def _sample(
         store.append(tree)
         records[tree.id] = tree_record(tree, options.score)
         progress.add(tree.generated_tokens, [r for r in (leaf.reward for leaf in tree.leaves) if r is not None])
-        # The search holds all trees until the last one; this one's log-probabilities are on disk.
-        del tree.nodes[1:], tree.leaves[:], tree.rollouts[:]
 
     with progress.shown():
         search = TreeSearch(engine, verifier, decoder(tokenizer), options)
         try:
-            asyncio.run(search.grow_all(missing, on_tree=keep))
+            asyncio.run(search.grow_each(missing, keep))
         except IBTPOError as e:
             if not records:
                 store.part.unlink()  # empty: nothing to go on with

@@ -109,13 +109,11 @@ async def evaluate(
 
     def collect(tree: ReasoningTree) -> None:
         found[tree.id] = answers = _answers(tree)
-        # The search holds all trees until the last one: a benchmark's worth of log-probabilities is gigabytes.
-        del tree.nodes[1:], tree.leaves[:]
         if on_answers:
             on_answers(answers)
 
     search = TreeSearch(engine, verifier, decode, options)
-    await search.grow_all(prompts, on_tree=collect)
+    await search.grow_each(prompts, collect)  # a benchmark's worth of log-probabilities would be gigabytes
     return summarise_answers([found[p.id] for p in prompts], k, seed=seed)
 
 
