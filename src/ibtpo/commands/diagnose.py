@@ -72,7 +72,13 @@ def run(args: argparse.Namespace) -> int:
     if args.reward_column is not None:
         raise ConfigError("--reward-column is for --completions; a checkpoint's answers are graded by --verifier")
     from ..compare.checkpoints import find_checkpoints
+    from ..engines.open import is_dotted_path
 
+    if args.engine != "transformers" and not is_dotted_path(args.engine):
+        raise ConfigError(
+            f"checkpoints are measured in this process, one after the other: --engine must be transformers or "
+            f"package.module:factory, got {args.engine!r}"
+        )
     options = search_options(args)
     names = find_checkpoints(args.model)
     if args.output is not None:
@@ -121,9 +127,7 @@ def _measure(
 
     def open_search(name: str) -> "tuple[TreeSearch, list[Prompt]]":
         try:
-            engine, tokenizer = open_model(
-                argparse.Namespace(**{**vars(args), "model": name, "engine": "transformers"})
-            )
+            engine, tokenizer = open_model(argparse.Namespace(**{**vars(args), "model": name}))
         except ConfigError as e:
             raise BrokenError(str(e)) from e
         prompts = make_prompts(args, problems, engine, tokenizer)

@@ -67,7 +67,7 @@ def _sample(
 
     engine, tokenizer = open_model(args)
     meta = made_by(args.model, verifier_name)
-    if biased := bias(getattr(engine, "logprobs", "full"), options.sampling):
+    if biased := bias(engine.logprobs, options.sampling):
         meta["logprobs"] = biased  # trees whose scores cannot be trusted say so
     prompts = make_prompts(args, problems, engine, tokenizer)
     records = {}

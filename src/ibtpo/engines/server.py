@@ -19,7 +19,7 @@ from typing import Any
 import httpx2
 
 from ..errors import EngineError
-from . import Completion, Sampling, check_request
+from . import Completion, Engine, Sampling, check_request
 from .completions import VLLM, Format, bias
 from .http import headers, hint, message, read_json, retry_after, told
 
@@ -57,7 +57,7 @@ class _Busy(_Failed):
         self.pause = pause
 
 
-class ServerEngine:
+class ServerEngine(Engine):
     """See `connect.connect`, which finds out what the servers are.
 
     logprobs: the kind the servers report, see `completions.bias`. `generate` warns, once, where they are not those of
