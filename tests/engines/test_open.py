@@ -1,11 +1,16 @@
 """Engines by name: which kind a name stands for, and engines of the user's own."""
 
+import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers import own_engine
+from helpers.places import ROOT
+from ibtpo.engines import Sampling
+from ibtpo.engines.models import load_model
 from ibtpo.engines.open import is_dotted_path, make_engine, open_engine, server_urls
 from ibtpo.errors import ConfigError
 
@@ -82,3 +87,20 @@ def test_every_engine_of_ours_fulfils_the_protocol() -> None:
 
     kinds: list[Any] = [ScriptedEngine, ServerEngine, TransformersEngine, VLLMEngine]
     assert all(Engine in kind.__mro__ for kind in kinds)
+
+
+def test_the_engine_in_the_documentation_samples_from_the_model(tiny_model: Path) -> None:
+    torch = pytest.importorskip("torch")
+    docs = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n# myengine\.py\n(.*?)```", docs, re.DOTALL)
+    module: dict[str, Any] = {}
+    exec(compile(source, "myengine.py", "exec"), module)
+    model, tokenizer = load_model(str(tiny_model), device="cpu")
+    engine = module["make"](model, tokenizer, max_in_flight=4)
+    first, again = (asyncio.run(engine.generate([2, 3], Sampling(1.0, 1.0, 0), 5, 12)) for _ in range(2))
+    assert first == again
+    assert first.stop_reason == ("eos" if first.token_ids[-1] == tokenizer.eos_token_id else "length")
+    with torch.no_grad():
+        full = model(torch.tensor([[2, 3, *first.token_ids]])).logits[0, 1:-1].log_softmax(-1)
+    expected = full.gather(-1, torch.tensor(first.token_ids)[:, None])[:, 0].tolist()
+    assert first.logprobs == pytest.approx(expected, abs=1e-5)
