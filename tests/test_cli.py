@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import ibtpo.commands.sample as sample
+from helpers import own_engine
 from helpers.places import GOLDEN
 from ibtpo import cli
 from ibtpo.metrics import summarise, tree_record
@@ -539,6 +540,48 @@ def test_eval_prints_and_stores_what_its_answers_say(call, words, tmp_path: Path
     code, _, err = call("eval", *words, "--output", file)
     assert (code, "exists already; give --overwrite" in err) == (2, True)
     assert json.loads(file.read_text()) == record
+
+
+@pytest.mark.parametrize(
+    ("verb", "more", "answers"),
+    [
+        ("sample", ["--output", "own.jsonl", "--tree", "2,3,1,1"], 2 * 4),
+        ("eval", ["--k", 3], 2 * 3),
+        ("diagnose", ["--tree", "2,3,1,1"], 2 * 4),
+        ("compare branching", ["--output", "own", "--arms", "random", "--tree", "2,3,1,1", "--pool", 12], 2 * (12 + 4)),
+    ],
+)
+def test_every_verb_that_samples_takes_an_engine_by_dotted_path(
+    call, words, tmp_path: Path, monkeypatch, verb: str, more: list[object], answers: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own_engine.MADE.clear()
+    own = ["--engine", "helpers.own_engine:make", "--max-in-flight", 5]
+    code, out, err = call(*verb.split(), *words, "--limit", 2, *own, *more, "--quiet", "--json")
+    assert (code, err) == (0, "")
+    (engine,) = own_engine.MADE
+    assert engine.max_in_flight == 5
+    assert len(engine.answers) == answers
+    if verb == "sample":
+        trees = list(read_trees(tmp_path / "own.jsonl"))
+        assert {tuple(tree.completion_ids(i)) for tree in trees for i in (0, 1)} <= set(engine.answers)
+        assert json.loads(out)["generated_tokens"] == sum(map(len, engine.answers))
+    if verb == "eval":
+        assert json.loads(out)["tokens"] == sum(map(len, engine.answers))
+        assert json.loads(out)["avg"] == pytest.approx(sum(a.count(2) > a.count(3) for a in engine.answers) / answers)
+
+
+def test_an_engine_that_a_verb_cannot_use_is_one_line(call, words) -> None:
+    for verb, engine, message in (
+        ("eval", "helpers.own_engine:fail", "engine 'helpers.own_engine:fail' cannot be made: OSError: no such device"),
+        ("eval", "vlm", "unknown engine 'vlm'; did you mean 'vllm'?"),
+        ("diagnose", "vllm", "checkpoints are measured in this process, one after the other: --engine must be transf"),
+        ("diagnose", "http://host:8000", "checkpoints are measured in this process, one after the other: --engine"),
+    ):
+        code, out, err = call(verb, *words, "--engine", engine)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"error: {message}")
+        assert err.count("\n") == 1
 
 
 def test_eval_prints_a_table_with_intervals(call, words) -> None:

@@ -114,21 +114,26 @@ def test_a_tree_is_rescued_when_only_branching_made_its_answers_differ(
 ) -> None:
     tree = all_equal(0.0)
     for leaf, reward in zip(tree.leaves, rewards, strict=True):
-        leaf.reward = reward
+        leaf.reward = leaf.correct = reward
     assert rescued(tree) is expected
     tree.rollouts.clear()
     assert math.isnan(tree_record(tree)["rescued"])
 
 
+def set_correct(tree: ReasoningTree, *values: float | None) -> None:
+    for leaf, value in zip(tree.leaves, values, strict=True):
+        leaf.correct = value
+
+
 def test_raw_correctness_decides_not_a_shaped_reward() -> None:
     tree = all_equal(0.0)
     for leaf, shaped in zip(tree.leaves, (0.1, 0.2, 0.3), strict=True):
-        leaf.reward = shaped  # all wrong, but of different length, say
+        leaf.reward = leaf.correct = shaped  # all wrong, but of different length, say
     assert tree_record(tree)["eff_rate"] == 1
-    tree.meta["correct"] = [0.0, 0.0, 0.0]
+    set_correct(tree, 0.0, 0.0, 0.0)
     record = tree_record(tree)
     assert (record["eff_rate"], record["uniform"], record["avg_rate"], record["pass_at_g"]) == (0, 1, 0, 0)
-    tree.meta["correct"] = [0.0, None, 1.0]
+    set_correct(tree, 0.0, None, 1.0)
     assert correctness(tree) == [0.0, 1.0]
     assert tree_record(tree)["eff_rate"] == 1
     assert tree_record(tree)["avg_rate"] == 0.5
@@ -136,7 +141,7 @@ def test_raw_correctness_decides_not_a_shaped_reward() -> None:
 
 def test_a_tree_whose_raw_correctness_is_all_unknown_is_not_judged_by_its_shaped_reward() -> None:
     tree = fractional()
-    tree.meta["correct"] = [None, None, None]
+    set_correct(tree, None, None, None)
     record = tree_record(tree)
     assert record["eff_rate"] == 0
     assert math.isnan(record["avg_rate"])

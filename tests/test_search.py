@@ -1,9 +1,11 @@
 """Growing trees: token law, budgets, determinism, no barrier, failures. Everything runs on scripted engines."""
 
 import asyncio
+import gc
 import itertools
 import math
 import random
+import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +26,7 @@ from ibtpo.score import ScoreOptions, score_tree
 from ibtpo.search import Budget, Prompt, SearchOptions, TreeSearch
 from ibtpo.steps import make_splitter
 from ibtpo.tree import ROOT, ReasoningTree
+from ibtpo.verify import Verdict
 
 # --- law 1
 
@@ -256,19 +259,18 @@ def test_a_slow_prompt_does_not_hold_up_another() -> None:
                     await others_done.wait()  # the slow prompt's answers come when all other trees are grown
                 return await super().generate(prompt_ids, *args)
 
-        done: list[str] = []
+        grown: dict[str, ReasoningTree] = {}
 
         def on_tree(tree: ReasoningTree) -> None:
-            done.append(tree.id)
-            if len(done) == 5:
+            grown[tree.id] = tree
+            if len(grown) == 5:
                 others_done.set()
 
         questions = [Prompt(f"p{i}", (6 - i,), "q") for i in range(6)]  # p0 is the slow one
         search = TreeSearch(Gate(next_token, [EOS]), FunctionVerifier(parity), decode, options("2,6,1,1"))
-        trees = await asyncio.wait_for(search.grow_all(questions, on_tree), 20)
-        assert done[-1] == "p0"
-        assert [t.id for t in trees] == [q.id for q in questions]
-        assert dicts(trees) == dicts(
+        await asyncio.wait_for(search.grow_each(questions, on_tree), 20)
+        assert list(grown)[-1] == "p0"
+        assert dicts([grown[q.id] for q in questions]) == dicts(
             await TreeSearch(
                 ScriptedEngine(next_token, [EOS]), FunctionVerifier(parity), decode, options("2,6,1,1")
             ).grow_all(questions)
@@ -294,7 +296,7 @@ def test_a_slow_verdict_does_not_hold_up_the_next_request_of_another_prompt() ->
 
         o = options("2,3,1,1", max_in_flight=2)
         search = TreeSearch(ScriptedEngine(next_token, [EOS]), Slow(parity), decode, o)
-        await asyncio.wait_for(search.grow_all([Prompt("s", (1,), "slow"), Prompt("f", (2,), "fast")], on_tree), 20)
+        await asyncio.wait_for(search.grow_each([Prompt("s", (1,), "slow"), Prompt("f", (2,), "fast")], on_tree), 20)
         assert done == ["f", "s"]
 
     asyncio.run(scenario())
@@ -321,6 +323,53 @@ def test_the_score_a_branch_was_chosen_by_is_kept() -> None:
         first.add(0, [tree.nodes[n].step for n in path], tree.leaves[i].reward, "eos")
     best = np.nanmax(score_tree(first, ScoreOptions()).ib_score)
     assert tree.rollouts[2].score == pytest.approx(best, rel=1e-9)
+
+
+def test_growing_each_tree_keeps_neither_trees_nor_verdicts() -> None:
+    class Noted(Verdict):
+        """A verdict that can be referred to weakly."""
+
+    class Verifier(FunctionVerifier):
+        def score(self, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
+            found: list[Verdict] = [Noted(v.reward, v.per_function) for v in super().score(rows)]
+            verdicts.extend(map(weakref.ref, found))
+            return found
+
+    trees: list[weakref.ref[ReasoningTree]] = []
+    verdicts: list[weakref.ref[Verdict]] = []
+    most = 0  # trees alive at once
+
+    def on_tree(tree: ReasoningTree) -> None:
+        nonlocal most
+        trees.append(weakref.ref(tree))
+        gc.collect()
+        most = max(most, sum(ref() is not None for ref in trees))
+
+    o = options("2,3,1,1", max_in_flight=1, deterministic=True)  # one tree after the other
+    search = TreeSearch(ScriptedEngine(next_token, [EOS]), Verifier(parity), decode, o)
+    asyncio.run(search.grow_each(prompts(10), on_tree))
+    gc.collect()
+    assert most == 1
+    assert [ref() for ref in trees] == [None] * 10
+    assert [ref() for ref in verdicts] == [None] * 40
+    assert search.verdicts == {}
+
+
+def test_growing_each_tree_grows_the_trees_of_growing_all() -> None:
+    grown: dict[str, ReasoningTree] = {}
+    o = options(max_in_flight=3)
+    search = TreeSearch(ScriptedEngine(next_token, [EOS]), FunctionVerifier(parity), decode, o)
+    asyncio.run(search.grow_each(prompts(6), lambda tree: grown.update({tree.id: tree})))
+    assert dicts([grown[p.id] for p in prompts(6)]) == dicts(grow(o, prompts(6)))
+
+
+def test_an_exception_of_the_callback_ends_the_search() -> None:
+    def full(tree: ReasoningTree) -> None:
+        raise OSError("the disk is full")
+
+    search = TreeSearch(ScriptedEngine(next_token, [EOS]), FunctionVerifier(parity), decode, options())
+    with pytest.raises(OSError, match="the disk is full"):
+        asyncio.run(search.grow_each(prompts(3), full))
 
 
 # --- failures
@@ -361,7 +410,7 @@ def test_a_request_that_always_fails_ends_the_search_naming_the_prompt(retries: 
         search = TreeSearch(engine, FunctionVerifier(parity), decode, o)
         questions = [Prompt(f"p{i}", (i + 1, 1), "q") for i in range(6)]
         with pytest.raises(EngineError, match=f"prompt 'p5': a rollout failed {attempts} times: the server is gone"):
-            await search.grow_all(questions, done.append)
+            await search.grow_each(questions, done.append)
         assert engine.tries == attempts
         assert sorted(t.id for t in done) == ["p0", "p1", "p2", "p3", "p4"]
         assert all(len(t.leaves) == 5 for t in done)
@@ -456,7 +505,8 @@ def test_raw_correctness_and_all_verdicts_are_kept_beside_a_shaped_reward() -> N
     search = TreeSearch(engine, FunctionVerifier(parity, short), decode, options())
     (tree,) = asyncio.run(search.grow_all(prompts(1)))
     ids = [tree.completion_ids(i) for i in range(12)]
-    assert tree.meta["correct"] == [parity({"completion_ids": i}) for i in ids]
+    assert tree.correct == [parity({"completion_ids": i}) for i in ids]
+    assert "correct" not in tree.meta
     assert [v.per_function for v in search.verdicts["p0"]] == [
         (parity({"completion_ids": i}), 0.01 * len(i)) for i in ids
     ]

@@ -174,6 +174,40 @@ def test_trees_are_written_and_read_back(tmp_path: Path, name: str) -> None:
         assert gzip.decompress((tmp_path / name).read_bytes()).startswith(b'{"schema": "ibtpo.tree/1"')
 
 
+def shaped() -> ReasoningTree:
+    """Four answers with a shaped reward: right, wrong, not known to be either, and one whose reward says it all."""
+    tree = ReasoningTree("shaped", [7])
+    for token, reward, correct in ((1, 0.9, 1.0), (2, 0.1, 0.0), (3, 0.25, None)):
+        tree.add(0, [step([token], [0.5])], reward, "eos", correct=correct)
+    tree.add(0, [step([4], [0.5])], 0.5, "eos")
+    return tree
+
+
+def test_raw_correctness_is_the_reward_unless_it_is_given() -> None:
+    assert shaped().correct == [1.0, 0.0, None, 0.5]
+    assert three_leaf().correct == [1.0, 0.0, 0.0]
+
+
+def test_a_leaf_s_row_names_its_correctness_only_where_it_is_not_the_reward() -> None:
+    d = json.loads(json.dumps(shaped().to_dict()))
+    assert [leaf.get("correct", "left out") for leaf in d["leaves"]] == [1.0, 0.0, None, "left out"]
+    assert "correct" not in d["meta"]
+    assert ReasoningTree.from_dict(d).correct == [1.0, 0.0, None, 0.5]
+    assert all("correct" not in leaf for leaf in three_leaf().to_dict()["leaves"])
+
+
+def test_an_older_file_lists_the_correctness_of_its_leaves_in_meta() -> None:
+    d = shaped().to_dict()
+    for leaf in d["leaves"]:
+        leaf.pop("correct", None)
+    assert ReasoningTree.from_dict(d).correct == [0.9, 0.1, 0.25, 0.5]
+    d["meta"]["correct"] = [1, 0.0, None, 0.75]
+    tree = ReasoningTree.from_dict(d)
+    assert tree.correct == [1.0, 0.0, None, 0.75]
+    assert "correct" not in tree.meta
+    assert [leaf.get("correct") for leaf in tree.to_dict()["leaves"]] == [1.0, 0.0, None, 0.75]
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     write_trees(path, [three_leaf()])
@@ -286,6 +320,8 @@ MALFORMED: list[tuple[Callable[[dict], None], str]] = [
     (drop("meta", "rollouts", 1), "meta.rollouts has 2 entries for 3 leaves"),
     (put("meta", "correct", [1.0]), "meta.correct has 1 entries for 3 leaves"),
     (put("meta", "correct", [1.0, "x", None]), "meta.correct[1]"),
+    (put("leaves", 1, "correct", "right"), "leaves[1].correct"),
+    (put("leaves", 1, "correct", float("nan")), "leaves[1].correct"),
 ]
 
 

@@ -22,15 +22,13 @@ COLUMNS = ("p_hat", "eta1", "eta2", "ib_score", "a_gl", "a_ib", "advantage")  # 
 
 
 def correctness(tree: ReasoningTree) -> list[float]:
-    """Known raw correctness of the leaves: the first reward function's values, or the rewards if there is only one."""
-    raw = tree.meta.get("correct") or [leaf.reward for leaf in tree.leaves]
-    return [float(r) for r in raw if r is not None]
+    """The known raw correctness of the leaves, see `tree.Leaf.correct`; leaves without one are left out."""
+    return [float(c) for c in tree.correct if c is not None]
 
 
 def rescued(tree: ReasoningTree) -> bool:
     """Whether the first rollouts were all right or all wrong and a branch made the group differ: a signal bought."""
-    raw = tree.meta.get("correct") or [leaf.reward for leaf in tree.leaves]
-    first = [float(c) for c, r in zip(raw, tree.rollouts, strict=False) if r.round == 0 and c is not None]
+    first = [float(c) for c, r in zip(tree.correct, tree.rollouts, strict=False) if r.round == 0 and c is not None]
     return bool(first) and not effective(first) and effective(correctness(tree))
 
 

@@ -1,12 +1,15 @@
-"""Growing trees: one coroutine a prompt, no barrier between prompts (spec section 4).
+"""Growing trees: one coroutine a prompt, no barrier between prompts. docs/method.md gives the method.
 
     search = TreeSearch(engine, verifier, decode, SearchOptions(budget=Budget.parse("4,9,1,1")))
-    trees = asyncio.run(search.grow_all(prompts))
+    trees = asyncio.run(search.grow_all(prompts))                 # all trees, in order
+    asyncio.run(search.grow_each(prompts, lambda tree: print(tree.id)))  # one after the other, none kept
 
 B0 rollouts start at the root; then, round after round, the branching rule picks K places and each gets B rollouts.
-After each rollout its reward is known before the next place is chosen. The seed of a rollout comes from (run seed,
-prompt id, tokens of the place, how many rollouts started there before), so that concurrency, batching and the order of
-arrival cannot change a tree.
+Without lookahead every reward of a round is known before the next round's places are chosen. With a lookahead of n,
+places are chosen while up to n earlier rounds still run, and what those will bring is not known to the rule.
+
+The seed of a rollout comes from (run seed, prompt id, tokens of the place, how many rollouts started there before), so
+that concurrency, batching and the order of arrival cannot change a tree.
 """
 
 import asyncio
@@ -138,9 +141,15 @@ class Prompt:
 class TreeSearch:
     """Grows reasoning trees with an engine and a verifier.
 
-    decode: token ids -> text, special tokens skipped. on_rollout: called with each new trajectory's (tree, leaf).
+    engine: what samples.
+    verifier: what gives each answer its reward.
+    decode: token ids -> text, special tokens skipped.
+    options: everything else a tree depends on.
+    on_rollout: called with each new trajectory's (tree, leaf index).
+
     seconds: time spent in "verifying" (waiting for verdicts, when deterministic) and "credit" (choosing places).
-    verdicts: tree id -> (L,) verdicts in leaf order, for callers that need each reward function's own value.
+    verdicts: tree id -> (L,) verdicts in leaf order of each tree that `grow_all` returned, for callers that need each
+        reward function's own value.
     """
 
     def __init__(
@@ -162,48 +171,67 @@ class TreeSearch:
         self._splitter = make_splitter(options.splitter)
         self._rule = find_rule(options.branching)
 
-    async def grow_all(
-        self, prompts: Iterable[Prompt], on_tree: Callable[[ReasoningTree], None] | None = None
-    ) -> list[ReasoningTree]:
-        """One tree a prompt, in order. `on_tree` gets each tree as soon as it is grown.
+    async def grow_all(self, prompts: Iterable[Prompt]) -> list[ReasoningTree]:
+        """One tree a prompt, in the order of the prompts; their verdicts are kept in `verdicts`.
+
+        Raises `EngineError` when a rollout failed for good, `ConfigError` for a prompt id that occurs twice.
+        """
+        prompts = list(prompts)
+        trees: dict[str, ReasoningTree] = {}
+
+        def keep(tree: ReasoningTree, verdicts: list[Verdict]) -> None:
+            trees[tree.id], self.verdicts[tree.id] = tree, verdicts
+
+        await self._grow_many(prompts, keep)
+        return [trees[prompt.id] for prompt in prompts]
+
+    async def grow_each(self, prompts: Iterable[Prompt], on_tree: Callable[[ReasoningTree], None]) -> None:
+        """One tree a prompt, given to `on_tree` as soon as it is whole, in the order in which trees are done.
+
+        Neither trees nor verdicts are kept: however many prompts there are, memory holds the trees that are growing.
+        An exception of `on_tree` ends the search.
 
         Raises `EngineError` when a rollout failed for good; trees finished before went through `on_tree`.
+        Raises `ConfigError` for a prompt id that occurs twice.
         """
+        await self._grow_many(list(prompts), lambda tree, verdicts: on_tree(tree))
+
+    async def _grow_many(
+        self, prompts: Sequence[Prompt], on_tree: Callable[[ReasoningTree, list[Verdict]], None]
+    ) -> None:
         o = self.options
         requests = asyncio.Semaphore(o.max_in_flight)
         # What a growing tree keeps in flight: more trees than this would only wait, and finish late.
         each = o.budget.k * o.budget.b * (1 + o.lookahead)
         growing = asyncio.Semaphore(max(1, -(-o.max_in_flight // each)))
 
-        async def one(prompt: Prompt) -> ReasoningTree:
+        async def one(prompt: Prompt) -> None:
             async with growing:
-                tree = await self._grow(prompt, requests)
-            if on_tree:
-                on_tree(tree)
-            return tree
+                tree, verdicts = await self._grow(prompt, requests)
+            on_tree(tree, verdicts)
 
-        prompts = list(prompts)
         twice = [i for i, n in Counter(p.id for p in prompts).items() if n > 1]
         if twice:
             raise ConfigError(f"prompt id {twice[0]!r} occurs twice: its trees would be copies; ids must differ")
-        return await _all_or_none([one(p) for p in prompts])
+        await _all_or_none([one(p) for p in prompts])
 
     async def grow(self, prompt: Prompt) -> ReasoningTree:
         """One tree."""
         return (await self.grow_all([prompt]))[0]
 
-    async def _grow(self, prompt: Prompt, requests: asyncio.Semaphore) -> ReasoningTree:
+    async def _grow(self, prompt: Prompt, requests: asyncio.Semaphore) -> tuple[ReasoningTree, list[Verdict]]:
+        """A tree and (L,) the verdicts of its leaves."""
         o = self.options
         answer = prompt.columns.get("answer")
         tree = ReasoningTree(prompt.id, prompt.ids, prompt.text, None if answer is None else str(answer))
         # How the requests were run does not touch the tree, and so does not belong to it.
         tree.meta["search"] = {k: v for k, v in asdict(o).items() if k not in HOW_REQUESTS_RUN}
-        self.verdicts[tree.id] = []
+        verdicts: list[Verdict] = []
         started: Counter[tuple[int, ...]] = Counter()
         running: deque[list[_Job]] = deque()  # rounds whose rollouts are under way, oldest first
         try:
             running.append(self._start([BranchPoint(ROOT)], o.budget.b0, 0, tree, prompt, started, running, requests))
-            await self._finish(running, tree)
+            await self._finish(running, tree, verdicts)
             round = 1
             while True:
                 points = self._choose(tree, round, running)
@@ -211,9 +239,9 @@ class TreeSearch:
                     running.append(self._start(points, o.budget.b, round, tree, prompt, started, running, requests))
                     round += 1
                 elif not running:
-                    return tree
+                    return tree, verdicts
                 if not points or len(running) > o.lookahead:
-                    await self._finish(running, tree)
+                    await self._finish(running, tree, verdicts)
         finally:
             await _cancel([job.task for jobs in running for job in jobs])
 
@@ -276,19 +304,19 @@ class TreeSearch:
                 jobs.append(_Job(node, p.score, round, cost, task))
         return jobs
 
-    async def _finish(self, running: "deque[list[_Job]]", tree: ReasoningTree) -> None:
+    async def _finish(self, running: "deque[list[_Job]]", tree: ReasoningTree, verdicts: list[Verdict]) -> None:
         """Adds the oldest round's trajectories in the order they were asked for, whatever order they came in."""
         results = await asyncio.gather(*(job.task for job in running[0]))
         for job, (completion, pieces, verdict) in zip(running.popleft(), results, strict=True):
             ids = completion.token_ids
             steps = cut(ids, completion.logprobs, completion.entropies, pieces, self._splitter)
             stop = completion.stop_reason if verdict.error is None else "verifier_error"
-            leaf = tree.add(job.node.id, steps, verdict.reward, stop, round=job.round, score=job.score)
+            # With a shaped reward, raw correctness is the first function's value.
+            correct = verdict.per_function[0] if len(verdict.per_function) > 1 else verdict.reward
+            leaf = tree.add(job.node.id, steps, verdict.reward, stop, correct=correct, round=job.round, score=job.score)
             if verdict.error is not None:
                 tree.meta.setdefault("verifier_errors", []).append(verdict.error)
-            if len(verdict.per_function) > 1:  # with a shaped reward, raw correctness is the first function's value
-                tree.meta.setdefault("correct", []).append(verdict.per_function[0])
-            self.verdicts[tree.id].append(verdict)
+            verdicts.append(verdict)
             if self.on_rollout:
                 self.on_rollout(tree, leaf)
 
@@ -360,11 +388,11 @@ class _Job:
     task: "asyncio.Task[tuple[Completion, list[str], Verdict]]"
 
 
-async def _all_or_none(jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results, in order; when one job fails, the others are cancelled and awaited, so that none lives on."""
+async def _all_or_none(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Runs all jobs; when one fails, the others are cancelled and awaited, so that none lives on."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
-        return list(await asyncio.gather(*tasks))
+        await asyncio.gather(*tasks)
     except BaseException:
         await _cancel(tasks)
         raise

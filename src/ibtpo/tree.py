@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 from ._text import half_character
@@ -54,13 +55,17 @@ class Node:
 class Leaf:
     """The end of one trajectory.
 
+    node: the id of its last step.
     reward: the verifier's, or None where there is none (a verifier error is never a silent zero).
     stop: one of `STOPS`.
+    correct: raw correctness, the first reward function's own value, or None where it gave none. Where there is a
+        single reward function it is the reward; a shaped reward, such as one with a length penalty, differs from it.
     """
 
     node: int
     reward: float | None
     stop: str
+    correct: float | None
 
 
 @dataclass(slots=True)
@@ -142,6 +147,11 @@ class ReasoningTree:
         return [n.id for n in self.nodes if n.children]
 
     @property
+    def correct(self) -> list[float | None]:
+        """(L,) raw correctness of the leaves, see `Leaf.correct`."""
+        return [leaf.correct for leaf in self.leaves]
+
+    @property
     def generated_tokens(self) -> int:
         """Tokens sampled to grow the tree; a step sampled twice counts twice."""
         if self.rollouts:
@@ -162,12 +172,19 @@ class ReasoningTree:
         reward: float | None,
         stop: str,
         *,
+        correct: float | EllipsisType | None = ...,
         round: int = 0,
         score: float | None = None,
     ) -> int:
         """Adds a trajectory that was sampled right after node `at`; returns its leaf index.
 
         A step equal, token for token, to an existing sibling is merged into it and raises its `draws`.
+
+        steps: what was sampled, in order; may be empty.
+        reward, stop, correct: see `Leaf`; `correct` is the reward where it is not given.
+        round, score: see `Rollout`.
+
+        Raises `DataError` for an unknown `stop`.
         """
         if stop not in STOPS:
             raise DataError(f"stop must be one of {', '.join(STOPS)}, got {stop!r}")
@@ -182,7 +199,7 @@ class ReasoningTree:
                 child = self.nodes[twin]
                 child.draws += 1
             node = child
-        self.leaves.append(Leaf(node.id, reward, stop))
+        self.leaves.append(Leaf(node.id, reward, stop, reward if correct is ... else correct))
         self.rollouts.append(Rollout(at, sum(len(s.token_ids) for s in steps), round, score))
         return len(self.leaves) - 1
 
@@ -239,7 +256,15 @@ class ReasoningTree:
                 }
                 for n in self.nodes[1:]
             ],
-            "leaves": [{"node": f.node, "reward": f.reward, "stop": f.stop} for f in self.leaves],
+            "leaves": [
+                {
+                    "node": f.node,
+                    "reward": f.reward,
+                    "stop": f.stop,
+                    **({} if f.correct == f.reward else {"correct": f.correct}),
+                }
+                for f in self.leaves
+            ],
             "meta": {**self.meta, "rollouts": rollouts},
         }
 
@@ -258,6 +283,7 @@ class ReasoningTree:
         _text(d["id"], "'id'")
         meta = dict(_typed(d.get("meta") or {}, dict, "meta"))
         rollouts = _typed(meta.pop("rollouts", None) or [], list, "meta.rollouts")
+        old_correct = _typed(meta.pop("correct", None) or [], list, "meta.correct")  # older files have it there
         answer = d.get("answer")
         if answer is not None and not isinstance(answer, str):
             raise DataError(f"'answer' must be a string or null, got {answer!r:.80}")
@@ -269,7 +295,9 @@ class ReasoningTree:
             raise DataError(f"node ids must be 1..{len(nodes)}, each once (0 is the root and is not listed)")
         for i in range(1, len(nodes) + 1):
             tree._read_node(i, by_id[i])
-        for i, leaf in enumerate(_typed(d["leaves"], list, "leaves")):
+        leaves = _typed(d["leaves"], list, "leaves")
+        _as_many(old_correct, leaves, "meta.correct")
+        for i, leaf in enumerate(leaves):
             where = f"leaves[{i}]"
             node = _typed(leaf, dict, where).get("node")
             if type(node) is not int or not 0 <= node < len(tree.nodes):
@@ -281,7 +309,13 @@ class ReasoningTree:
                     raise DataError(f"{where}.reward must be within ±{MOST_REWARD:g}, got {reward:g}")
             if stop not in STOPS:
                 raise DataError(f"{where}.stop must be one of {', '.join(STOPS)}, got {stop!r}")
-            tree.leaves.append(Leaf(node, reward, stop))
+            if "correct" in leaf:
+                correct = _number_or_none(leaf["correct"], f"{where}.correct")
+            elif old_correct:
+                correct = _number_or_none(old_correct[i], f"meta.correct[{i}]")
+            else:
+                correct = reward
+            tree.leaves.append(Leaf(node, reward, stop, correct))
         _as_many(rollouts, tree.leaves, "meta.rollouts")
         for i, r in enumerate(rollouts):
             where = f"meta.rollouts[{i}]"
@@ -290,14 +324,8 @@ class ReasoningTree:
                 tree.nodes
             ):
                 raise DataError(f"{where}: 'at', 'tokens' and 'round' must be counts and 'at' a node id, got {r!r}")
-            score = r.get("score")
-            score = None if score is None else _number(score, f"{where}.score")
+            score = _number_or_none(r.get("score"), f"{where}.score")
             tree.rollouts.append(Rollout(at, tokens, round_, score))
-        correct = _typed(meta.get("correct") or [], list, "meta.correct")
-        _as_many(correct, tree.leaves, "meta.correct")
-        for i, c in enumerate(correct):
-            if c is not None:
-                _number(c, f"meta.correct[{i}]")
         return tree
 
     def _read_node(self, i: int, n: dict[str, Any]) -> None:
@@ -351,7 +379,11 @@ def _number(value: Any, where: str) -> float:
     raise DataError(f"{where} must be a finite number, got {value!r:.80}")
 
 
-def _as_many(rows: list[Any], leaves: list[Leaf], where: str) -> None:
+def _number_or_none(value: Any, where: str) -> float | None:
+    return None if value is None else _number(value, where)
+
+
+def _as_many(rows: list[Any], leaves: list[Any], where: str) -> None:
     if rows and len(rows) != len(leaves):
         raise DataError(f"{where} has {len(rows)} entries for {len(leaves)} leaves; there must be one a leaf")
 

@@ -10,9 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ibtpo.compare.branching import MEASURES, Pool, at_equal_tokens, chance_effective, chance_solved, measured
+from helpers.trees import step
+from ibtpo.compare.branching import (
+    MEASURES,
+    Pool,
+    at_equal_tokens,
+    chance_effective,
+    chance_solved,
+    first_answers,
+    measured,
+)
 from ibtpo.errors import DataError
 from ibtpo.evaluation.statistics import Resamples
+from ibtpo.tree import ReasoningTree
 
 
 @pytest.mark.parametrize("rewards", [[1, 0, 0, 1, 0], [0, 0, 0], [1.0], [0.5, 0.5, 1, 0, 1, 1], [0, 0, 0, 1, 1, 1, 1]])
@@ -23,6 +33,14 @@ def test_chances_are_those_of_all_groups(rewards: list[float]) -> None:
         assert chance_solved(rewards, g) == pytest.approx(np.mean([max(group) == 1 for group in groups]))
     assert math.isnan(chance_effective(rewards, len(rewards) + 1))
     assert math.isnan(chance_solved(rewards, len(rewards) + 1))
+
+
+def test_the_first_answers_of_a_pool_keep_their_rewards_and_their_correctness() -> None:
+    tree = ReasoningTree("t", [7])
+    for token, reward, correct in ((1, 0.9, 1.0), (2, 0.1, None), (3, 0.5, 0.0)):
+        tree.add(0, [step([token], [0.5])], reward, "eos", correct=correct)
+    group = first_answers(tree, 2)
+    assert [(leaf.reward, leaf.correct) for leaf in group.leaves] == [(0.9, 1.0), (0.1, None)]
 
 
 def record(**values: float) -> dict[str, float]:

@@ -295,7 +295,7 @@ def test_when_all_are_gone_the_error_names_them_and_finished_trees_are_kept() ->
                     fake.kill()
 
         with pytest.raises(EngineError, match="no server answers any more") as caught:
-            asyncio.run(search_of(engine).grow_all(prompts(20), on_tree=stop))
+            asyncio.run(search_of(engine).grow_each(prompts(20), stop))
     assert all(fake.url in str(caught.value) for fake in fakes)
     assert 2 <= len(kept) < 20
 

@@ -299,7 +299,7 @@ def test_when_vllm_dies_waiting_rollouts_fail_finished_trees_are_kept_and_the_er
     settings = SearchOptions(budget=Budget(3, 3), sampling=SAMPLING, max_new_tokens=60, retries=1, max_in_flight=4)
     search = TreeSearch(engine, LengthReward(), lambda ids: reference.tokenizer.decode(ids), settings)
     with pytest.raises(EngineError, match=r"vLLM failed in a step and cannot be used any more.*illegal memory access"):
-        asyncio.run(search.grow_all(prompts, on_tree=kept.append))
+        asyncio.run(search.grow_each(prompts, kept.append))
     assert 2 <= len(kept) < len(prompts)
     monkeypatch.undo()
     with pytest.raises(EngineError, match="cannot be used any more"):

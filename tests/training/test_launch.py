@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from helpers import own_engine
 from helpers.tiny_model import make_tiny_model
 from ibtpo.cli import main
 
@@ -169,6 +170,21 @@ def test_a_folder_that_exists_is_refused_and_nothing_in_it_is_touched(place, who
     assert "--resume" in message
     assert "--overwrite" in message
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+
+
+def test_an_engine_by_dotted_path_trains_and_evaluates(place, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(place))
+    monkeypatch.setenv("PYTHONPATH", str(place))
+    own_engine.MADE.clear()
+    more = ["--engine", "helpers.own_engine:make", "--max_generated_tokens", "100", "--threads", "1", "--quiet"]
+    assert main(["train", str(place / "recipe.yaml"), "--output", str(place / "own"), *more]) == 0, capsys.readouterr()
+    assert sorted(len(engine.answers) for engine in own_engine.MADE) == [8, 8, 48]  # two evaluations and a step
+    found = json.loads((place / "own" / "eval.json").read_text())
+    # The engine's answers depend on the seed alone, so training changes nothing.
+    answers = next(engine.answers for engine in own_engine.MADE if len(engine.answers) == 8)
+    right = [ids.count(own_engine.A) > ids.count(own_engine.B) for ids in answers]
+    assert found["before"]["avg"] == found["after"]["avg"] == pytest.approx(sum(right) / 8)
+    assert yaml.safe_load((place / "own" / "config.yaml").read_text())["engine"] == "helpers.own_engine:make"
 
 
 def test_a_dry_run_prints_the_plan_and_makes_no_folder(place, capsys):

@@ -10,8 +10,10 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
+from helpers import own_engine
 from ibtpo.branching import BRANCHING
 from ibtpo.credit import ADVANTAGES, CreditOptions, path_advantages, token_advantages
+from ibtpo.engines.transformers import TransformersEngine
 from ibtpo.errors import ConfigError, VerifierError
 from ibtpo.training.config import IBTPOConfig
 from ibtpo.training.methods import METHODS
@@ -233,6 +235,57 @@ def test_micro_batches_give_the_loss_of_one_batch(tiny_model, tmp_path):
     np.testing.assert_allclose(logged(one, "loss"), logged(four, "loss"), atol=1e-5)
 
 
+def test_an_engine_given_by_dotted_path_is_the_one_that_samples(tiny_model, tmp_path):
+    own_engine.MADE.clear()
+    t = train(tiny_model, tmp_path, engine="helpers.own_engine:make", max_steps=2)
+    (engine,) = own_engine.MADE  # one for all batches: the model stays the same object
+    assert engine.model is t.accelerator.unwrap_model(t.model)
+    assert engine.tokenizer is t.processing_class
+    assert len(engine.answers) == 2 * 2 * 12  # steps, questions, answers
+    sampled = [tuple(tree.completion_ids(i)) for tree in t.trees for i in range(12) if tree.rollouts[i].at == 0]
+    assert sampled
+    assert set(sampled) <= set(engine.answers[24:])
+    assert logged(t, "time/sampling") == [0.0, 0.0]  # it does not count its seconds
+    assert sum(logged(t, "ibtpo/generated_tokens")) == sum(map(len, engine.answers))
+
+
+class Counting(TransformersEngine):
+    """Our own engine, which also counts its requests and its resets."""
+
+    def __init__(self, model, tokenizer, max_in_flight):
+        super().__init__(model, eos_token_ids=[tokenizer.eos_token_id], max_batch_size=max_in_flight)
+        self.asked, self.resets = 0, []
+        MADE.append(self)
+
+    async def generate(self, *request):
+        self.asked += 1
+        return await super().generate(*request)
+
+    def reset_cache(self):
+        self.resets.append(self.asked)
+        super().reset_cache()
+
+
+MADE = []
+
+
+def test_our_own_engine_by_dotted_path_trains_as_by_name_and_is_reset_around_every_batch(tiny_model, tmp_path):
+    MADE.clear()
+    module = sys.modules[__name__]
+    sys.modules["counting_engine"] = module
+    try:
+        ours = train(tiny_model, tmp_path, engine="counting_engine:Counting", max_steps=2)
+    finally:
+        del sys.modules["counting_engine"]
+    named = train(tiny_model, tmp_path, max_steps=2)
+    assert [[tree.completion_ids(i) for i in range(12)] for tree in ours.trees] == [
+        [tree.completion_ids(i) for i in range(12)] for tree in named.trees
+    ]
+    assert logged(ours, "loss") == pytest.approx(logged(named, "loss"), abs=1e-6)
+    (engine,) = MADE
+    assert (engine.asked, engine.resets) == (48, [0, 24, 24, 48])
+
+
 def test_training_stops_at_the_token_budget(tiny_model, tmp_path):
     t = train(tiny_model, tmp_path, max_steps=50, max_generated_tokens=900)
     totals = logged(t, "ibtpo/generated_tokens_total")
@@ -263,7 +316,7 @@ def test_two_rewards_are_weighted_and_the_first_decides_correctness(tiny_model, 
         for i, leaf in enumerate(tree.leaves):
             text = tree.completion_text(i)
             right = float(text.count("a") > text.count("b"))
-            assert tree.meta["correct"][i] == right
+            assert leaf.correct == right
             assert leaf.reward == pytest.approx(right + 0.5 * text.count("a") / max(len(text), 1))
     assert logged(t, "ibtpo/avg_rate")[0] == pytest.approx(logged(t, "rewards/more_a_than_b/mean")[0], abs=1e-6)
 
@@ -318,6 +371,9 @@ def test_the_same_question_twice_in_a_batch_gets_two_different_trees(tiny_model,
         ({"advantage": "nowhere_xyz:f"}, "cannot load advantage 'nowhere_xyz:f': ModuleNotFoundError"),
         ({"tree": "4,9"}, "B0,L,K,B"),
         ({"temperature": 0.0}, "temperature must be > 0"),
+        ({"engine": "vllm"}, "engine must be transformers or package.module:factory, got 'vllm'; vLLM trains with use"),
+        ({"engine": "helpers.own_engine:mke"}, "own_engine:mke"),
+        ({"engine": "helpers.own_engine:make", "use_vllm": True}, "both say what samples"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_with_the_reason(tmp_path, options, message):

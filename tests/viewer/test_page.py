@@ -23,6 +23,7 @@ from ibtpo.score import ScoreOptions
 from ibtpo.tree import ReasoningTree, write_trees
 from ibtpo.viewer.page import default_output, tree_key, write_viewer
 from ibtpo.viewer.terminal import print_tree
+from ibtpo.viewer.without_script import marks_of
 
 
 def assert_same(found: object, expected: object, where: str = "") -> None:
@@ -69,6 +70,18 @@ def test_a_tree_of_64_answers_comes_back_whole(tmp_path: Path) -> None:
     for column in COLUMNS:
         for node in record["nodes"]:
             assert_same(found[column][node["id"]], node[column], column)
+
+
+def test_marks_go_by_raw_correctness_not_by_a_shaped_reward(tmp_path: Path) -> None:
+    tree = BUILDERS["three_leaf"]()
+    (plain,) = page_of([tree], tmp_path).trees
+    assert plain["correct"] is None  # the rewards say it
+    for leaf, shaped in zip(tree.leaves, (0.5, 0.25, 0.125), strict=True):
+        leaf.reward = shaped
+    tree.leaves[2].correct = None
+    (found,) = page_of([tree], tmp_path).trees
+    assert found["correct"] == [1.0, 0.0, None]
+    assert marks_of(tree) == {2: ["✓ right"], 3: ["✗ wrong"], 4: ["⚠ no reward"]}
 
 
 @pytest.mark.parametrize(("name", "given", "_"), OPTIONS, ids=[f"{o[0]}-{'-'.join(o[1])}" for o in OPTIONS])
@@ -190,7 +203,7 @@ def test_the_index_says_what_kind_of_tree_each_is(tmp_path: Path) -> None:
     right = BUILDERS["all_wrong"]()
     right.id = "right"
     for leaf in right.leaves:
-        leaf.reward = 1.0
+        leaf.reward = leaf.correct = 1.0
     index = page_of([*example_trees(), saved, right, ReasoningTree("none", [1])], tmp_path).data("index")
     rows = {i: {k: v[n] for k, v in index.items()} for n, i in enumerate(index["id"])}
     assert [rows[i]["effective"] for i in ("three_leaf", "all_wrong", "saved", "right", "none")] == [1, 0, 1, 0, 0]

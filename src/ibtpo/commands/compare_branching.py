@@ -8,20 +8,16 @@ are measured with the same score options (those given with --beta, --confidence,
 """
 
 import argparse
-import asyncio
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._text import without_nan
-from .._version import __version__
 from ..compare.branching_arms import ARMS, GROUPS, POOL, arm_options, pool_options
 from ..engines.models import decoder
-from ..errors import ConfigError, IBTPOError
-from ..storage.tree_file import TreeFile, check_same
+from ..errors import ConfigError
 from .inputs import make_prompts, open_model, open_verifier, read_problems
 from .options import (
     add_data_options,
@@ -31,11 +27,10 @@ from .options import (
     add_tree_options,
     search_options,
 )
-from .output import Progress, print_json
+from .output import print_json, tree_progress
 
 if TYPE_CHECKING:
-    from ..search import Prompt, SearchOptions
-    from ..tree import ReasoningTree
+    from ..search import SearchOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Grows what is missing of every arm, writes the folder, prints the table."""
     from ..compare.branching import branching_summary, markdown, store_of
+    from ..evaluation.stored_trees import grow_stored, made_by
+    from ..search import TreeSearch
 
     options = search_options(args)
     if args.pool < max(GROUPS):
@@ -70,15 +67,14 @@ def run(args: argparse.Namespace) -> int:
     problems, verifier_name = read_problems(args)
     (folder / "trees").mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    made_by = {"ibtpo": __version__, "model": args.model, "verifier": verifier_name}
+    meta = made_by(args.model, verifier_name)
     with open_verifier(args, verifier_name) as verifier:
         engine, tokenizer = open_model(args)
         prompts = make_prompts(args, problems, engine, tokenizer)
         for arm, its_options in arms.items():
-            from ..search import TreeSearch
-
             search = TreeSearch(engine, verifier, decoder(tokenizer), its_options)
-            _grow(args, search, store_of(folder, arm), prompts, its_options, made_by, arm)
+            with tree_progress(f"trees of {arm}", len(prompts), quiet=args.quiet) as show:
+                grow_stored(search, prompts, store_of(folder, arm), meta=meta, resume=args.resume, on_tree=show)
     summary = branching_summary(folder, list(args.arms), options.score, seed=args.seed)
     _write(args, folder, summary, options, verifier_name, time.monotonic() - began)
     if args.json:
@@ -86,35 +82,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(markdown(summary))
     return 0
-
-
-def _grow(
-    args: argparse.Namespace,
-    search: Any,
-    store: TreeFile,
-    prompts: "Sequence[Prompt]",
-    options: "SearchOptions",
-    made_by: dict[str, Any],
-    arm: str,
-) -> None:
-    done = set()
-    for tree in store.open(resume=args.resume):
-        check_same(tree, prompts, options, made_by, store.path)
-        done.add(tree.id)
-    progress = Progress(f"trees of {arm}", len(prompts), len(done), quiet=args.quiet)
-
-    def keep(tree: "ReasoningTree") -> None:
-        tree.meta.update(made_by)
-        store.append(tree)
-        progress.add(tree.generated_tokens, [leaf.reward for leaf in tree.leaves if leaf.reward is not None])
-        del tree.nodes[1:], tree.leaves[:], tree.rollouts[:]
-
-    with progress.shown():
-        try:
-            asyncio.run(search.grow_all([p for p in prompts if p.id not in done], on_tree=keep))
-        except IBTPOError as e:
-            raise type(e)(f"{e}; what is grown is kept, go on with --resume") from e
-    store.finish([p.id for p in prompts])
 
 
 def _write(

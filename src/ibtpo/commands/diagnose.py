@@ -7,12 +7,9 @@ With --completions, TRL's stored answers (log_completions=True) are read; they h
 """
 
 import argparse
-import asyncio
-import gc
 import json
 import math
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +18,7 @@ from .._extras import missing_package
 from .._text import table, without_nan
 from .._version import __version__
 from ..engines.models import decoder
-from ..errors import ConfigError, EngineError
-from ..storage.tree_file import TreeFile, check_same
+from ..errors import ConfigError
 from .inputs import make_prompts, open_model, open_verifier, read_problems
 from .options import (
     add_data_options,
@@ -32,13 +28,12 @@ from .options import (
     add_tree_options,
     search_options,
 )
-from .output import Progress, print_json
+from .output import print_json, tree_progress
 
 if TYPE_CHECKING:
-    from ..metrics import Record
-    from ..search import SearchOptions
+    from ..compare.checkpoints import Curve
+    from ..search import Prompt, SearchOptions, TreeSearch
     from ..tasks.problems import Problem
-    from ..tree import ReasoningTree
     from ..verify.pool import VerifierPool
 
 
@@ -77,7 +72,13 @@ def run(args: argparse.Namespace) -> int:
     if args.reward_column is not None:
         raise ConfigError("--reward-column is for --completions; a checkpoint's answers are graded by --verifier")
     from ..compare.checkpoints import find_checkpoints
+    from ..engines.open import is_dotted_path
 
+    if args.engine != "transformers" and not is_dotted_path(args.engine):
+        raise ConfigError(
+            f"checkpoints are measured in this process, one after the other: --engine must be transformers or "
+            f"package.module:factory, got {args.engine!r}"
+        )
     options = search_options(args)
     names = find_checkpoints(args.model)
     if args.output is not None:
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None:
         _make_folder(args.output, args.overwrite)  # only now: a misspelt option must not cost an older measurement
     with open_verifier(args, verifier_name) as verifier:
-        return _Curve(args, options, problems, verifier, verifier_name).run(names)
+        return _measure(args, options, names, problems, verifier, verifier_name)
 
 
 def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
@@ -113,138 +114,84 @@ def _make_folder(folder: Path, overwrite: bool) -> None:
         raise ConfigError(f"{folder} cannot be made: {e.strerror}; choose another --output") from e
 
 
-class _Curve:
-    """One row a checkpoint, the same problems and seeds for all."""
+def _measure(
+    args: argparse.Namespace,
+    options: "SearchOptions",
+    names: list[str],
+    problems: "list[Problem]",
+    verifier: "VerifierPool",
+    verifier_name: str,
+) -> int:
+    from ..compare.checkpoints import BrokenError, measure_curve
+    from ..search import TreeSearch
 
-    def __init__(
-        self,
-        args: argparse.Namespace,
-        options: "SearchOptions",
-        problems: "list[Problem]",
-        verifier: "VerifierPool",
-        verifier_name: str,
-    ) -> None:
-        self.args, self.options, self.problems = args, options, problems
-        self.verifier, self.verifier_name = verifier, verifier_name
-        self.rows: list[dict[str, Any]] = []
-        self.records: list[list[Record]] = []  # of the checkpoints that could be measured
-
-    def run(self, names: Sequence[str]) -> int:
-        from ..compare.checkpoints import BrokenError, labels, measure, step_of
-
-        for name, label in zip(names, labels(names), strict=True):
-            row: dict[str, Any] = {"model": name, "label": label, "step": step_of(Path(name))}
-            began = time.monotonic()
-            try:
-                records = self._records(name, label)
-            except BrokenError as e:
-                row["error"] = str(e)
-            else:
-                self.records.append(records)
-                row |= {"problems": len(records), **measure(records), "seconds": round(time.monotonic() - began, 3)}
-            self.rows.append(row)
-            self._store()
-            if self.args.json:
-                print_json(row)
-        if not self.records:
-            raise EngineError(f"no checkpoint could be measured; the first: {self.rows[0]['error']}")
-        if self.args.json:
-            print_json({"verdict": self._verdict()})
-        else:
-            print(self._table() + "\n\n" + "\n".join(self._verdict()))
-            for row in self.rows:
-                if "error" in row:
-                    print(f"left out: {row['error']}")
-        if self.args.output is not None:
-            self._draw(self.args.output / "diagnosis.html")
-        return 1 if len(self.records) < len(self.rows) else 0
-
-    def _records(self, name: str, label: str) -> "list[Record]":
-        """(P,) records of one checkpoint, from stored trees as far as there are any."""
-        from ..compare.checkpoints import BrokenError
-        from ..metrics import tree_record
-        from ..search import Prompt, TreeSearch
-
-        args, options = self.args, self.options
-        made_by = {"ibtpo": __version__, "model": name, "verifier": self.verifier_name}
-        records: dict[str, Record] = {}
-        store = None if args.output is None else TreeFile(args.output / "trees" / f"{label}.jsonl")
-        ids = [p.id for p in self.problems]
-
-        def read(prompts: "Sequence[Prompt] | None") -> None:
-            for tree in store.open(resume=args.resume) if store else ():
-                # Of a finished checkpoint no model is loaded, so there is no tokenizer to read its prompts with.
-                same = prompts or [Prompt(id, tree.prompt_ids, tree.prompt) for id in ids]
-                check_same(tree, same, options, made_by, store.path if store else Path())
-                records[tree.id] = tree_record(tree, options.score)
-
-        if store and args.resume and store.path.exists() and not store.part.exists():
-            read(None)
-        if len(records) < len(ids):
-            try:
-                options_of_it = {**vars(args), "model": name, "engine": "transformers"}
-                engine, tokenizer = open_model(argparse.Namespace(**options_of_it))
-            except ConfigError as e:
-                raise BrokenError(str(e)) from e
-            prompts = make_prompts(args, self.problems, engine, tokenizer)
-            if not records:
-                read(prompts)
-            progress = Progress(f"trees of {label}", len(ids), len(records), quiet=args.quiet)
-
-            def keep(tree: "ReasoningTree") -> None:
-                tree.meta.update(made_by)
-                records[tree.id] = tree_record(tree, options.score)
-                if store:
-                    store.append(tree)
-                progress.add(tree.generated_tokens, [r for r in (leaf.reward for leaf in tree.leaves) if r is not None])
-                del tree.nodes[1:], tree.leaves[:], tree.rollouts[:]
-
-            with progress.shown():
-                search = TreeSearch(engine, self.verifier, decoder(tokenizer), options)
-                try:
-                    asyncio.run(search.grow_all([p for p in prompts if p.id not in records], on_tree=keep))
-                except EngineError as e:
-                    raise BrokenError(f"{name}: {e}") from e
-            del engine, search, keep
-            gc.collect()  # the next model needs the memory, and engines are in reference cycles
-        if store:
-            store.finish(ids)
-        return [records[id] for id in ids]
-
-    def _verdict(self) -> list[str]:
-        from ..compare.checkpoints import what_changed
-
-        return what_changed(self.records[0], self.records[-1])
-
-    def _store(self) -> None:
-        if self.args.output is None:
-            return
-        from ..storage.run_folder import write_whole
-
-        summary = {"ibtpo": __version__, "data": self.args.data, "verifier": self.verifier_name, "seed": self.args.seed,
-                   "checkpoints": self.rows, "verdict": self._verdict() if self.records else []}  # fmt: skip
-        text = json.dumps(without_nan(summary), indent=2, ensure_ascii=False, allow_nan=False)
-        write_whole(self.args.output / "summary.json", text + "\n")
-
-    def _draw(self, page: Path) -> None:
+    def open_search(name: str) -> "tuple[TreeSearch, list[Prompt]]":
         try:
-            from ..report.checkpoints import write_diagnosis
-        except ModuleNotFoundError as e:  # all numbers are on disk: no reason to fail
-            print(f"no curves are drawn: {missing_package(e, page.name) or e}", file=sys.stderr)
-            return
-        facts = [("data", self.args.data), ("problems", len(self.problems)), ("verifier", self.verifier_name),
-                 ("tree", self.args.tree), ("seed", self.args.seed)]  # fmt: skip
-        write_diagnosis(self.rows, self._verdict(), facts, page)
-        if not self.args.json:
-            print(f"\ncurves: {page}")
+            engine, tokenizer = open_model(argparse.Namespace(**{**vars(args), "model": name}))
+        except ConfigError as e:
+            raise BrokenError(str(e)) from e
+        prompts = make_prompts(args, problems, engine, tokenizer)
+        return TreeSearch(engine, verifier, decoder(tokenizer), options), prompts
 
-    def _table(self) -> str:
-        from ..evaluation.statistics import Measured
+    def show(curve: "Curve") -> None:
+        if args.output is not None:
+            _write_summary(args, curve, verifier_name)
+        if args.json:
+            print_json(curve.rows[-1])
 
-        lines = [
-            [row["label"], *(str(Measured(**row[name])) for name in SHOWN)] for row in self.rows if "error" not in row
-        ]
-        return table(lines, ["checkpoint", *TITLES])
+    curve = measure_curve(
+        names,
+        [p.id for p in problems],
+        options,
+        verifier_name,
+        open_search,
+        folder=None if args.output is None else args.output / "trees",
+        resume=args.resume,
+        progress=lambda label: tree_progress(f"trees of {label}", len(problems), quiet=args.quiet),
+        on_row=show,
+    )
+    if args.json:
+        print_json({"verdict": curve.changes()})
+    else:
+        print(_table(curve) + "\n\n" + "\n".join(curve.changes()))
+        for row in curve.rows:
+            if "error" in row:
+                print(f"left out: {row['error']}")
+    if args.output is not None:
+        _draw(args, curve, len(problems), verifier_name)
+    return 1 if len(curve.records) < len(curve.rows) else 0
+
+
+def _write_summary(args: argparse.Namespace, curve: "Curve", verifier_name: str) -> None:
+    from ..storage.run_folder import write_whole
+
+    summary = {"ibtpo": __version__, "data": args.data, "verifier": verifier_name, "seed": args.seed,
+               "checkpoints": curve.rows, "verdict": curve.changes()}  # fmt: skip
+    text = json.dumps(without_nan(summary), indent=2, ensure_ascii=False, allow_nan=False)
+    write_whole(args.output / "summary.json", text + "\n")
+
+
+def _draw(args: argparse.Namespace, curve: "Curve", problems: int, verifier_name: str) -> None:
+    page = args.output / "diagnosis.html"
+    try:
+        from ..report.checkpoints import write_diagnosis
+    except ModuleNotFoundError as e:  # all numbers are on disk: no reason to fail
+        print(f"no curves are drawn: {missing_package(e, page.name) or e}", file=sys.stderr)
+        return
+    facts = [("data", args.data), ("problems", problems), ("verifier", verifier_name), ("tree", args.tree),
+             ("seed", args.seed)]  # fmt: skip
+    write_diagnosis(curve.rows, curve.changes(), facts, page)
+    if not args.json:
+        print(f"\ncurves: {page}")
+
+
+def _table(curve: "Curve") -> str:
+    from ..evaluation.statistics import Measured
+
+    lines = [
+        [row["label"], *(str(Measured(**row[name])) for name in SHOWN)] for row in curve.rows if "error" not in row
+    ]
+    return table(lines, ["checkpoint", *TITLES])
 
 
 def _flat(args: argparse.Namespace) -> int:

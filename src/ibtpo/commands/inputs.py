@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 from ..tasks.problems import ANSWER_VERIFIERS
 
 if TYPE_CHECKING:
+    from ..engines import Engine
     from ..search import Prompt
     from ..tasks.problems import Problem
     from ..verify.pool import VerifierPool
-
-SMALL_MODEL = 10_000_000  # parameters; below, a second CPU thread gains nothing
 
 
 def read_problems(args: argparse.Namespace) -> tuple[list["Problem"], str]:
@@ -61,14 +60,14 @@ def open_verifier(args: argparse.Namespace, name: str) -> "VerifierPool":
     return VerifierPool(name, workers=args.verifier_workers, timeout=args.verifier_timeout)
 
 
-def open_model(args: argparse.Namespace) -> tuple[Any, Any]:
+def open_model(args: argparse.Namespace) -> tuple["Engine", Any]:
     """The engine and the tokenizer."""
     from transformers.utils import logging as transformers_logging
 
     from ..engines.open import open_engine
 
     transformers_logging.disable_progress_bar()  # "Loading weights" would land between our own lines
-    engine, tokenizer = open_engine(
+    return open_engine(
         args.engine,
         args.model,
         dtype=args.dtype,
@@ -76,17 +75,10 @@ def open_model(args: argparse.Namespace) -> tuple[Any, Any]:
         max_in_flight=args.max_in_flight,
         kv_memory_gb=args.kv_memory_gb,
     )
-    model: Any = getattr(engine, "model", None)
-    if hasattr(model, "num_parameters") and model.num_parameters() < SMALL_MODEL:
-        import torch
-
-        # On a busy machine threads that wait for each other after every small product take a hundred times as long.
-        torch.set_num_threads(1)
-    return engine, tokenizer
 
 
 def make_prompts(
-    args: argparse.Namespace, problems: Sequence["Problem"], engine: Any, tokenizer: Any
+    args: argparse.Namespace, problems: Sequence["Problem"], engine: "Engine", tokenizer: Any
 ) -> list["Prompt"]:
     """Prompts ready for the engine. Raises `DataError` naming a problem that does not fit the model's context."""
     from ..search import Prompt

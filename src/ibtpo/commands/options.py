@@ -23,8 +23,9 @@ def add_data_options(
     else:
         group.add_argument("--model", required=True, help=model)
     group.add_argument(
-        "--engine", default="transformers", help="transformers, vllm, or URL[,URL...] of servers (default: %(default)s)"
-    )
+        "--engine", default="transformers",
+        help="transformers, vllm, URL[,URL...] of servers, or package.module:factory (default: %(default)s)",
+    )  # fmt: skip
     group.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default: %(default)s)")
     group.add_argument("--device", help="e.g. cpu, cuda:1 (default: the first GPU, else the CPU)")
     add_problem_options(group, required=not several_models and not benchmarks, benchmarks=benchmarks)

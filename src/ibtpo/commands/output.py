@@ -7,12 +7,15 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._text import without_nan
 from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..tree import ReasoningTree
 
 
 class Progress:
@@ -68,6 +71,21 @@ class Progress:
                 yield self
             finally:
                 self._bar = None
+
+
+@contextlib.contextmanager
+def tree_progress(what: str, total: int, *, quiet: bool) -> Iterator["Callable[[ReasoningTree, bool], None]"]:
+    """Progress over `total` trees: a function to call with each tree and whether it was grown now or read."""
+    progress = Progress(what, total, quiet=quiet)
+
+    def add(tree: "ReasoningTree", grown: bool) -> None:
+        if grown:
+            progress.add(tree.generated_tokens, [leaf.reward for leaf in tree.leaves if leaf.reward is not None])
+        else:
+            progress.done += 1
+
+    with progress.shown():
+        yield add
 
 
 def file_name(text: str) -> Path:

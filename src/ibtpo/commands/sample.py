@@ -4,14 +4,12 @@ A tree is on disk as soon as it is grown: a run that was stopped goes on with --
 """
 
 import argparse
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
 from .._text import table
-from .._version import __version__
 from ..engines.models import decoder
-from ..errors import IBTPOError
+from ..storage.tree_file import TreeFile
 from .inputs import make_prompts, open_model, open_verifier, read_problems
 from .options import (
     add_data_options,
@@ -21,15 +19,13 @@ from .options import (
     add_tree_options,
     search_options,
 )
-from .output import Progress, check_free, file_name, make_folder_of, print_json
+from .output import check_free, file_name, make_folder_of, print_json, tree_progress
 
 if TYPE_CHECKING:
     from ..search import SearchOptions
     from ..tasks.problems import Problem
     from ..tree import ReasoningTree
     from ..verify.pool import VerifierPool
-
-from ..storage.tree_file import TreeFile, check_same
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,46 +55,31 @@ def run(args: argparse.Namespace) -> int:
 def _sample(
     args: argparse.Namespace,
     options: "SearchOptions",
-    store: "TreeFile",
+    store: TreeFile,
     problems: list["Problem"],
     verifier_name: str,
     verifier: "VerifierPool",
 ) -> int:
     from ..engines.completions import bias
+    from ..evaluation.stored_trees import grow_stored, made_by
     from ..metrics import summarise, tree_record
     from ..search import TreeSearch
 
-    made_by = {"ibtpo": __version__, "model": args.model, "verifier": verifier_name}
     engine, tokenizer = open_model(args)
-    if biased := bias(getattr(engine, "logprobs", "full"), options.sampling):
-        made_by["logprobs"] = biased  # trees whose scores cannot be trusted say so
+    meta = made_by(args.model, verifier_name)
+    if biased := bias(engine.logprobs, options.sampling):
+        meta["logprobs"] = biased  # trees whose scores cannot be trusted say so
     prompts = make_prompts(args, problems, engine, tokenizer)
     records = {}
-    for tree in store.open(resume=args.resume):
-        check_same(tree, prompts, options, made_by, store.path)
-        records[tree.id] = tree_record(tree, options.score)
-    missing = [p for p in prompts if p.id not in records]
-    progress = Progress("trees", len(prompts), len(records), quiet=args.quiet)
     began = time.monotonic()
+    with tree_progress("trees", len(prompts), quiet=args.quiet) as show:
 
-    def keep(tree: "ReasoningTree") -> None:
-        tree.meta.update(made_by)
-        store.append(tree)
-        records[tree.id] = tree_record(tree, options.score)
-        progress.add(tree.generated_tokens, [r for r in (leaf.reward for leaf in tree.leaves) if r is not None])
-        # The search holds all trees until the last one; this one's log-probabilities are on disk.
-        del tree.nodes[1:], tree.leaves[:], tree.rollouts[:]
+        def measure(tree: "ReasoningTree", grown: bool) -> None:
+            records[tree.id] = tree_record(tree, options.score)
+            show(tree, grown)
 
-    with progress.shown():
         search = TreeSearch(engine, verifier, decoder(tokenizer), options)
-        try:
-            asyncio.run(search.grow_all(missing, on_tree=keep))
-        except IBTPOError as e:
-            if not records:
-                store.part.unlink()  # empty: nothing to go on with
-                raise
-            raise type(e)(f"{e}; {len(records)} of {len(prompts)} trees are kept, go on with --resume") from e
-    store.finish([p.id for p in prompts])
+        grow_stored(search, prompts, store, meta=meta, resume=args.resume, on_tree=measure)
     means = summarise([records[p.id] for p in prompts])
     counts = {key: int(means[key]) for key in ("trajectories", "generated_tokens", "verifier_errors")}
     summary = {

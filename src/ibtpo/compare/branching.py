@@ -181,7 +181,8 @@ def first_answers(tree: "ReasoningTree", g: int) -> "ReasoningTree":
 
     group = ReasoningTree(tree.id, tree.prompt_ids, tree.prompt, tree.answer)
     for leaf in tree.leaves[:g]:
-        group.add(ROOT, [tree.nodes[n].step for n in tree.path(leaf.node)], leaf.reward, leaf.stop)
+        steps = [tree.nodes[n].step for n in tree.path(leaf.node)]
+        group.add(ROOT, steps, leaf.reward, leaf.stop, correct=leaf.correct)
     return group
 
 

@@ -4,19 +4,139 @@ Legend: P problems, the same and in the same order at every checkpoint. Interval
 problems. A change is judged on the P differences, not on two intervals: the problems' own spread falls out of those.
 """
 
+import gc
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import IBTPOError
+from ..errors import EngineError, IBTPOError
 from ..evaluation.statistics import Measured, measured_mean
-from ..metrics import Record
+from ..evaluation.stored_trees import grow_stored, made_by
+from ..metrics import Record, tree_record
+from ..search import Prompt, SearchOptions, TreeSearch
+from ..storage.tree_file import TreeFile, check_same
+from ..tree import ReasoningTree
+
+# The context in which trees grow, with the function that is called with each tree and whether it was grown now.
+Progress = AbstractContextManager[Callable[[ReasoningTree, bool], None]]
 
 TOTALS = ("trajectories", "generated_tokens", "verifier_errors")  # sums, not means, and without an interval
+
+
+class BrokenError(IBTPOError):
+    """A checkpoint that cannot be measured; the others can."""
+
+
+@dataclass(slots=True)
+class Curve:
+    """What was measured of the checkpoints so far.
+
+    rows: one a checkpoint, see `measure`; of one that could not be measured, its `error`.
+    records: (P,) records of each checkpoint that could be measured.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    records: list[list[Record]] = field(default_factory=list)
+
+    def changes(self) -> list[str]:
+        """What happened from the first checkpoint measured to the last, see `what_changed`; nothing without one."""
+        return what_changed(self.records[0], self.records[-1]) if self.records else []
+
+
+def measure_curve(
+    names: Sequence[str],
+    ids: Sequence[str],
+    options: SearchOptions,
+    verifier_name: str,
+    open_search: Callable[[str], tuple[TreeSearch, list[Prompt]]],
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    progress: Callable[[str], Progress],
+    on_row: Callable[[Curve], None],
+) -> Curve:
+    """Grows trees of the same problems with the same seeds from every checkpoint and measures them.
+
+    names: the checkpoints' names or folders.
+    ids: the P problems' ids, in order.
+    options, verifier_name: what stored trees must have been made with.
+    open_search: a checkpoint's search and its prompts; called only for one whose trees are not all there. May raise
+        `BrokenError`.
+    folder: where each checkpoint's trees are kept, in a file of its label; None keeps none.
+    resume: whether to go on with the trees that are there.
+    progress: given a checkpoint's label, what shows the progress of its trees.
+    on_row: called after each checkpoint with the curve so far.
+
+    Raises `EngineError` when no checkpoint could be measured.
+    """
+    curve = Curve()
+    for name, label in zip(names, labels(names), strict=True):
+        row: dict[str, Any] = {"model": name, "label": label, "step": step_of(Path(name))}
+        store = None if folder is None else TreeFile(folder / f"{label}.jsonl")
+        meta = made_by(name, verifier_name)
+        began = time.monotonic()
+        try:
+            records = _finished_records(store, ids, options, meta) if store and resume else None
+            if records is None:
+                records = _grown_records(name, open_search, store, meta, resume, progress(label))
+        except BrokenError as e:
+            row["error"] = str(e)
+        else:
+            curve.records.append(records)
+            row |= {"problems": len(records), **measure(records), "seconds": round(time.monotonic() - began, 3)}
+        gc.collect()  # the next model needs the memory, and engines are in reference cycles
+        curve.rows.append(row)
+        on_row(curve)
+    if not curve.records:
+        raise EngineError(f"no checkpoint could be measured; the first: {curve.rows[0]['error']}")
+    return curve
+
+
+def _finished_records(
+    store: TreeFile, ids: Sequence[str], options: SearchOptions, meta: dict[str, Any]
+) -> list[Record] | None:
+    """(P,) records of a checkpoint whose trees are all on disk; None where some are missing."""
+    if not store.path.exists() or store.part.exists():
+        return None
+    records: dict[str, Record] = {}
+    for tree in store.open(resume=True):
+        # No model is loaded for a finished checkpoint, so there is no tokenizer to read its prompts with.
+        check_same(tree, [Prompt(id, tree.prompt_ids, tree.prompt) for id in ids], options, meta, store.path)
+        records[tree.id] = tree_record(tree, options.score)
+    if len(records) < len(ids):
+        return None
+    store.finish(ids)
+    return [records[id] for id in ids]
+
+
+def _grown_records(
+    name: str,
+    open_search: Callable[[str], tuple[TreeSearch, list[Prompt]]],
+    store: TreeFile | None,
+    meta: dict[str, Any],
+    resume: bool,
+    progress: Progress,
+) -> list[Record]:
+    """(P,) records of a checkpoint, whose missing trees are grown. Raises `BrokenError` when its engine fails."""
+    search, prompts = open_search(name)
+    records: dict[str, Record] = {}
+    with progress as show:
+
+        def keep(tree: ReasoningTree, grown: bool) -> None:
+            records[tree.id] = tree_record(tree, search.options.score)
+            show(tree, grown)
+
+        try:
+            grow_stored(search, prompts, store, meta=meta, resume=resume, on_tree=keep)
+        except EngineError as e:
+            raise BrokenError(f"{name}: {e}") from e
+    return [records[p.id] for p in prompts]
 
 
 def measure(records: Sequence[Record]) -> dict[str, Any]:
@@ -115,6 +235,7 @@ def find_checkpoints(models: Sequence[str]) -> list[str]:
 
 
 def step_of(path: Path) -> int | None:
+    """The training step in the name of a folder checkpoint-N; None for any other name."""
     kind, _, number = path.name.rpartition("-")
     return int(number) if kind == "checkpoint" and number.isdecimal() else None
 
@@ -133,7 +254,3 @@ def labels(names: Sequence[str]) -> list[str]:
             n += 1
         out.append(short(i, n))
     return out
-
-
-class BrokenError(IBTPOError):
-    """A checkpoint that cannot be measured; the others can."""

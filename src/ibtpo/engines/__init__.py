@@ -5,6 +5,7 @@ so that importing this package costs nothing.
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -54,17 +55,44 @@ class Completion:
 
 
 class Engine(Protocol):
-    """What the search needs from a model: one awaitable."""
+    """What the search, the verbs and the trainer need from whatever samples.
 
+    A class that inherits from `Engine` has to define `generate`; the rest has defaults, which are right for an engine
+    that keeps nothing between requests and has no limit of its own.
+
+    max_length: the most tokens of prompt and answer together, or None where there is no limit.
+    busy_seconds: seconds spent sampling since the engine was made, for the trainer's `time/sampling`; an engine that
+        does not count them leaves it at 0, and its time shows as `time/other`.
+    logprobs: which log-probabilities it reports: "full" (of the full softmax at the sampling temperature, what
+        everything here is made for), "processed" or "raw"; see `completions.bias`.
+    """
+
+    max_length: int | None = None
+    busy_seconds: float = 0.0
+    logprobs: str = "full"
+
+    @abstractmethod
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, seed: int, max_new_tokens: int
     ) -> Completion:
-        """Sample one continuation of `prompt_ids`.
+        """Samples one continuation.
 
-        The result depends on the arguments alone, not on what else is in the batch.
+        prompt_ids: (T,) token ids of the prompt and of what was sampled so far.
+        sampling: how each token is drawn.
+        seed: of this continuation; the result depends on the arguments alone, not on what else is in the batch.
+        max_new_tokens: the most tokens it may have; at this length its stop reason is "length".
+
         Raises `EngineError` when it cannot be generated.
         """
         ...
+
+    def reset_cache(self) -> None:
+        """Forgets what was kept of earlier requests, because the model's weights have changed or will change.
+
+        The trainer calls it before and after each generation batch. The default does nothing: for an engine that
+        keeps nothing.
+        """
+        return None
 
 
 def check_request(

@@ -2,22 +2,29 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from ..errors import EngineError
-from . import Completion, Sampling
+from . import Completion, Engine, Sampling
 
 NextToken = Callable[[tuple[int, ...]], Mapping[int, float]]
 
 
-class ScriptedEngine:
+class ScriptedEngine(Engine):
     """Samples from `next_token(ids) -> {token id: probability}`; deterministic given the request's seed.
 
-    eos_token_ids: ids that end a completion. delay: `delay(seed) -> seconds` a request waits before it returns, to
-    shuffle the order of arrival. fail: `fail(seed) -> bool` makes a request raise `EngineError`.
-    Temperature, top-p and top-k are left to the script. `max_seen` records the most requests ever in flight.
+    Temperature, top-p and top-k are left to the script.
+
+    eos_token_ids: ids that end a completion.
+    delay: `delay(seed) -> seconds` a request waits before it is answered, to shuffle the order of arrival.
+    fail: `fail(seed) -> bool` makes a request raise `EngineError`.
+    clock: seconds, for `busy_seconds`.
+
+    requests: how many there were. max_seen: the most ever in flight. busy_seconds: spent in the script and in drawing
+    tokens; what `delay` waits is not counted.
     """
 
     def __init__(
@@ -27,12 +34,15 @@ class ScriptedEngine:
         *,
         delay: Callable[[int], float] | None = None,
         fail: Callable[[int], bool] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._next_token = next_token
         self._eos = frozenset(eos_token_ids)
         self._delay = delay
         self._fail = fail
+        self._clock = clock
         self._in_flight = 0
+        self.busy_seconds = 0.0
         self.max_seen = 0
         self.requests = 0
 
@@ -47,7 +57,10 @@ class ScriptedEngine:
             await asyncio.sleep(self._delay(seed) if self._delay else 0)
             if self._fail and self._fail(seed):
                 raise EngineError(f"scripted failure for seed {seed}")
-            return self._sample(prompt_ids, seed, max_new_tokens)
+            started = self._clock()
+            completion = self._sample(prompt_ids, seed, max_new_tokens)
+            self.busy_seconds += self._clock() - started
+            return completion
         finally:
             self._in_flight -= 1
 

@@ -19,7 +19,7 @@ from typing import Any
 import httpx2
 
 from ..errors import EngineError
-from . import Completion, Sampling, check_request
+from . import Completion, Engine, Sampling, check_request
 from .completions import VLLM, Format, bias
 from .http import headers, hint, message, read_json, retry_after, told
 
@@ -65,7 +65,7 @@ class _Busy(_Failed):
         self.pause = pause
 
 
-class ServerEngine:
+class ServerEngine(Engine):
     """Replicas of one server as an `Engine`. `connect.connect` makes it, and finds out most of its arguments.
 
     urls: the servers' addresses, without a path.

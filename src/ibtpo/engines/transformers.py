@@ -23,14 +23,15 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError, EngineError
-from . import Completion, Sampling, check_request
+from . import Completion, Engine, Sampling, check_request
 from .fused import FusedForward
 from .packed_linear import PackedLinears
 from .runners import PlainRunner, Rollout, SlotRunner, Unsupported
 from .sampling import draw_tokens, uniform_stream
+from .turns import let_callers_run
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """Any transformers causal LM (a PEFT-wrapped one too) as an `Engine`.
 
     model: left where it is, in its dtype; put in eval mode (which also switches gradient checkpointing off) and
@@ -66,7 +67,7 @@ class TransformersEngine:
         self.busy_seconds = 0.0
         config = model.config.get_text_config(decoder=True)
         self.vocab_size: int = model.get_input_embeddings().weight.shape[0]
-        self.max_length: int | None = getattr(config, "max_position_embeddings", None)
+        self.max_length = getattr(config, "max_position_embeddings", None)
         self.eos_token_ids = frozenset(eos_token_ids)
         self._clock = clock
         self._queue: deque[Rollout] = deque()
@@ -159,10 +160,7 @@ class TransformersEngine:
                 except Exception as error:
                     self._fail(error)
                     finished = True
-                # Who awaits a finished rollout must run, and submit what follows, before the next step. More than one
-                # turn of the loop: the search may await through tasks of its own.
-                for _ in range(6 if finished else 1):
-                    await asyncio.sleep(0)
+                await let_callers_run(finished)
         finally:
             if self._driver is me:  # not when another event loop has taken over
                 self._driver = None

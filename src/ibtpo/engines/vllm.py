@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..errors import ConfigError, EngineError
-from . import Completion, Sampling, check_request
+from . import Completion, Engine, Sampling, check_request
+from .turns import let_callers_run
 
 # With both, vLLM reports log-probs of the full softmax at the sampling temperature: see `full_softmax.py`.
 LOGITS_PROCESSOR = "ibtpo.engines.full_softmax:FullSoftmax"
@@ -64,7 +65,7 @@ def open_llm(
         raise ConfigError(f"vLLM cannot load model {model!r}: {type(e).__name__}: {reason[:400]}") from e
 
 
-class VLLMEngine:
+class VLLMEngine(Engine):
     """A `vllm.LLM` as an `Engine`.
 
     llm: see `open_llm`; one made otherwise needs `FULL_SOFTMAX` among its options, or its log-probs are of another
@@ -88,7 +89,7 @@ class VLLMEngine:
                 f"logprobs_mode={LOGPROBS_MODE!r}, logits_processors=[{LOGITS_PROCESSOR!r}])"
             )
         self.vocab_size: int = config.get_vocab_size()
-        self.max_length: int | None = config.max_model_len
+        self.max_length = config.max_model_len
         self.eos_token_ids = frozenset(eos_token_ids)
         self.generated_tokens = self.prefilled_tokens = self.cached_tokens = self.steps = 0
         self.busy_seconds = 0.0
@@ -199,10 +200,7 @@ class VLLMEngine:
             except Exception as e:
                 self._die(e)
                 return
-            # Who awaits a finished rollout must run, and ask for what follows, before the next step. More than one
-            # turn of the loop: the search may await through tasks of its own.
-            for _ in range(6 if finished else 1):
-                await asyncio.sleep(0)
+            await let_callers_run(finished)
 
     def _step(self) -> bool:
         """One step of vLLM's; resolves what is finished; True if anything was."""

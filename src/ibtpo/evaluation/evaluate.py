@@ -109,13 +109,11 @@ async def evaluate(
 
     def collect(tree: ReasoningTree) -> None:
         found[tree.id] = answers = _answers(tree)
-        # The search holds all trees until the last one: a benchmark's worth of log-probabilities is gigabytes.
-        del tree.nodes[1:], tree.leaves[:]
         if on_answers:
             on_answers(answers)
 
     search = TreeSearch(engine, verifier, decode, options)
-    await search.grow_all(prompts, on_tree=collect)
+    await search.grow_each(prompts, collect)  # a benchmark's worth of log-probabilities would be gigabytes
     return summarise_answers([found[p.id] for p in prompts], k, seed=seed)
 
 
@@ -146,11 +144,9 @@ def summarise_answers(answers: Sequence[Sequence[Answer]], k: int, *, seed: int 
 
 
 def _answers(tree: ReasoningTree) -> list[Answer]:
-    # With a shaped reward the first function's own values stand in the tree's meta, in leaf order.
-    grades = tree.meta.get("correct") or [leaf.reward for leaf in tree.leaves]
     return [
-        Answer(tree.id, i, tree.completion_text(i), grade, leaf.stop, len(tree.completion_ids(i)))
-        for i, (leaf, grade) in enumerate(zip(tree.leaves, grades, strict=True))
+        Answer(tree.id, i, tree.completion_text(i), leaf.correct, leaf.stop, len(tree.completion_ids(i)))
+        for i, leaf in enumerate(tree.leaves)
     ]
 
 

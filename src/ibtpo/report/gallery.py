@@ -93,12 +93,13 @@ def gallery(trees: Iterable[tuple[int, ReasoningTree]], viewer: str) -> Gallery:
     found = Gallery()
     kept: dict[str, list[tuple[tuple[float, ...], int, ReasoningTree]]] = {name: [] for name in SHOWN}
     for number, (step, tree) in enumerate(trees):
-        right = [c >= FULL_MARKS for c in correctness(tree)]
+        known = correctness(tree)
+        right = [c >= FULL_MARKS for c in known]
         saved = bool(tree.rollouts) and rescued(tree)
         found.trees += 1
         found.branched += any(rollout.round for rollout in tree.rollouts)
         found.rescued += saved
-        found.mixed += effective(correctness(tree))
+        found.mixed += effective(known)
         share = sum(right) / len(right) if right else math.nan
         if saved:
             kept["rescued"].append(((-step, -share, number), step, tree))
@@ -127,8 +128,7 @@ def tree_link(viewer: str, step: int, id: str, node: int | None = None) -> str:
 
 def _example(step: int, tree: ReasoningTree, viewer: str, saved: bool) -> Example:
     """A tree with its samples: if `saved`, the answer of the branch that rescued it; then a right and a wrong one."""
-    raw = tree.meta.get("correct") or [leaf.reward for leaf in tree.leaves]
-    right = [None if c is None else c >= FULL_MARKS for c in raw]
+    right = [None if c is None else c >= FULL_MARKS for c in tree.correct]
     known = [r for r in right if r is not None]
     story, turn = _story(tree, right) if saved else ("", None)
     samples = []

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from trl import GRPOConfig
 
+from .._extras import load_object
 from ..credit import CreditOptions, takes_confidence
 from ..engines import Sampling
+from ..engines.open import is_dotted_path
 from ..errors import ConfigError, unknown
 from ..score import ScoreOptions
 from ..search import Budget, SearchOptions
@@ -31,6 +33,19 @@ def check_least(options: Any, least: Mapping[str, float]) -> None:
         value = getattr(options, name)
         if value is not None and not (isinstance(value, int | float) and low <= value < math.inf):
             raise ConfigError(f"{name} must be a number and at least {low}, got {value!r}")
+
+
+def check_engine(engine: str, use_vllm: bool) -> None:
+    """Raises `ConfigError` for an engine that cannot sample in training, before anything is loaded."""
+    if engine == "transformers":
+        return
+    if not is_dotted_path(engine):
+        raise ConfigError(
+            f"engine must be transformers or package.module:factory, got {engine!r}; vLLM trains with use_vllm"
+        )
+    if use_vllm:
+        raise ConfigError(f"use_vllm and engine {engine!r} both say what samples; give one of them")
+    load_object(engine, "engine")
 
 
 def _option(default: Any, help: str) -> Any:
@@ -70,6 +85,9 @@ class IBTPOConfig(GRPOConfig):
     max_generated_tokens: int | None = _option(None, "stop after this many generated tokens, over all processes")
     packed_tokens: int = _option(
         8192, "most tokens of one update forward over the distinct tokens of trees; 0 trains every trajectory by itself"
+    )
+    engine: str = _option(
+        "transformers", "what samples: transformers, or package.module:factory; vLLM is TRL's use_vllm"
     )
     max_in_flight: int = _option(64, "rollouts at the engine at once")
     kv_memory_gb: float = _option(2.0, "memory for kept keys and values of finished rollouts")
@@ -144,6 +162,7 @@ class IBTPOConfig(GRPOConfig):
             raise ConfigError(f"verifier_timeout must be > 0 seconds, got {self.verifier_timeout}")
         if self.deterministic_rollouts is None:
             self.deterministic_rollouts = not torch.accelerator.is_available()
+        check_engine(self.engine, self.use_vllm)
         self.search_options()  # raises for options that do not fit
         self.credit_options()
         if self.ib_policy == "ref" and not takes_confidence(self.advantage):

@@ -186,13 +186,13 @@ def _evaluate(
     trainer: Any, tokenizer: Any, problems: list[Any], run: Any, config: Any
 ) -> tuple[dict[str, Any], dict[str, float | None]]:
     """The result, and each problem's mean grade."""
-    from ..engines.transformers import TransformersEngine
     from ..evaluation.evaluate import evaluate
     from ..search import Prompt, run_async
     from ..tasks.prompts import encode_prompt
+    from .rollouts import policy_engine
 
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    engine = TransformersEngine(model, eos_token_ids=trainer.eos_token_ids, max_batch_size=config.max_in_flight)
+    engine = policy_engine(trainer, trainer.accelerator.unwrap_model(trainer.model))
+    engine.reset_cache()  # an engine of the user's may have been made before, for older weights
     prompts = []
     for p in problems:
         text, ids = encode_prompt(p, tokenizer, system_prompt=run.system_prompt)
@@ -204,6 +204,7 @@ def _evaluate(
             max_new_tokens=options.max_new_tokens, seed=config.seed, decode=trainer._decode,
         )
     )  # fmt: skip
+    engine.reset_cache()
     grades: dict[str, list[float]] = {p.id: [] for p in problems}
     for answer in result.answers:
         if answer.grade is not None:

@@ -18,7 +18,9 @@ from trl.extras.profiling import profiling_context
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.models import unwrap_model_for_generation
 
+from ..engines import Engine
 from ..engines.completions import bias
+from ..engines.open import make_engine
 from ..engines.transformers import TransformersEngine
 from ..engines.vllm import CPU_OPTIONS, FULL_SOFTMAX, VLLMEngine
 from ..errors import ConfigError, EngineError
@@ -101,8 +103,21 @@ def _in_place(module: Any, name: str, value: Any) -> Iterator[None]:
             setattr(module, name, before)
 
 
+def policy_engine(trainer: Any, model: Any) -> Engine:
+    """The engine that samples from `model`, the trainer's policy, in this process, as the option `engine` says."""
+    args = trainer.args
+    if args.engine != "transformers":
+        return make_engine(args.engine, model, trainer._tokenizer, max_in_flight=args.max_in_flight)
+    return TransformersEngine(
+        model,
+        eos_token_ids=trainer.eos_token_ids,
+        max_batch_size=args.max_in_flight,
+        kv_memory_gb=args.kv_memory_gb,
+    )
+
+
 @contextmanager
-def rollout_engine(trainer: Any) -> Iterator[Any]:
+def rollout_engine(trainer: Any) -> Iterator[Engine]:
     """The engine for one generation batch, with the trainer's present weights."""
     if trainer.use_vllm:
         with _vllm(trainer) as engine:
@@ -115,20 +130,15 @@ def rollout_engine(trainer: Any) -> Iterator[Any]:
         gather_deepspeed3_params=args.ds3_gather_for_generation,
         gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
     ) as model:
-        if trainer._engine is None or trainer._engine.model is not model:
-            trainer._engine = TransformersEngine(
-                model,
-                eos_token_ids=trainer.eos_token_ids,
-                max_batch_size=args.max_in_flight,
-                kv_memory_gb=args.kv_memory_gb,
-            )
+        if trainer._engine is None or trainer._engine_model is not model:
+            trainer._engine, trainer._engine_model = policy_engine(trainer, model), model
         trainer._engine.reset_cache()  # the weights changed since the last batch
         yield trainer._engine
         trainer._engine.reset_cache()  # the update gets the memory back
 
 
 @contextmanager
-def _vllm(trainer: Any) -> Iterator[Any]:
+def _vllm(trainer: Any) -> Iterator[Engine]:
     generation = trainer.vllm_generation
     sleeps = generation.mode == "colocate" and generation.enable_sleep_mode
     if trainer.state.global_step != trainer._last_loaded_step or (sleeps and generation._llm_weights_sleeping):
@@ -151,7 +161,7 @@ def _colocated(trainer: Any) -> VLLMEngine:
     return VLLMEngine(trainer.vllm_generation.llm, eos_token_ids=trainer.eos_token_ids)
 
 
-def _server_engine(trainer: Any) -> Any:
+def _server_engine(trainer: Any) -> Engine:
     """Every process asks the server itself; only the weights go through the main one."""
     from ..engines.connect import connect
     from ..engines.server import FULL_LOGPROBS_HINT

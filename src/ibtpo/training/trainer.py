@@ -27,6 +27,7 @@ from .._seeds import stable_hash
 from .._text import describe
 from .._version import __version__
 from ..credit import batch_divisor, batch_values, plain_advantages, token_advantages, weigh_prefixes
+from ..engines import Engine
 from ..errors import CheckpointError, ConfigError, VerifierError
 from ..metrics import summarise, tree_record
 from ..score import step_confidence
@@ -108,7 +109,8 @@ class IBTPOTrainer(GRPOTrainer):
         self.add_callback(self.timer.callback(self))
         self.trees: list[ReasoningTree] = []
         self.generated_tokens = 0  # over the whole run and all processes
-        self._engine: Any = None  # see `rollouts`
+        self._engine: Engine | None = None  # see `rollouts`
+        self._engine_model: Any = None  # which model it samples from
         self._generate_every = args.steps_per_generation * args.num_iterations
         self._trees_until = 0  # the last step whose trees were, or could have been, written
         self._rows: list[dict[str, Any]] = []

@@ -201,7 +201,7 @@ def tree_chunk(
         "entropies": [n.step.entropies and [round(v, 3) for v in n.step.entropies] for n in nodes],
         **{name: [compact(node[name]) for node in record["nodes"]] for name in COLUMNS},
         "leaves": [[f.node, f.reward, f.stop] for f in tree.leaves],
-        "correct": tree.meta.get("correct") or None,
+        "correct": tree.correct if any(f.correct != f.reward for f in tree.leaves) else None,
         "rollouts": [[r.at, r.tokens, r.round, compact(r.score)] for r in tree.rollouts],
         "avg_reward": compact(record["avg_reward"]),
         "tree_ib": compact(record["ib_score"]),

@@ -12,22 +12,21 @@ MOST_BYTES = 400_000  # of markup
 MOST_TEXT = 4_000  # characters of a step
 
 
-def leaf_mark(leaf: Leaf, correct: float | None) -> str:
+def leaf_mark(leaf: Leaf) -> str:
     """An answer's verdict as a sign and words: "✓ right", "✗ wrong, cut short", "⚠ verifier error", …"""
     if leaf.stop in ("verifier_error", "engine_error"):
         return "⚠ " + leaf.stop.replace("_", " ")
     cut = ", cut short" if leaf.stop == "length" else ""
-    if correct is None:
+    if leaf.correct is None:
         return "⚠ no reward" + cut
-    return ("✓ right" if correct >= 1 else "✗ wrong" if correct <= 0 else f"◐ {correct:g}") + cut
+    return ("✓ right" if leaf.correct >= 1 else "✗ wrong" if leaf.correct <= 0 else f"◐ {leaf.correct:g}") + cut
 
 
 def marks_of(tree: ReasoningTree) -> dict[int, list[str]]:
     """The verdicts of the answers that end at a node, by node."""
-    correct = tree.meta.get("correct") or [leaf.reward for leaf in tree.leaves]
     marks: dict[int, list[str]] = {}
-    for leaf, c in zip(tree.leaves, correct, strict=True):
-        marks.setdefault(leaf.node, []).append(leaf_mark(leaf, c))
+    for leaf in tree.leaves:
+        marks.setdefault(leaf.node, []).append(leaf_mark(leaf))
     return marks
 
 

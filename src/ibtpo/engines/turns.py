@@ -1,0 +1,19 @@
+"""When an engine that is stepped on the event loop lets the others run."""
+
+import asyncio
+
+# Turns of the event loop from a finished rollout to the requests that follow it. The search takes four: the rollout's
+# own task goes on, the task that gathers its round, the tree that chooses the next places, and the new rollouts' tasks.
+# Two are to spare, for callers that wait through tasks of their own. With fewer, the next decode step would start
+# without those requests, and places in the batch would stay empty for a whole step.
+TURNS_AFTER_A_FINISH = 6
+
+
+async def let_callers_run(finished: bool) -> None:
+    """Between two decode steps: lets the other tasks of the event loop run.
+
+    finished: whether a rollout ended in the step before. Then who awaits it must be able to run and submit what
+        follows before the next step; else one turn is enough to take in new and cancelled requests.
+    """
+    for _ in range(TURNS_AFTER_A_FINISH if finished else 1):
+        await asyncio.sleep(0)

@@ -1,0 +1,71 @@
+"""Growing trees into a file: each is on disk as soon as it is whole, and a run that was stopped goes on from there."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .._version import __version__
+from ..errors import IBTPOError
+from ..search import Prompt, TreeSearch, run_async
+from ..storage.tree_file import TreeFile, check_same
+from ..tree import ReasoningTree
+
+
+def made_by(model: str, verifier: str) -> dict[str, Any]:
+    """What a stored tree's meta says of where it comes from.
+
+    model: the model's name or folder.
+    verifier: the verifier's name.
+    """
+    return {"ibtpo": __version__, "model": model, "verifier": verifier}
+
+
+def grow_stored(
+    search: TreeSearch,
+    prompts: Sequence[Prompt],
+    store: TreeFile | None,
+    *,
+    meta: Mapping[str, Any],
+    resume: bool = False,
+    on_tree: Callable[[ReasoningTree, bool], None] | None = None,
+) -> None:
+    """One tree a prompt: those that the file holds already are read, the others are grown and added to it.
+
+    The file is finished, with the trees in the order of the prompts, once all are there. No tree stays in memory.
+
+    search: grows the trees; its options are those that a stored tree must have been grown with.
+    prompts: all of them, those with a stored tree too.
+    store: the file, or None to keep no tree.
+    meta: put into the meta of each tree that is grown, and compared with that of each stored one; see `made_by`.
+    resume: whether to go on with what is there, or to start afresh.
+    on_tree: called with each tree and whether it was grown now, as opposed to read; after it is on disk.
+
+    Raises `ConfigError` for a stored tree that this search would not grow. Raises what the search raises; the message
+    then says how many trees are kept, and where none are, the unfinished file is removed.
+    """
+    done: set[str] = set()
+    if store:
+        for tree in store.open(resume=resume):
+            check_same(tree, prompts, search.options, dict(meta), store.path)
+            done.add(tree.id)
+            if on_tree:
+                on_tree(tree, False)
+
+    def keep(tree: ReasoningTree) -> None:
+        tree.meta.update(meta)
+        if store:
+            store.append(tree)
+        done.add(tree.id)
+        if on_tree:
+            on_tree(tree, True)
+
+    try:
+        run_async(search.grow_each([p for p in prompts if p.id not in done], keep))
+    except IBTPOError as e:
+        if store is None:
+            raise
+        if not done:
+            store.part.unlink()  # empty: nothing to go on with
+            raise
+        raise type(e)(f"{e}; {len(done)} of {len(prompts)} trees are kept, go on with --resume") from e
+    if store:
+        store.finish([p.id for p in prompts])
