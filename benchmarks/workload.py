@@ -20,7 +20,7 @@ def tree_options(*, small: bool) -> SearchOptions:
     """(4,9,1,1) trees with the embedded task's sampling, or the paper's and at most 48 tokens for SmolLM2."""
     return SearchOptions(
         budget=Budget(4, 9, 1, 1), sampling=Sampling(1.0, 1.0, 0) if small else Sampling(),
-        max_new_tokens=36 if small else 48, max_in_flight=64, deterministic=True,
+        max_completion_length=36 if small else 48, max_in_flight=64, deterministic=True,
     )  # fmt: skip
 
 

@@ -76,7 +76,7 @@ class RunningScores:
 
     def _score(self, tree: ReasoningTree, nodes: Iterable[int]) -> None:
         o, known, eta2, p_hat, density = self.options, self._known, self._eta2, self._p_hat, self._density
-        offset = 1 + 1 / o.beta
+        offset = 1 + 1 / o.ib_beta
         for i in nodes:
             if not known[i]:
                 continue
@@ -98,7 +98,7 @@ class RunningScores:
                     terms.append(weight * (ratio - offset) * eta2[c])
                     draws += weight
             if draws:
-                self._room[i] = (1 + o.beta) / draws * math.fsum(terms)
+                self._room[i] = (1 + o.ib_beta) / draws * math.fsum(terms)
 
 
 _RUNNING: WeakKeyDictionary[ReasoningTree, RunningScores] = WeakKeyDictionary()

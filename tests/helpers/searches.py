@@ -64,7 +64,7 @@ def grow(
 
 
 def options(budget: str = "4,9,1,1", tokens: int | None = None, **kwargs: Any) -> SearchOptions:
-    kwargs.setdefault("max_new_tokens", 12)
+    kwargs.setdefault("max_completion_length", 12)
     return SearchOptions(budget=Budget.parse(budget, tokens), **kwargs)
 
 

@@ -201,7 +201,7 @@ def _evaluate(
     result = run_async(
         evaluate(
             engine, trainer.verifier, prompts, k=run.eval_k, sampling=options.sampling,
-            max_new_tokens=options.max_new_tokens, seed=config.seed, decode=trainer._decode,
+            max_completion_length=options.max_completion_length, seed=config.seed, decode=trainer._decode,
         )
     )  # fmt: skip
     grades: dict[str, list[float]] = {p.id: [] for p in problems}
