@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from ..tasks.problems import Problem
 
 # Of a recipe, what a comparison replaces: how long a run lasts, its seed and rate, and which problems there are.
-_REPLACED = ("max_steps", "num_train_epochs", "seed", "learning_rate", "limit", "data_split")
+_COLUMNS = ("question_column", "answer_column")  # the problems' own; the files written of them have the usual ones
+_REPLACED = ("max_steps", "num_train_epochs", "seed", "learning_rate", "limit", "data_split", *_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,8 @@ def arm_settings(arm: str, recipe: Mapping[str, Any], changes: Sequence[str], co
 
     base = {name: value for name, value in recipe.items() if name not in _REPLACED}
     try:
-        settings = st.resolve(base, {**assignments(changes, "--set"), **parse(arm), **common})
+        changed = {name: value for name, value in assignments(changes, "--set").items() if name not in _COLUMNS}
+        settings = st.resolve(base, {**changed, **parse(arm), **common})
         if settings.get("threads"):
             settings["threads"] = 1  # runs share the machine
         run, trainer = st.split(settings)
@@ -201,7 +203,7 @@ def write_problems(path: Path, problems: "Sequence[Problem]") -> None:
     lines = []
     for p in problems:
         try:
-            lines.append(json.dumps({"question": p.prompt, **p.columns, "id": p.id}, ensure_ascii=False) + "\n")
+            lines.append(json.dumps({**p.columns, "question": p.prompt, "id": p.id}, ensure_ascii=False) + "\n")
         except TypeError as e:
             raise DataError(f"problem {p.id!r} cannot be written as JSON ({e}); remove the column") from e
     write_whole(path, "".join(lines))

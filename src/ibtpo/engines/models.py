@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,9 @@ def resolve_model(name: str) -> str:
         return str(path)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ConfigError(f"model folder {name!r} does not exist")
-    if "/" not in name:  # a hub id without an owner is a name of old ("gpt2"); most are typing mistakes of ours
-        near = unknown("model", name, NAMED)
-        if "did you mean" in str(near):
-            raise near
+    # A hub id without an owner is a name of old ("gpt2"); most that look like ours are typing mistakes.
+    if "/" not in name and get_close_matches(name, NAMED, n=1):
+        raise unknown("model", name, NAMED)
     return name
 
 

@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from .._text import percent
+from ..storage.run_folder import RunFolder
 from .timing import PARTS
 
 WINDOW = 40  # steps in a sparkline
@@ -36,13 +38,13 @@ MOST_GAP = {"float32": 1e-3, "half": 0.1}
 class LiveScreen(TrainerCallback):
     """Shows a run: a screen where `console` is a terminal, one line a step where it is not, nothing if it is quiet.
 
-    total: the run's budget in generated tokens, or None to count steps.
-    held_out: what to show of the accuracy before training; set it before or during the run.
+    total: the run's budget in generated tokens; by default the configuration's. Steps are counted where it has none.
+    held_out: what to show of the accuracy before training; by default what the run folder holds.
 
     The screen is gone when the run ends, however it ends, and a summary of its last state stands in its place.
     """
 
-    def __init__(self, console: Console, total: int | None) -> None:
+    def __init__(self, console: Console, total: int | None = None) -> None:
         self.console = console
         self.total = total
         self.held_out = ""
@@ -64,6 +66,11 @@ class LiveScreen(TrainerCallback):
         self._began = time.perf_counter()
         self._step = self._steps_at_start = state.global_step
         self._steps = state.max_steps
+        self.total = self.total or getattr(args, "max_generated_tokens", None)
+        run_dir = getattr(args, "run_dir", None)
+        before = RunFolder(run_dir).read_eval().get("before") if run_dir else None
+        if before and not self.held_out:
+            self.held_out = f"{percent(before['avg'], before['avg_ci'])} before training"
         if state.is_world_process_zero and self._screen:
             # Drawn once a second and cleared at the end; a run's own prints go above it.
             self._live = Live(get_renderable=self.screen, console=self.console, refresh_per_second=1, transient=True)
