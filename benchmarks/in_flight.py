@@ -36,7 +36,7 @@ def main(runs: int = 5) -> None:
         def grow(count: int, budget: Budget, lookahead: int) -> tuple[float, int]:
             engine = TransformersEngine(model, eos_token_ids=eos, max_batch_size=128)
             options = SearchOptions(
-                budget=budget, sampling=Sampling(1.0, 1.0, 0), max_new_tokens=36, max_in_flight=128,
+                budget=budget, sampling=Sampling(1.0, 1.0, 0), max_completion_length=36, max_in_flight=128,
                 deterministic=True, lookahead=lookahead,
             )  # fmt: skip
             begin = time.perf_counter()

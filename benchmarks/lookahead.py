@@ -33,7 +33,7 @@ def main(problems: int = 512) -> None:
         for lookahead in (0, 1, 3, 8):
             options = SearchOptions(
                 budget=Budget(4, 9, 1, 1), sampling=Sampling(1.0, 1.0, 0), score=ScoreOptions(confidence="joint"),
-                max_new_tokens=36, max_in_flight=128, deterministic=True, lookahead=lookahead,
+                max_completion_length=36, max_in_flight=128, deterministic=True, lookahead=lookahead,
             )  # fmt: skip
             trees = asyncio.run(TreeSearch(engine, verifier, workload.decoder(tokenizer), options).grow_all(prompts))
             records = [tree_record(t, options.score) for t in trees]

@@ -56,7 +56,7 @@ def nano_trees(count: int) -> Iterator[ReasoningTree]:
     def decode(ids: list[int]) -> str:
         return tokenizer.decode(ids, skip_special_tokens=True)
 
-    options = ibtpo.SearchOptions(max_new_tokens=128)
+    options = ibtpo.SearchOptions(max_completion_length=128)
     search = ibtpo.TreeSearch(engine, ibtpo.VerifierPool("walk"), decode, options)
     for problem in problems[BEFORE:]:
         text, ids = ibtpo.encode_prompt(replace(problem, prompt=before + problem.prompt), tokenizer)

@@ -24,7 +24,7 @@ def tree_options(*, small: bool) -> SearchOptions:
     """
     return SearchOptions(
         budget=Budget(4, 9, 1, 1), sampling=Sampling(1.0, 1.0, 0) if small else Sampling(),
-        max_new_tokens=36 if small else 48, max_in_flight=64, deterministic=True,
+        max_completion_length=36 if small else 48, max_in_flight=64, deterministic=True,
     )  # fmt: skip
 
 

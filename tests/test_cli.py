@@ -65,13 +65,16 @@ def test_the_version_is_printed(call) -> None:
         (["checkdata"], "unknown command 'checkdata'; did you mean 'check-data'?"),
         (["--verson"], "unknown option '--verson'; did you mean '--version'?"),
         (["sample", "--modle", "nano"], "unknown option '--modle'; did you mean '--model'?"),
-        (["sample", "--max_new_token=3"], "unknown option '--max-new-token'; did you mean '--max-new-tokens'?"),
-        (["score", "x.jsonl", "--bta", "5"], "unknown option '--bta'; did you mean '--beta'?"),
+        (
+            ["sample", "--max_completion_lenght=3"],
+            "unknown option '--max-completion-lenght'; did you mean '--max-completion-length'?",
+        ),
+        (["score", "x.jsonl", "--ib-bta", "5"], "unknown option '--ib-bta'; did you mean '--ib-beta'?"),
         (["eval", "--limit", "3", "-o", "x"], "unknown option '-o'; known: "),
         (["score"], "the following arguments are required: TREES; see ibtpo score --help"),
-        (["score", "x.jsonl", "--beta", "five"], "argument --beta: invalid float value: 'five'"),
+        (["score", "x.jsonl", "--ib-beta", "five"], "argument --ib-beta: invalid float value: 'five'"),
         (["score", "x.jsonl", "y.jsonl"], "unrecognized arguments: y.jsonl"),
-        (["score", "x.jsonl", "--beta", "0"], "beta must be > 0, got 0.0"),
+        (["score", "x.jsonl", "--ib-beta", "0"], "ib_beta must be > 0, got 0.0"),
         (["score", "x.jsonl", "--confidence", "geomeen"], "unknown confidence 'geomeen'; did you mean 'geomean'?"),
         (["score", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
         (["recipes", "--copy", "x.yaml"], "--copy needs the NAME of a recipe"),
@@ -376,7 +379,7 @@ def words(letters: Path, tiny_model: Path, monkeypatch) -> list[object]:
     """The options that sample and eval share here."""
     monkeypatch.syspath_prepend(str(letters))
     verifier = ["--verifier", "letter_reward:more_a", "--verifier-workers", 1]
-    lengths = ["--temperature", 1, "--top-p", 1, "--top-k", 0, "--max-new-tokens", 24]
+    lengths = ["--temperature", 1, "--top-p", 1, "--top-k", 0, "--max-completion-length", 24]
     return ["--model", tiny_model, "--data", letters / "questions.jsonl", "--device", "cpu", *verifier, *lengths]
 
 

@@ -13,7 +13,7 @@ from ibtpo.tree import ReasoningTree, Step
 
 OPTIONS = [
     ScoreOptions(),
-    ScoreOptions(beta=2.0, value="draws", confidence="joint"),
+    ScoreOptions(ib_beta=2.0, value="draws", confidence="joint"),
     ScoreOptions(weight="unique", confidence="head:2", ratio_prior=0.5),
 ]
 

@@ -29,7 +29,9 @@ CASE_IDS = [f"{name} {' '.join(f'{k}={v}' for k, v in options.items())}".strip()
 
 
 def options_of(options: dict[str, str]) -> CreditOptions:
-    score: dict[str, Any] = {k: float(v) if k == "beta" else v for k, v in options.items() if k != "lam"}
+    score: dict[str, Any] = {k: v for k, v in options.items() if k not in ("beta", "lam")}
+    if "beta" in options:  # as the golden file calls it
+        score["ib_beta"] = float(options["beta"])
     return CreditOptions(lam=float(options.get("lam", 0.1)), score=ScoreOptions(**score))
 
 
@@ -142,14 +144,14 @@ def test_joint_confidence_of_a_long_step_vanishes_and_geomean_does_not() -> None
 def test_a_node_with_one_child_scores_minus_one_plus_beta_over_beta_times_its_confidence(beta: float) -> None:
     tree = ReasoningTree("chain", [1])
     tree.add(0, [step([2], [0.5]), step([3], [0.25])], 1.0, "eos")
-    scores = score_tree(tree, ScoreOptions(beta=beta))
+    scores = score_tree(tree, ScoreOptions(ib_beta=beta))
     close(scores.ib_score, [-(1 + beta) / beta * 0.5, -(1 + beta) / beta * 0.25, None])
 
 
 @pytest.mark.parametrize("beta", [0.5, 5.0])
 def test_with_mean_ratio_one_the_score_is_the_covariance_less_the_confidence(beta: float) -> None:
     tree = merged()
-    scores = score_tree(tree, ScoreOptions(beta=beta))
+    scores = score_tree(tree, ScoreOptions(ib_beta=beta))
     # root: draws-weighted mean ratio (3·4/3 + 0)/4 = 1. Cov(ratio, η2) = E[ratio·η2] − E[η2]
     #   = (3·4/3·1/2 + 0)/4 − (3·1/2 + 1/8)/4 = 16/32 − 13/32 = 3/32, whatever β
     # node 1: (2·3/2·3/4)/3 − (2·3/4 + 1/4)/3 = 9/12 − 7/12 = 1/6
@@ -222,10 +224,10 @@ def test_a_group_is_effective_when_its_rewards_differ_by_more_than_float_residue
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beta": 0.0}, "beta"),
-        ({"beta": -5.0}, "beta"),
-        ({"beta": math.nan}, "beta"),
-        ({"beta": math.inf}, "beta"),
+        ({"ib_beta": 0.0}, "ib_beta"),
+        ({"ib_beta": -5.0}, "ib_beta"),
+        ({"ib_beta": math.nan}, "ib_beta"),
+        ({"ib_beta": math.inf}, "ib_beta"),
         ({"ratio_prior": -1.0}, "ratio_prior"),
         ({"value": "leafs"}, "did you mean 'leaves'"),
         ({"weight": "draw"}, "did you mean 'draws'"),

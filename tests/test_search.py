@@ -120,7 +120,7 @@ def test_a_tree_has_exactly_g_trajectories(branching: str, budget: str) -> None:
     b0, rounds, k, b = map(int, budget.split(","))
     g = b0 + (rounds - 1) * k * b
     assert Budget.parse(budget).trajectories == g
-    for tree in grow(options(budget, branching=branching, max_new_tokens=6), prompts(2)):
+    for tree in grow(options(budget, branching=branching, max_completion_length=6), prompts(2)):
         assert len(tree.leaves) == len(tree.rollouts) == g
         by_round = Counter(r.round for r in tree.rollouts)
         assert by_round == Counter({0: b0, **dict.fromkeys(range(1, rounds), k * b)})
@@ -242,7 +242,7 @@ def test_how_requests_are_run_is_not_written_into_the_tree() -> None:
     search = tree.meta["search"]
     assert search["seed"] == 3
     assert search["budget"] == {"b0": 4, "rounds": 9, "k": 1, "b": 1, "tokens": None}
-    assert search["score"]["beta"] == 5.0
+    assert search["score"]["ib_beta"] == 5.0
     assert not {"max_in_flight", "retries", "deterministic"} & set(search)
 
 
@@ -548,7 +548,7 @@ def one_place(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> 
         (lambda: SearchOptions(branching="no.module:rule"), "cannot load"),
         (lambda: SearchOptions(splitter="blankline"), "did you mean 'blank_line'"),
         (lambda: SearchOptions(max_in_flight=0), "max_in_flight"),
-        (lambda: SearchOptions(max_new_tokens=0), "max_new_tokens"),
+        (lambda: SearchOptions(max_completion_length=0), "max_completion_length"),
         (lambda: SearchOptions(retries=-1), "retries"),
         (lambda: grow(options(branching="test_search:one_place"), prompts(1)), "no place to branch"),
     ],
@@ -562,5 +562,10 @@ def test_the_default_budget_is_the_papers() -> None:
     assert Budget() == Budget.parse("4,9,1,1")
     assert Budget().trajectories == 12
     o = SearchOptions()
-    assert (o.sampling.temperature, o.sampling.top_p, o.sampling.top_k, o.max_new_tokens) == (0.7, 0.95, 20, 2048)
-    assert (o.score.beta, o.branching, o.splitter) == (5.0, "ib", "blank_line")
+    assert (o.sampling.temperature, o.sampling.top_p, o.sampling.top_k, o.max_completion_length) == (
+        0.7,
+        0.95,
+        20,
+        2048,
+    )
+    assert (o.score.ib_beta, o.branching, o.splitter) == (5.0, "ib", "blank_line")

@@ -52,7 +52,7 @@ def test_so_many_requests_of_one_prompt_are_in_flight(lookahead: int) -> None:
 
 
 def test_running_rounds_start_at_different_places_while_there_are_any() -> None:
-    trees = grow(options("4,4,1,1", lookahead=2, max_new_tokens=30), prompts(40))
+    trees = grow(options("4,4,1,1", lookahead=2, max_completion_length=30), prompts(40))
     for tree in trees:
         first = ReasoningTree(tree.id, tree.prompt_ids)
         assert len({r.at for r in tree.rollouts if r.round in (1, 2, 3)}) == min(3, _places_after_round_0(tree, first))

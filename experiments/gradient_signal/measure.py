@@ -35,7 +35,7 @@ GROUPS = {
     "random": ("random", TREE, JOINT),
     "entropy": ("entropy", TREE, JOINT),
     "ib": ("ib", TREE, JOINT),
-    "ib, β 1": ("ib", TREE, ScoreOptions(beta=1, confidence="joint")),
+    "ib, β 1": ("ib", TREE, ScoreOptions(ib_beta=1, confidence="joint")),
 }
 ADVANTAGES = {
     "grpo": CreditOptions("grpo"),
@@ -117,7 +117,7 @@ def main() -> None:
     def grow(branching: str, budget: Budget, score: ScoreOptions, seed: int) -> list[ReasoningTree]:
         engine = ibtpo.TransformersEngine(model, eos_token_ids=eos_token_ids(model, tokenizer), max_batch_size=128)
         options = SearchOptions(
-            budget=budget, sampling=Sampling(1.0, 1.0, 0), score=score, branching=branching, max_new_tokens=36,
+            budget=budget, sampling=Sampling(1.0, 1.0, 0), score=score, branching=branching, max_completion_length=36,
             max_in_flight=128, seed=seed,
         )  # fmt: skip
         search = TreeSearch(engine, verifier, lambda ids: tokenizer.decode(ids, skip_special_tokens=True), options)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from .tasks.problems import load_problems as load_problems
     from .tasks.prompts import encode_prompt as encode_prompt
     from .training.config import IBTPOConfig as IBTPOConfig
+    from .training.launch import Run as Run
+    from .training.launch import train as train
     from .training.probe import IBScoreCallback as IBScoreCallback
     from .training.trainer import IBTPOTrainer as IBTPOTrainer
     from .tree import ReasoningTree as ReasoningTree
@@ -63,6 +65,7 @@ __all__ = [
     "Problem",
     "Prompt",
     "ReasoningTree",
+    "Run",
     "Sampling",
     "ScoreOptions",
     "SearchOptions",
@@ -80,6 +83,7 @@ __all__ = [
     "score_tree",
     "summarise",
     "token_advantages",
+    "train",
     "tree_record",
     "write_trees",
 ]
@@ -100,6 +104,7 @@ _MODULE_OF = {
     "Problem": "tasks.problems",
     "Prompt": "search",
     "ReasoningTree": "tree",
+    "Run": "training.launch",
     "Sampling": "engines",
     "ScoreOptions": "score",
     "SearchOptions": "search",
@@ -117,6 +122,7 @@ _MODULE_OF = {
     "score_tree": "score",
     "summarise": "metrics",
     "token_advantages": "credit",
+    "train": "training.launch",
     "tree_record": "metrics",
     "write_trees": "tree",
 }

@@ -70,6 +70,7 @@ class Parser(argparse.ArgumentParser):
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parses `argv`. Raises `ConfigError`; an unknown option is named with the nearest known one."""
         known = [name for action in self._actions for name in action.option_strings]
+        shown = [n for action in self._actions if action.help != argparse.SUPPRESS for n in action.option_strings]
         words = list(argv)
         # Before argparse looks: it would complain first of what the misspelt option was to give.
         for i, word in enumerate(words):
@@ -80,7 +81,7 @@ class Parser(argparse.ArgumentParser):
             name, equals, value = word.partition("=")
             name = name.replace("_", "-")
             if name not in known:
-                raise unknown("option", name, known)
+                raise unknown("option", name, shown)
             words[i] = name + equals + value
         return self.parse_args(words)
 

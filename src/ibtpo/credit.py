@@ -17,14 +17,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from ._extras import load_object
+from ._options import OPTIONS, option
 from ._text import describe
 from .errors import ConfigError, unknown
 from .score import LARGEST, ScoreOptions, Scores, effective, score_tree
 from .tree import ROOT, ReasoningTree
 
 STD_FLOOR = 1e-4  # TRL's: keeps a float residue in the standard deviation from becoming a huge advantage
-
-PREFIX_WEIGHTS = ("trajectories", "once", "sqrt")
 
 PathAdvantages = list[np.ndarray]  # L arrays, the i-th (D_i,): a number for each step on the path to leaf i
 
@@ -66,18 +65,18 @@ class CreditOptions:
     prefix_weight: how often a token shared by n trajectories counts: "trajectories" n times, "sqrt" √n, "once" 1.
     """
 
-    advantage: str = "ibtpo"
-    lam: float = 0.1
+    advantage: str = option("advantage")
+    lam: float = option("lam")
     score: ScoreOptions = field(default_factory=ScoreOptions)
-    ib_on_uniform_trees: bool = True
-    prefix_weight: str = "trajectories"
+    ib_on_uniform_trees: bool = option("ib_on_uniform_trees")
+    prefix_weight: str = option("prefix_weight")
 
     def __post_init__(self) -> None:
         if not abs(self.lam) <= LARGEST:
             raise ConfigError(f"lam must be finite and within ±{LARGEST:g}, got {self.lam}")
         find_advantage(self.advantage)
-        if self.prefix_weight not in PREFIX_WEIGHTS:
-            raise unknown("prefix_weight", self.prefix_weight, PREFIX_WEIGHTS)
+        if self.prefix_weight not in OPTIONS["prefix_weight"].choices:
+            raise unknown("prefix_weight", self.prefix_weight, OPTIONS["prefix_weight"].choices)
 
 
 def leaf_rewards(tree: ReasoningTree) -> np.ndarray:

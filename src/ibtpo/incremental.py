@@ -82,7 +82,7 @@ class RunningScores:
     def _score(self, tree: ReasoningTree, nodes: Iterable[int]) -> None:
         """Computes value and IB-Score of the nodes, children before parents, as `score_tree` defines them."""
         o, known, eta2, p_hat, density = self.options, self._known, self._eta2, self._p_hat, self._density
-        offset = 1 + 1 / o.beta
+        offset = 1 + 1 / o.ib_beta
         for i in nodes:
             if not known[i]:
                 continue
@@ -104,7 +104,7 @@ class RunningScores:
                     terms.append(weight * (ratio - offset) * eta2[c])
                     draws += weight
             if draws:
-                self._room[i] = (1 + o.beta) / draws * math.fsum(terms)
+                self._room[i] = (1 + o.ib_beta) / draws * math.fsum(terms)
 
 
 _RUNNING: WeakKeyDictionary[ReasoningTree, RunningScores] = WeakKeyDictionary()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ._options import OPTIONS, option
 from .errors import ConfigError, unknown
 from .tree import ROOT, ReasoningTree
 
@@ -24,15 +25,12 @@ NO_VALUE = 1e-12  # a parent's value at or below this carries no information: th
 
 LARGEST = 1e15  # of a weight: beyond it scores overflow or lose all their digits
 
-VALUES = ("leaves", "draws")
-WEIGHTS = ("draws", "unique")
-
 
 @dataclass(frozen=True, slots=True)
 class ScoreOptions:
     """What the paper leaves open, and β.
 
-    beta: β > 0 of the Information Bottleneck (paper: 5).
+    ib_beta: β > 0 of the Information Bottleneck (paper: 5).
     value: "leaves", the share of correct leaves under a node (the paper's reward density), or "draws", the mean over
         children weighted by their draws, which a much-branched subtree does not dominate.
     confidence: π of a step from its tokens' log-probs: "geomean" exp(mean), "joint" exp(sum), "head:k" exp(sum of the
@@ -41,25 +39,24 @@ class ScoreOptions:
     ratio_prior: a ≥ 0 smooths the p̂ inside the ratio as (k+a)/(n+2a) with k = p̂·n of n leaves; 0 is off.
     """
 
-    beta: float = 5.0
-    value: str = "leaves"
-    confidence: str = "geomean"
-    weight: str = "draws"
-    ratio_prior: float = 0.0
+    ib_beta: float = option("ib_beta")
+    value: str = option("value")
+    confidence: str = option("confidence")
+    weight: str = option("weight")
+    ratio_prior: float = option("ratio_prior")
 
     def __post_init__(self) -> None:
-        if not (self.beta > 0 and 1 / LARGEST <= self.beta <= LARGEST):
+        if not (self.ib_beta > 0 and 1 / LARGEST <= self.ib_beta <= LARGEST):
             raise ConfigError(
-                f"beta must be > 0, got {self.beta}; from {1 / LARGEST:g} to {LARGEST:g} it can be computed with"
+                f"ib_beta must be > 0, got {self.ib_beta}; from {1 / LARGEST:g} to {LARGEST:g} it can be computed with"
             )
         if not 0 <= self.ratio_prior <= LARGEST:
             raise ConfigError(
                 f"ratio_prior must be >= 0, got {self.ratio_prior}; 0 switches it off, {LARGEST:g} is the most"
             )
-        if self.value not in VALUES:
-            raise unknown("value", self.value, VALUES)
-        if self.weight not in WEIGHTS:
-            raise unknown("weight", self.weight, WEIGHTS)
+        for name in ("value", "weight"):
+            if getattr(self, name) not in OPTIONS[name].choices:
+                raise unknown(name, getattr(self, name), OPTIONS[name].choices)
         step_confidence((0.0,), self.confidence)
 
 
@@ -126,7 +123,7 @@ def score_tree(tree: ReasoningTree, options: ScoreOptions | None = None) -> Scor
     options = options or ScoreOptions()
     n = len(tree.nodes)
     p_hat, count = values(tree, options.value)
-    a, beta = options.ratio_prior, options.beta
+    a, beta = options.ratio_prior, options.ib_beta
     density = (p_hat * count + a) / (count + 2 * a) if a else p_hat
     ratio, eta2, ib_score = np.full(n, math.nan), np.full(n, math.nan), np.full(n, math.nan)
     for node in tree.nodes[1:]:

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from ._extras import load_object
+from ._options import option
 from ._seeds import stable_hash
 from .branching import BRANCHING, BranchingRule, BranchPoint
 from .engines import Completion, Engine, Sampling
@@ -79,7 +80,7 @@ class SearchOptions:
     """Everything a tree depends on besides model, prompt and verifier.
 
     branching: "ib", "entropy", "fixed_width", "random", "independent", or a dotted path to a rule.
-    splitter: see `steps.make_splitter`. max_new_tokens: a trajectory's length limit.
+    splitter: see `steps.make_splitter`. max_completion_length: a trajectory's limit in tokens.
     lookahead: rounds a tree may start before the running one has returned, from the scores it has by then, at the best
         places that no running rollout started from. 0 is the paper's order; more keeps an engine busy that has few
         prompts, at the price of scores that many rounds old. The tree depends on it, but not on timing.
@@ -91,17 +92,17 @@ class SearchOptions:
     budget: Budget = field(default_factory=Budget)
     sampling: Sampling = field(default_factory=Sampling)
     score: ScoreOptions = field(default_factory=ScoreOptions)
-    branching: str = "ib"
-    splitter: str = "blank_line"
-    max_new_tokens: int = 2048
+    branching: str = option("branching")
+    splitter: str = option("splitter")
+    max_completion_length: int = option("max_completion_length")
     seed: int = 0
-    lookahead: int = 0
-    max_in_flight: int = 64
+    lookahead: int = option("lookahead")
+    max_in_flight: int = option("max_in_flight")
     retries: int = 2
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "max_in_flight"):
+        for name in ("max_completion_length", "max_in_flight"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")
         if self.lookahead < 0:
@@ -323,7 +324,7 @@ class TreeSearch:
     async def _rollout(
         self, prompt: Prompt, prefix: list[int], sampled: tuple[int, ...], seed: int, requests: asyncio.Semaphore
     ) -> tuple[Completion, list[str], Verdict]:
-        room = self.options.max_new_tokens - len(sampled)
+        room = self.options.max_completion_length - len(sampled)
         async with requests:
             completion = await self._generate(prompt, prefix, seed, room)
         ids = [*sampled, *completion.token_ids]

@@ -179,7 +179,7 @@ def test_a_model_that_is_not_there_is_named(name: str, message: str, place: Path
 
 # --- prompts, on the tiny model ------------------------------------------------------------------------------------
 
-SAMPLE = ["--device", "cpu", "--tree", "2,2,1,1", "--max-new-tokens", 8, "--quiet", "--verifier", "letters:more_a",
+SAMPLE = ["--device", "cpu", "--tree", "2,2,1,1", "--max-completion-length", 8, "--quiet", "--verifier", "letters:more_a",
           "--verifier-workers", 1, "--temperature", 1]  # fmt: skip
 
 
@@ -334,7 +334,18 @@ def test_sampling_goes_on_past_a_verifier_that_fails_and_counts_it(
 
 def test_evaluation_leaves_failed_verdicts_out_and_counts_them(call: Call, place: Path) -> None:
     (place / "q.jsonl").write_text('{"question": "ab"}\n{"question": "cd"}\n')
-    words = ["--max-new-tokens", 8, "--verifier-workers", 1, "--quiet", "--json", "--device", "cpu", "--temperature", 1]
+    words = [
+        "--max-completion-length",
+        8,
+        "--verifier-workers",
+        1,
+        "--quiet",
+        "--json",
+        "--device",
+        "cpu",
+        "--temperature",
+        1,
+    ]
     got = {}
     for verifier in ("half", "fail"):
         code, out, err = call(
@@ -409,7 +420,7 @@ def test_an_evaluation_that_fails_keeps_its_answers_and_says_where(
 
     letters(place)
     failing_after(monkeypatch, 5, lambda: EngineError("the power went out"))
-    words = ["--k", 2, "--max-in-flight", 1, "--max-new-tokens", 8, "--verifier", "letters:more_a", "--quiet"]
+    words = ["--k", 2, "--max-in-flight", 1, "--max-completion-length", 8, "--verifier", "letters:more_a", "--quiet"]
     code, _, err = call("eval", "--model", "tiny", "--data", "q.jsonl", "--output", "e.json", *words)
     assert_one_message(code, err, r"the answers to 2 problems are kept in e\.answers\.jsonl")
     assert [json.loads(line)["id"] for line in (place / "e.answers.jsonl").read_text().splitlines()] == ["q0"] * 2 + [

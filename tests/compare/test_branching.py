@@ -94,7 +94,7 @@ def test_a_pool_too_small_for_the_trees_is_an_error() -> None:
 
 
 ARGS = ("--model", "nano", "--data", "walk:test", "--limit", 4, "--pool", 16, "--temperature", 1, "--top-p", 1,
-        "--top-k", 0, "--max-new-tokens", 96, "--quiet", "--deterministic")  # fmt: skip
+        "--top-k", 0, "--max-completion-length", 96, "--quiet", "--deterministic")  # fmt: skip
 
 
 def compare(call: Callable[..., Any], folder: Path, *more: Any) -> Any:
@@ -113,7 +113,7 @@ def test_the_command_compares_stored_trees_and_resumes(call: Callable[..., Any],
     assert list(summary["arms"]) == ["independent G=8", "independent G=12", "ib,confidence=joint", "random"]
     stored = json.loads((folder / "summary.json").read_text())
     assert stored["arms"] == summary["arms"]
-    assert stored["options"]["max_new_tokens"] == 96
+    assert stored["options"]["max_completion_length"] == 96
     pool = list(read_trees(folder / "trees" / "independent.jsonl.gz"))
     assert [len(tree.leaves) for tree in pool] == [16] * 4
     success = np.mean([[leaf.reward for leaf in tree.leaves] for tree in pool])
@@ -139,16 +139,16 @@ def test_the_command_compares_stored_trees_and_resumes(call: Callable[..., Any],
     assert code == 0, err
     assert json.loads(out)["arms"] == summary["arms"]
     assert (folder / "trees" / "ib-confidence-joint.jsonl.gz").stat().st_size == before
-    code, _, err = compare(call, folder, "--resume", "--beta", 2)
+    code, _, err = compare(call, folder, "--resume", "--ib-beta", 2)
     assert code == 2
-    assert "score.beta is 2.0, but 5.0" in err
+    assert "score.ib_beta is 2.0, but 5.0" in err
 
 
 @pytest.mark.parametrize(
     ("arms", "message"),
     [
-        (["ib,gamma=1"], "'gamma=1' is not one of beta=…, value=…, confidence=…, weight=…, ratio_prior=…"),
-        (["ib,beta=x"], "beta must be a number, got 'x'"),
+        (["ib,gamma=1"], "'gamma=1' is not one of ib_beta=…, value=…, confidence=…, weight=…, ratio_prior=…"),
+        (["ib,ib_beta=x"], "ib_beta must be a number, got 'x'"),
         (["ibb"], "branching rule"),
     ],
 )

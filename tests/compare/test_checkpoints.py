@@ -20,7 +20,18 @@ from ibtpo.metrics import tree_record
 from ibtpo.report.checkpoints import _places, write_diagnosis
 from ibtpo.tree import read_trees
 
-ROOT_OPTIONS = ["--max-new-tokens", "16", "--temperature", "1", "--top-p", "1", "--top-k", "0", "--tree", "3,4,1,1"]
+ROOT_OPTIONS = [
+    "--max-completion-length",
+    "16",
+    "--temperature",
+    "1",
+    "--top-p",
+    "1",
+    "--top-k",
+    "0",
+    "--tree",
+    "3,4,1,1",
+]
 
 
 @pytest.fixture(scope="module")

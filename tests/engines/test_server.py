@@ -57,7 +57,12 @@ class AlwaysRight:
 
 def search_of(engine: ServerEngine) -> TreeSearch:
     options = SearchOptions(
-        budget=Budget(3, 4), sampling=SAMPLING, splitter="tokens:4", max_new_tokens=16, retries=0, max_in_flight=8
+        budget=Budget(3, 4),
+        sampling=SAMPLING,
+        splitter="tokens:4",
+        max_completion_length=16,
+        retries=0,
+        max_in_flight=8,
     )
     return TreeSearch(engine, AlwaysRight(), lambda ids: "".join(map(str, ids)), options)
 
@@ -419,11 +424,15 @@ def test_trees_and_answers_are_sampled_from_servers_by_the_command_line(
 
     with servers(2) as fakes:
         urls = ",".join(f.url for f in fakes)
-        words = command(tiny_model, data, "sample", "--engine", urls, "--tree", "2,3,1,1", "--max-new-tokens", "8")
+        words = command(
+            tiny_model, data, "sample", "--engine", urls, "--tree", "2,3,1,1", "--max-completion-length", "8"
+        )
         assert main([*words, "--output", str(tmp_path / "trees.jsonl")]) == 0
         requests = sum(len(f.requests) for f in fakes)
         assert requests == 3 * 4 + 2  # and two to find out about the log-probs
-        words = command(tiny_model, data, "eval", "--engine", urls, "--k", "2", "--max-new-tokens", "8", "--json")
+        words = command(
+            tiny_model, data, "eval", "--engine", urls, "--k", "2", "--max-completion-length", "8", "--json"
+        )
         capsys.readouterr()
         assert main(words) == 0
         assert json.loads(capsys.readouterr().out)["k"] == 2
@@ -436,7 +445,9 @@ def test_trees_with_biased_logprobs_say_so(tiny_model: Any, data: Any, tmp_path:
     from ibtpo.cli import main
 
     with FakeServer(logprobs="processed") as fake:
-        words = command(tiny_model, data, "sample", "--engine", fake.url, "--tree", "2,1,1,1", "--max-new-tokens", "4")
+        words = command(
+            tiny_model, data, "sample", "--engine", fake.url, "--tree", "2,1,1,1", "--max-completion-length", "4"
+        )
         with pytest.warns(UserWarning, match="renormalised"):
             assert main([*words, "--output", str(tmp_path / "trees.jsonl")]) == 0
     tree = json.loads((tmp_path / "trees.jsonl").read_text().splitlines()[0])

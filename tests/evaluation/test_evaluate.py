@@ -142,7 +142,7 @@ def decode(ids):
 
 def run(prompts, **options):
     engine = ScriptedEngine(script, [EOS], delay=options.pop("delay", None))
-    arguments = {"decode": decode, "k": 4, "max_new_tokens": 6, **options}
+    arguments = {"decode": decode, "k": 4, "max_completion_length": 6, **options}
     return asyncio.run(evaluate(engine, LetterVerifier(), prompts, **arguments))
 
 
@@ -176,7 +176,7 @@ def test_draws_of_a_larger_k_start_with_those_of_a_smaller_one() -> None:
 
 
 def test_a_draw_cut_at_the_limit_counts_as_truncated() -> None:
-    result = run(prompts("1"), k=16, max_new_tokens=2)
+    result = run(prompts("1"), k=16, max_completion_length=2)
     cut = [a for a in result.answers if a.stop == "length"]
     assert cut
     assert all(a.tokens == 2 for a in cut)

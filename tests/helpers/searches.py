@@ -84,7 +84,7 @@ def options(budget: str = "4,9,1,1", tokens: int | None = None, **kwargs: Any) -
     tokens: the token budget of a tree, if it has one.
     kwargs: further options.
     """
-    kwargs.setdefault("max_new_tokens", 12)
+    kwargs.setdefault("max_completion_length", 12)
     return SearchOptions(budget=Budget.parse(budget, tokens), **kwargs)
 
 

@@ -47,7 +47,7 @@ def prompts(reference: Reference) -> list[Prompt]:
 
 def grow(engine: Any, reference: Reference, prompts: list[Prompt], **options: Any) -> list[Any]:
     settings = SearchOptions(
-        budget=Budget(4, 5), sampling=SAMPLING, max_new_tokens=100, splitter="tokens:8", seed=7, **options
+        budget=Budget(4, 5), sampling=SAMPLING, max_completion_length=100, splitter="tokens:8", seed=7, **options
     )
     search = TreeSearch(engine, LengthReward(), lambda ids: reference.tokenizer.decode(ids), settings)
     return asyncio.run(search.grow_all(prompts))
@@ -296,7 +296,9 @@ def test_when_vllm_dies_waiting_rollouts_fail_finished_trees_are_kept_and_the_er
         return execute(*args, **kwargs)
 
     monkeypatch.setattr(runner, "execute_model", dies)
-    settings = SearchOptions(budget=Budget(3, 3), sampling=SAMPLING, max_new_tokens=60, retries=1, max_in_flight=4)
+    settings = SearchOptions(
+        budget=Budget(3, 3), sampling=SAMPLING, max_completion_length=60, retries=1, max_in_flight=4
+    )
     search = TreeSearch(engine, LengthReward(), lambda ids: reference.tokenizer.decode(ids), settings)
     with pytest.raises(EngineError, match=r"vLLM failed in a step and cannot be used any more.*illegal memory access"):
         asyncio.run(search.grow_each(prompts, kept.append))

@@ -99,7 +99,7 @@ def engine_of(replicas: list[Server], reference: Reference, **options: Any) -> A
 
 def search_of(engine: Any, reference: Reference) -> TreeSearch:
     options = SearchOptions(
-        budget=Budget(4, 5), sampling=SAMPLING, max_new_tokens=100, splitter="tokens:8", seed=7, retries=0
+        budget=Budget(4, 5), sampling=SAMPLING, max_completion_length=100, splitter="tokens:8", seed=7, retries=0
     )
     return TreeSearch(engine, LengthReward(), lambda ids: reference.tokenizer.decode(ids), options)
 
@@ -157,7 +157,7 @@ def test_the_command_line_samples_from_servers(replicas: list[Server], tmp_path:
     engine = ",".join(s.url for s in replicas)
     trees = tmp_path / "trees.jsonl"
     words = ["sample", "--model", "nano", "--data", "walk:test", "--limit", "2", "--tree", "2,2,1,1"]
-    words += ["--max-new-tokens", "60", "--output", str(trees), "--engine", engine, "--quiet"]
+    words += ["--max-completion-length", "60", "--output", str(trees), "--engine", engine, "--quiet"]
     assert main(words) == 0
     assert len(trees.read_text().splitlines()) == 2
 

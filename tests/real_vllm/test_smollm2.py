@@ -28,7 +28,9 @@ def test_trees_of_chat_prompts_have_the_trainers_logprobs() -> None:
             [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
         )
         prompts.append(Prompt(question, tuple(reference.tokenizer(text)["input_ids"]), text))
-    options = SearchOptions(budget=Budget(4, 5), sampling=SAMPLING, max_new_tokens=96, splitter="sentence", seed=1)
+    options = SearchOptions(
+        budget=Budget(4, 5), sampling=SAMPLING, max_completion_length=96, splitter="sentence", seed=1
+    )
     search = TreeSearch(engine, LengthReward(), lambda ids: reference.tokenizer.decode(ids), options)
     began = time.monotonic()
     trees = asyncio.run(search.grow_all(prompts))

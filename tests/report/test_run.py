@@ -423,12 +423,11 @@ def test_the_command_refuses_with_one_line(undrawn, tmp_path, capsys, words, mes
 
 
 def test_a_training_whose_report_fails_warns_and_does_not_fail(tmp_path, capsys):
-    from ibtpo.commands.train import _write_report
-    from ibtpo.storage.run_folder import RunFolder
+    from ibtpo.commands.train import try_report
 
     folder = make_run(tmp_path / "run")
     (folder / "env.json").write_text("{")
-    assert _write_report(RunFolder(folder)) is None
+    assert try_report(folder) is None
     error = capsys.readouterr().err
     assert error.startswith("warning: no report was written (DataError: ")
     assert error.endswith(f"try again with: ibtpo report {folder}\n")

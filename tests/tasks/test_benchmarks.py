@@ -216,7 +216,7 @@ def test_eval_by_name_takes_prompt_verifier_and_k_from_the_table(call, tiny_mode
         tiny_model,
         "--device",
         "cpu",
-        "--max-new-tokens",
+        "--max-completion-length",
         4,
         "--instruction",
         "a",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,7 +53,8 @@ def place(tmp_path_factory):
 
 
 def environment(place):
-    return {**os.environ, "PYTHONPATH": str(place), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    paths = [str(place), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def ibtpo(place, *args, launcher=()):
@@ -139,6 +141,24 @@ def test_resuming_a_finished_run_trains_no_further(place, whole):
         for text in (before, (folder / "metrics.jsonl").read_text())
     )
     assert new == old
+
+
+def test_a_finished_run_goes_on_with_more_tokens_and_keeps_its_older_result(place, whole):
+    longer = place / "longer"
+    shutil.copytree(whole[0], longer)
+    done = ibtpo(place, "--resume", "longer", "--max_generated_tokens", 8000)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, found = losses(whole[0]), losses(longer)
+    assert len(found) > len(first)
+    np.testing.assert_allclose([found[step] for step in first], list(first.values()), atol=1e-6, rtol=0)
+    assert yaml.safe_load((longer / "config.yaml").read_text())["max_generated_tokens"] == 8000
+    before, after = (
+        [json.loads(line) for line in (folder / "evals.jsonl").read_text().splitlines()]
+        for folder in (whole[0], longer)
+    )
+    assert after[:-1] == [before[0], {**before[1], "kept": True}]
+    assert after[-1]["generated_tokens"] >= 8000
+    assert json.loads((longer / "eval.json").read_text())["after"]["avg"] == after[-1]["avg"]
 
 
 def test_two_processes_give_the_losses_of_one(place, whole):

@@ -27,7 +27,7 @@ from ibtpo.tree import read_trees
 from ibtpo.verify.rewards import RewardFunctions
 
 PROMPTS = ["abc"[i % 3] + "defg"[i % 4] for i in range(12)]
-SEARCH = SearchOptions(Budget(3, 4), Sampling(1.0, 1.0, 0), max_new_tokens=24, seed=5, deterministic=True)
+SEARCH = SearchOptions(Budget(3, 4), Sampling(1.0, 1.0, 0), max_completion_length=24, seed=5, deterministic=True)
 
 
 def more_a_than_b(completions, **kwargs):
@@ -287,7 +287,7 @@ def test_a_probe_that_fails_is_a_warning_and_training_goes_on(tiny_model, tmp_pa
 
     monkeypatch.setattr(TransformersEngine, "generate", broken)
     trainer = make_trainer(tiny_model, tmp_path, max_steps=2)
-    search = SearchOptions(Budget(2, 1), max_new_tokens=4, retries=0)
+    search = SearchOptions(Budget(2, 1), max_completion_length=4, retries=0)
     trainer.add_callback(IBScoreCallback(trainer, every=2, search=search, max_time_share=1.0))
     with (
         pytest.warns(UserWarning, match="the probe at step 0 failed"),

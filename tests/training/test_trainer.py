@@ -100,9 +100,9 @@ def test_first_loss_is_minus_the_mean_over_trajectories_of_the_mean_step_advanta
 def test_branches_may_be_chosen_with_another_beta_than_credit_is_given_with(tmp_path):
     common = {"output_dir": str(tmp_path), "num_generations": 12, "per_device_train_batch_size": 12}
     one = IBTPOConfig(**common, ib_beta=7.0)
-    assert (one.search_options().score.beta, one.credit_options().score.beta) == (7.0, 7.0)
+    assert (one.search_options().score.ib_beta, one.credit_options().score.ib_beta) == (7.0, 7.0)
     two = IBTPOConfig(**common, branch_beta=1.0)
-    assert (two.search_options().score.beta, two.credit_options().score.beta) == (1.0, 5.0)
+    assert (two.search_options().score.ib_beta, two.credit_options().score.ib_beta) == (1.0, 5.0)
     with pytest.raises(ConfigError, match="branch_beta must be > 0, got -1"):
         IBTPOConfig(**common, branch_beta=-1.0)
     with pytest.raises(ConfigError, match="ib_beta must be > 0, got 0"):
@@ -307,7 +307,7 @@ def test_saved_trees_can_be_read_back(tiny_model, tmp_path):
     t = train(tiny_model, tmp_path, max_steps=1, save_trees_every=1)
     stored = list(read_trees(tmp_path / "trees" / "step_000001.jsonl.gz"))
     assert [s.to_dict() for s in stored] == [json.loads(json.dumps(tree.to_dict())) for tree in t.trees]
-    assert stored[0].meta["search"]["score"]["beta"] == 5.0
+    assert stored[0].meta["search"]["score"]["ib_beta"] == 5.0
 
 
 def test_two_rewards_are_weighted_and_the_first_decides_correctness(tiny_model, tmp_path):

@@ -15,6 +15,7 @@ from helpers.places import GOLDEN
 from helpers.trees import BUILDERS, OPTIONS
 from helpers.view_pages import EVIL, Page, csp_hash, evil_tree, example_trees, wide_tree, write_run
 from ibtpo import cli
+from ibtpo._options import todays_names
 from ibtpo._text import visible
 from ibtpo.credit import CreditOptions
 from ibtpo.errors import ConfigError, DataError
@@ -88,7 +89,7 @@ def test_marks_go_by_raw_correctness_not_by_a_shaped_reward(tmp_path: Path) -> N
 def test_options_change_the_scores_as_they_do_for_ibtpo_score(
     name: str, given: dict, _: object, tmp_path: Path
 ) -> None:
-    numbers = {k: float(v) if k in ("beta", "lam") else v for k, v in given.items()}
+    numbers = todays_names({k: float(v) if k in ("beta", "lam") else v for k, v in given.items()})
     page = Page(write_viewer(GOLDEN / f"{name}.jsonl", tmp_path / "p.html", options=numbers).output)
     score = ScoreOptions(**{k: v for k, v in numbers.items() if k != "lam"})
     record = tree_scores(BUILDERS[name](), CreditOptions(lam=numbers.get("lam", 0.1), score=score))
@@ -106,12 +107,12 @@ def test_options_stored_by_the_trainer_are_used_and_single_ones_can_be_overridde
         "score": {"beta": 2.0, "confidence": "joint"},
         "ib_policy": "old",
     }
-    expected = tree_scores(tree, CreditOptions(lam=0.5, score=ScoreOptions(beta=2.0, confidence="joint")))
+    expected = tree_scores(tree, CreditOptions(lam=0.5, score=ScoreOptions(ib_beta=2.0, confidence="joint")))
     assert page_of([tree], tmp_path).trees[0]["advantage"][1] == pytest.approx(
         expected["nodes"][1]["advantage"], abs=1e-9
     )
-    expected = tree_scores(tree, CreditOptions(lam=0.5, score=ScoreOptions(beta=4.0, confidence="joint")))
-    found = page_of([tree], tmp_path, options={"beta": 4.0, "lam": None}).trees[0]
+    expected = tree_scores(tree, CreditOptions(lam=0.5, score=ScoreOptions(ib_beta=4.0, confidence="joint")))
+    found = page_of([tree], tmp_path, options={"ib_beta": 4.0, "lam": None}).trees[0]
     assert found["advantage"][1] == pytest.approx(expected["nodes"][1]["advantage"], abs=1e-9)
     assert "β 4, λ 0.5" in found["made"]["scores"]
 
@@ -417,11 +418,11 @@ def test_a_key_is_what_encode_uri_component_makes_of_step_and_id() -> None:
 
 def test_the_command_says_what_it_wrote_and_refuses_what_does_not_fit(tmp_path: Path, capsys) -> None:
     write_trees(tmp_path / "t.jsonl", example_trees())
-    assert cli.main(["view", str(tmp_path / "t.jsonl"), "-o", str(tmp_path / "new" / "p.html"), "--beta", "2"]) == 0
+    assert cli.main(["view", str(tmp_path / "t.jsonl"), "-o", str(tmp_path / "new" / "p.html"), "--ib-beta", "2"]) == 0
     assert re.fullmatch(r"wrote .*p\.html \(\d+ kB, 5 trees\)\n", capsys.readouterr().out)
     assert Page(tmp_path / "new" / "p.html").trees[0]["made"]["scores"].startswith("β 2, ")
     for words, message in (
-        (["--beta", "0"], "beta must be > 0"),
+        (["--ib-beta", "0"], "beta must be > 0"),
         (["--confidence", "geomaen"], "did you mean 'geomean'?"),
         (["--terminal", "-o", "x.html"], "give one of them"),
         (["--terminal", "--title", "x"], "--title and --tokenizer are for a page"),
@@ -470,7 +471,7 @@ def test_in_the_terminal_a_tree_that_nobody_graded_is_not_called_uniform(tmp_pat
 def test_stored_options_that_cannot_be_used_are_named_with_file_and_tree(tmp_path: Path) -> None:
     wrong = ReasoningTree("odd", [1], "?", None, {"search": {"score": {"beta": -1}}})
     write_trees(tmp_path / "t.jsonl", [wrong])
-    with pytest.raises(DataError, match=r"t\.jsonl: tree 'odd': the options in its meta .* beta must be > 0"):
+    with pytest.raises(DataError, match=r"t\.jsonl: tree 'odd': the options in its meta .* ib_beta must be > 0"):
         write_viewer(tmp_path / "t.jsonl")
     write_run(tmp_path / "run", [wrong, *example_trees()])
     result = write_viewer(tmp_path / "run")

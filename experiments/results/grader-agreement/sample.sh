@@ -5,7 +5,7 @@ set -euo pipefail
 data=$1 out=$2
 box='Solve the problem step by step. Put your final answer in \boxed{}.'
 ask() { # name, file, problems, answers, tokens, more
-  ibtpo eval --model smollm2-135m --benchmark "$1" --data "$data/$2.jsonl" --limit "$3" --k "$4" --max-new-tokens "$5" \
+  ibtpo eval --model smollm2-135m --benchmark "$1" --data "$data/$2.jsonl" --limit "$3" --k "$4" --max-completion-length "$5" \
     --max-in-flight 32 --output "$out/$1.json" "${@:6}"
 }
 ask gsm8k gsm8k_test 40 3 250 --instruction "$box"

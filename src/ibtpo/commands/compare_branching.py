@@ -1,8 +1,8 @@
 """Compare branching rules on the same problems, seeds and sampling, and with independent answers at equal tokens.
 
-An ARM is a branching rule, with score options after commas: ib, entropy, ib,beta=1 or ib,confidence=joint,value=draws.
+An ARM is a branching rule, with score options after commas: entropy, ib,ib_beta=1 or ib,confidence=joint,value=draws.
 Independent answers are always measured: a pool of them a problem gives every group size. IB-Score and Cov(eta1, eta2)
-are measured with the same score options (those given with --beta, --confidence, …) for every arm.
+are measured with the same score options (those given with --ib-beta, --confidence, …) for every arm.
 
 --output gets trees/ARM.jsonl.gz, summary.json and table.md; --resume goes on where a run was stopped.
 """

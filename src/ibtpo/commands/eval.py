@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     if args.k < 1:
         raise ConfigError(f"--k must be at least 1, got {args.k}")
     # Before the model is loaded: evaluate() would complain of the same.
-    SearchOptions(Budget(args.k, 1), sampling, max_new_tokens=args.max_new_tokens, max_in_flight=args.max_in_flight)
+    SearchOptions(Budget(args.k, 1), sampling, max_completion_length=args.max_completion_length,
+                  max_in_flight=args.max_in_flight)  # fmt: skip
     answers_file: Path | None = args.output and args.output.with_suffix(".answers.jsonl")
     if args.output is not None and answers_file is not None:
         check_free([args.output, answers_file], overwrite=args.overwrite)
@@ -98,7 +99,7 @@ def _evaluate(
         decode=decoder(tokenizer),
         k=args.k,
         sampling=sampling,
-        max_new_tokens=args.max_new_tokens,
+        max_completion_length=args.max_completion_length,
         seed=args.seed,
         max_in_flight=args.max_in_flight,
         deterministic=args.deterministic,
@@ -119,7 +120,7 @@ def _evaluate(
         **{key: getattr(args, key) for key in ("benchmark", "data") if getattr(args, key) is not None},
         "verifier": verifier_name,
         "sampling": asdict(sampling),
-        "max_new_tokens": args.max_new_tokens,
+        "max_completion_length": args.max_completion_length,
         "seed": args.seed,
         "seconds": round(time.monotonic() - began, 3),
     }

@@ -1,12 +1,19 @@
 """Options that several verbs share, and what they become."""
 
 import argparse
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from .._options import DOTTED, OPTIONS, RENAMED, pick
+from ..verify import BUILTIN
 
 if TYPE_CHECKING:
     from ..engines import Sampling
     from ..score import ScoreOptions
     from ..search import SearchOptions
+
+SCORE = ("ib_beta", "value", "confidence", "weight", "ratio_prior")
 
 
 def add_data_options(
@@ -53,41 +60,28 @@ def add_problem_options(group: Any, *, required: bool, benchmarks: bool) -> None
 
 def add_verifier_options(group: Any, default: str) -> None:
     """`--verifier` and its limits."""
-    group.add_argument(
-        "--verifier", help=f"math, countdown, choice, walk, ifeval or package.module:function (default: {default})"
-    )
-    group.add_argument("--verifier-workers", type=int, default=2, help="child processes (default: %(default)s)")
-    group.add_argument("--verifier-timeout", type=float, default=10.0, help="seconds a row (default: %(default)s)")
+    group.add_argument("--verifier", help=f"{', '.join(BUILTIN)} or {DOTTED} (default: {default})")
+    add_option(group, "verifier_workers")
+    add_option(group, "verifier_timeout")
 
 
 def add_tree_options(parser: argparse.ArgumentParser) -> None:
     """How trees grow."""
     group = parser.add_argument_group("trees")
-    group.add_argument("--tree", default="4,9,1,1", metavar="B0,L,K,B", help="B0 first rollouts, then L-1 rounds of K"
-                       " places with B rollouts each (default: %(default)s)")  # fmt: skip
+    add_option(group, "tree", metavar="B0,L,K,B")
     group.add_argument("--tokens", type=int, metavar="BUDGET", help="stop a tree at this many tokens in place of L")
-    group.add_argument(
-        "--branching", default="ib", help="ib, entropy, fixed_width, random, independent or package.module:function"
-    )
-    group.add_argument(
-        "--splitter", default="blank_line",
-        help="blank_line, delimiter:TEXT, regex:PATTERN, tokens:COUNT, sentence or noisy:SHARE",
-    )  # fmt: skip
-    group.add_argument(
-        "--lookahead", type=int, default=0, metavar="ROUNDS",
-        help="start this many rounds before the running one has returned: faster with few problems (default: 0)",
-    )  # fmt: skip
+    add_option(group, "branching")
+    add_option(group, "splitter")
+    add_option(group, "lookahead", metavar="ROUNDS")
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     """How tokens are drawn and how many at once."""
     group = parser.add_argument_group("sampling")
-    group.add_argument("--temperature", type=float, default=0.7, help="default: %(default)s")
-    group.add_argument("--top-p", type=float, default=0.95, help="1 is off (default: %(default)s)")
-    group.add_argument("--top-k", type=int, default=20, help="0 is off (default: %(default)s)")
-    group.add_argument("--max-new-tokens", type=int, default=2048, help="an answer's limit (default: %(default)s)")
+    for name in ("temperature", "top_p", "top_k", "max_completion_length"):
+        add_option(group, name)
     group.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    group.add_argument("--max-in-flight", type=int, default=64, help="rollouts at once (default: %(default)s)")
+    add_option(group, "max_in_flight")
     group.add_argument("--kv-memory-gb", type=float, help="for kept prefixes (default: 2; vLLM on a GPU: what is free)")
     group.add_argument(
         "--deterministic", action="store_true", help="the same batches in every run: bit-equal results, a little slower"
@@ -97,13 +91,38 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 def add_score_options(parser: argparse.ArgumentParser) -> None:
     """The options of `ScoreOptions`."""
     group = parser.add_argument_group("scores")
-    group.add_argument("--beta", type=float, default=5.0, help="of the Information Bottleneck (default: %(default)s)")
-    group.add_argument("--value", default="leaves", help="value of a node: leaves or draws (default: %(default)s)")
-    group.add_argument(
-        "--confidence", default="geomean", help="in a step: geomean, joint or head:k (default: %(default)s)"
-    )
-    group.add_argument("--weight", default="draws", help="of a child: draws or unique (default: %(default)s)")
-    group.add_argument("--ratio-prior", type=float, default=0.0, help="smooths p-hat in ratios (default: off)")
+    for name in SCORE:
+        add_option(group, name)
+
+
+def add_option(group: Any, name: str, *, stored: bool = False, **how: Any) -> None:
+    """The option `name` of the one table, and its former name, hidden, if it had another.
+
+    stored: without a default of its own; None stands for what a file says. how: more for argparse, e.g. a metavar.
+    """
+    row = OPTIONS[name]
+    default = None if stored else row.default
+    text = row.text if stored else f"{row.text} (default: %(default)s)"
+    group.add_argument(spelt(name), type=type(row.default), default=default, help=text, **how)
+    for old, new in RENAMED.items():
+        if new == name:
+            group.add_argument(spelt(old), type=type(row.default), dest=name, default=default, action=_FormerName)
+
+
+class _FormerName(argparse.Action):
+    """An option's former name: works, is in no help text, and says on stderr what to write from now on."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **how: Any) -> None:
+        super().__init__(option_strings, dest, help=argparse.SUPPRESS, **how)
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        print(f"warning: {option_string} is called {spelt(self.dest)} now", file=sys.stderr)
+        setattr(namespace, self.dest, values)
+
+
+def spelt(name: str) -> str:
+    """An option as it is written on the command line: `--top-p`."""
+    return f"--{name.replace('_', '-')}"
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -116,29 +135,19 @@ def score_options(args: argparse.Namespace) -> "ScoreOptions":
     """The `ScoreOptions` of the command line."""
     from ..score import ScoreOptions
 
-    return ScoreOptions(args.beta, args.value, args.confidence, args.weight, args.ratio_prior)
+    return pick(ScoreOptions, args)
 
 
 def sampling_options(args: argparse.Namespace) -> "Sampling":
     """The `Sampling` of the command line."""
     from ..engines import Sampling
 
-    return Sampling(args.temperature, args.top_p, args.top_k)
+    return pick(Sampling, args)
 
 
 def search_options(args: argparse.Namespace) -> "SearchOptions":
     """The `SearchOptions` of the command line."""
     from ..search import Budget, SearchOptions
 
-    return SearchOptions(
-        budget=Budget.parse(args.tree, args.tokens),
-        sampling=sampling_options(args),
-        score=score_options(args),
-        branching=args.branching,
-        splitter=args.splitter,
-        max_new_tokens=args.max_new_tokens,
-        seed=args.seed,
-        lookahead=args.lookahead,
-        max_in_flight=args.max_in_flight,
-        deterministic=args.deterministic,
-    )
+    budget = Budget.parse(args.tree, args.tokens)
+    return pick(SearchOptions, args, budget=budget, sampling=sampling_options(args), score=score_options(args))

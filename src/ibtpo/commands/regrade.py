@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._options import todays_names
 from .._text import cell
 from ..errors import ConfigError, DataError
 from .eval import finish
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ..evaluation.evaluate import Answer
 
 SHOWN = 10  # changed grades in the printed report
-KEPT = ("model", "benchmark", "data", "sampling", "max_new_tokens", "seed")  # of the first record
+KEPT = ("model", "benchmark", "data", "sampling", "max_completion_length", "seed")  # of the first record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +80,7 @@ def _record(answers: Path) -> dict[str, Any]:
         raise DataError(f"{path}: not valid JSON: {error}; mend it, or name the problems with --data") from error
     if not isinstance(record, dict):
         raise DataError(f"{path}: expected an object as `ibtpo eval` writes it, got {type(record).__name__}")
-    return record
+    return todays_names(record)
 
 
 def _changes(changed: Sequence[tuple["Answer", "Answer"]], total: int) -> list[str]:

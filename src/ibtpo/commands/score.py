@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
-from .options import add_score_options, score_options
+from .options import add_option, add_score_options, score_options
 from .output import print_json
 
 if TYPE_CHECKING:
@@ -18,13 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `ibtpo score`."""
     parser.add_argument("trees", metavar="TREES", help="trees.jsonl or trees.jsonl.gz; - reads stdin")
     parser.add_argument("--json", action="store_true", help="one line of JSON a tree")
-    parser.add_argument(
-        "--advantage", default="ibtpo",
-        help="ibtpo, grpo, treerl, treepo, or package.module:function (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--lam", type=float, default=0.1, help="weight of the local IB advantage (default: %(default)s)"
-    )
+    add_option(parser, "advantage")
+    add_option(parser, "lam")
     add_score_options(parser)
 
 

@@ -1,20 +1,21 @@
 """`ibtpo train`: from a recipe to a run folder with a before/after table."""
 
 import json
+import os
 import shlex
 import sys
-import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from .._text import percent, table
-from ..errors import CheckpointError, ConfigError
-from ..storage.run_folder import RunFolder
-from ..training.launch import quiet_warnings, same_everywhere, train
-from ..training.settings import base_settings
+from ..training import launch
+from ..training.live import LiveScreen
+
+if TYPE_CHECKING:
+    from ..training.launch import Prepared, Run
 
 
 def run(
@@ -32,40 +33,38 @@ def run(
 
     recipe: a YAML file or the name of a shipped one. resume: a run folder, or True for `output`.
     """
-    quiet_warnings()
-    from ..training import settings as st
-
-    if resume and overwrite:
-        raise ConfigError("--resume goes on with a run and --overwrite deletes it: give one of them")
-    if resume:
-        folder = RunFolder(resume if isinstance(resume, str) else output or _missing_folder())
-        if recipe or overrides:
-            raise ConfigError(f"--resume takes the settings of {folder.path}; leave out {recipe or list(overrides)}")
-        try:
-            settings = st.resolve(folder.settings(), {})
-        except ConfigError as e:
-            raise CheckpointError(f"{folder.path / 'config.yaml'}: {e}") from e
-    else:
-        name, found = base_settings(recipe, overrides)
-        settings = st.resolve(found, overrides)
-        now = same_everywhere(time.strftime("%Y%m%d-%H%M%S"))
-        folder = RunFolder(output or Path("runs") / f"{name}-{settings['method']}-{now}")
-    run_settings, trainer_settings = st.split(settings)
-    config = st.make_config(run_settings, trainer_settings, folder.path)
-    settings = st.resolved(settings, config)
+    prepared = launch.prepare(recipe, overrides, output=output, resume=resume, overwrite=overwrite)
+    folder = prepared.folder.path
     if dry_run:
-        _print_plan(settings, config, folder, as_json)
+        _print_plan(prepared, as_json)
         return 0
+    is_main = os.environ.get("RANK", "0") == "0"
+    console = Console(stderr=as_json, quiet=quiet or not is_main)
+    screen = LiveScreen(console)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
     try:
-        seconds = train(settings, run_settings, config, folder, bool(resume), overwrite, quiet, as_json)
+        result = launch.train(
+            recipe,
+            output=folder,
+            resume=bool(resume),
+            overwrite=overwrite,
+            callbacks=[] if quiet else [screen],
+            on_message=None if quiet else say,
+            **overrides,
+        )
     except KeyboardInterrupt:
-        if not (folder.path / "config.yaml").is_file():
+        screen.stop()  # before the line below, which the screen would swallow
+        if not (folder / "config.yaml").is_file():
             raise
-        print(f"interrupted; go on with: ibtpo train --resume {shlex.quote(str(folder.path))}", file=sys.stderr)
+        print(f"interrupted; go on with: ibtpo train --resume {shlex.quote(str(folder))}", file=sys.stderr)
         return 130
-    if seconds is not None:
-        console = Console(stderr=as_json, quiet=quiet)
-        _report(console, folder, seconds, _write_report(folder), as_json)
+    finally:
+        screen.stop()
+    if is_main:
+        _report(console, result, try_report(folder), as_json)
     return 0
 
 
@@ -79,14 +78,11 @@ def list_options() -> int:
     return 0
 
 
-def _missing_folder() -> str:
-    raise ConfigError("--resume needs the run folder: --resume DIR")
-
-
-def _print_plan(settings: dict[str, Any], config: Any, folder: RunFolder, as_json: bool) -> None:
+def _print_plan(prepared: "Prepared", as_json: bool) -> None:
+    config, settings = prepared.config, prepared.settings
     budget = config.budget()
     plan = {
-        "output": str(folder.path),
+        "output": str(prepared.folder.path),
         "trajectories_per_question": budget.trajectories,
         "tree": [budget.b0, budget.rounds, budget.k, budget.b],
         "answers_per_step": config.generation_batch_size,
@@ -100,27 +96,27 @@ def _print_plan(settings: dict[str, Any], config: Any, folder: RunFolder, as_jso
         print(f"{key}: {value}")
 
 
-def _write_report(folder: RunFolder) -> Path | None:
+def try_report(folder: Path) -> Path | None:
     """The run's report.html, or None: a finished training does not fail for want of a picture of it."""
     try:
         from ..report.run import write_report
 
-        return write_report(folder.path)
+        return write_report(folder)
     except Exception as e:
-        again = shlex.join(["ibtpo", "report", str(folder.path)])
+        again = shlex.join(["ibtpo", "report", str(folder)])
         reason = " ".join(f"{type(e).__name__}: {e}".split())
         print(f"warning: no report was written ({reason}); try again with: {again}", file=sys.stderr)
         return None
 
 
-def _report(console: Console, folder: RunFolder, seconds: float, report: Path | None, as_json: bool) -> None:
-    result = folder.read_eval()
+def _report(console: Console, run: "Run", report: Path | None, as_json: bool) -> None:
+    before, after = run.before, run.after
     if as_json:
         page = None if report is None else str(report)
-        print(json.dumps({"output": str(folder.path), "seconds": round(seconds, 1), "report": page, **result}))
+        results = {name: result for name, result in (("before", before), ("after", after)) if result is not None}
+        print(json.dumps({"output": str(run.path), "seconds": round(run.seconds, 1), "report": page, **results}))
         return
-    if "before" in result and "after" in result:
-        before, after = result["before"], result["after"]
+    if before is not None and after is not None:
         k = before["k"]
         table = Table(title=f"{before['n']} held-out problems, {k} answers each, 95 % intervals over problems")
         for column in ("", "before", "after", "change"):
@@ -131,6 +127,6 @@ def _report(console: Console, folder: RunFolder, seconds: float, report: Path | 
             values = [percent(r[name], r[f"{name}_ci"]) for r in (before, after)]
             table.add_row(label, *values, change)
         console.print(table)
-    console.print(f"done in {seconds:.0f} s; run folder: {folder.path}", highlight=False, soft_wrap=True)
+    console.print(f"done in {run.seconds:.0f} s; run folder: {run.path}", highlight=False, soft_wrap=True)
     if report is not None:
         console.print(f"report: {report}", highlight=False, soft_wrap=True)

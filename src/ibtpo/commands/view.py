@@ -10,9 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+from .options import SCORE, add_option
 from .output import file_name, make_folder_of
 
-OPTIONS = ("advantage", "beta", "lam", "value", "confidence", "weight", "ratio_prior")
+OPTIONS = ("advantage", "lam", *SCORE)
 EVERY = 10.0  # seconds between lines of progress
 
 
@@ -31,13 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", type=Path, help="to show tokens' texts: folder with tokenizer.json (default: the run's model)"
     )
     group = parser.add_argument_group("scores (default: as stored in each tree)")
-    group.add_argument("--advantage", help="ibtpo, grpo, treerl, treepo, or package.module:function")
-    group.add_argument("--beta", type=float, help="of the Information Bottleneck")
-    group.add_argument("--lam", type=float, help="weight of the local IB advantage")
-    group.add_argument("--value", help="value of a node: leaves or draws")
-    group.add_argument("--confidence", help="in a step: geomean, joint or head:k")
-    group.add_argument("--weight", help="of a child: draws or unique")
-    group.add_argument("--ratio-prior", type=float, help="smooths p-hat in ratios")
+    for name in OPTIONS:
+        add_option(group, name, stored=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,15 +1,16 @@
-"""Reads the arms of a branching comparison: a branching rule, then changed score options, as in "ib,beta=1"."""
+"""Reads the arms of a branching comparison: a branching rule, then changed score options, as in "ib,ib_beta=1"."""
 
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from .._options import RENAMED
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..search import SearchOptions
 
 ARMS = (
-    "random", "fixed_width", "entropy", "ib", "ib,beta=1", "ib,beta=20", "ib,value=draws", "ib,confidence=joint",
+    "random", "fixed_width", "entropy", "ib", "ib,ib_beta=1", "ib,ib_beta=20", "ib,value=draws", "ib,confidence=joint",
     "ib,confidence=head:1", "ib,weight=unique",
 )  # fmt: skip
 POOL = "independent"  # the branching rule of the pool that all arms are compared with
@@ -19,7 +20,7 @@ GROUPS = (8, 12)  # the group sizes of the paper
 def arm_options(arm: str, base: "SearchOptions") -> "SearchOptions":
     """The search options of an arm.
 
-    arm: a branching rule, and after commas score options as NAME=VALUE.
+    arm: a branching rule, and after commas score options as NAME=VALUE; `beta` is the former name of `ib_beta`.
     base: the options that the arm changes.
 
     Raises `ConfigError` for a change that is no score option, and for a value that the option does not take.
@@ -30,6 +31,7 @@ def arm_options(arm: str, base: "SearchOptions") -> "SearchOptions":
     for change in changes:
         name, equals, text = change.partition("=")
         name = name.strip().replace("-", "_")
+        name = RENAMED.get(name, name)
         if not equals or name not in known:
             raise ConfigError(f"--arms {arm!r}: {change!r} is not one of {', '.join(f'{k}=…' for k in known)}")
         try:

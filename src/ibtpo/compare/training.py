@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from .._text import without_nan
 from ..errors import ConfigError, IBTPOError
-from ..tasks.problems import ANSWER_VERIFIERS
 
 if TYPE_CHECKING:
     from .training_jobs import Job
@@ -68,9 +67,11 @@ def write_data(folder: Path, recipe: dict[str, Any], validation: int) -> dict[st
     run, _ = st.split(st.resolve(recipe, {}))
     if run.eval_data is None:
         raise ConfigError("the recipe names no held-out problems; give --set eval_data=F")
-    required = run.verifier in (None, *ANSWER_VERIFIERS)
-    problems = load_problems(run.data, split=run.data_split, limit=run.limit, require_answer=required)
-    held_out = load_problems(run.eval_data, split="test", limit=run.eval_limit, require_answer=required)
+    how: dict[str, Any] = {
+        "question_column": run.question_column, "answer_column": run.answer_column, "require_answer": run.needs_answers
+    }  # fmt: skip
+    problems = load_problems(run.data, split=run.data_split, limit=run.limit, **how)
+    held_out = load_problems(run.eval_data, split="test", limit=run.eval_limit, **how)
     train, chosen = split_problems(problems, held_out, validation)
     folder.mkdir(parents=True, exist_ok=True)
     found = {"train": train, "validation": chosen, "held_out": held_out}

@@ -27,9 +27,10 @@ from .training_jobs import Job
 if TYPE_CHECKING:
     from ..tasks.problems import Problem
 
+_COLUMNS = ("question_column", "answer_column")  # the problems' own; the files written of them have the usual ones
 # What a comparison drops from a recipe, because it decides itself how long a run lasts, which seed and learning rate it
 # has, and which problems there are.
-_REPLACED = ("max_steps", "num_train_epochs", "seed", "learning_rate", "limit", "data_split")
+_REPLACED = ("max_steps", "num_train_epochs", "seed", "learning_rate", "limit", "data_split", *_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,8 @@ def arm_settings(arm: str, recipe: Mapping[str, Any], changes: Sequence[str], co
 
     base = {name: value for name, value in recipe.items() if name not in _REPLACED}
     try:
-        settings = st.resolve(base, {**assignments(changes, "--set"), **parse(arm), **common})
+        changed = {name: value for name, value in assignments(changes, "--set").items() if name not in _COLUMNS}
+        settings = st.resolve(base, {**changed, **parse(arm), **common})
         if settings.get("threads"):
             settings["threads"] = 1  # because several runs may share the machine
         run, trainer = st.split(settings)
@@ -254,7 +256,7 @@ def write_problems(path: Path, problems: "Sequence[Problem]") -> None:
     lines = []
     for p in problems:
         try:
-            lines.append(json.dumps({"question": p.prompt, **p.columns, "id": p.id}, ensure_ascii=False) + "\n")
+            lines.append(json.dumps({**p.columns, "question": p.prompt, "id": p.id}, ensure_ascii=False) + "\n")
         except TypeError as e:
             raise DataError(f"problem {p.id!r} cannot be written as JSON ({e}); remove the column") from e
     write_whole(path, "".join(lines))

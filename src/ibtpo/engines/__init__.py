@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from .._options import option
 from ..errors import ConfigError, EngineError
 
 
@@ -22,9 +23,9 @@ class Sampling:
     top_k: keep the k most likely tokens (0 = off).
     """
 
-    temperature: float = 0.7
-    top_p: float = 0.95
-    top_k: int = 20
+    temperature: float = option("temperature")
+    top_p: float = option("top_p")
+    top_k: int = option("top_k")
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,9 @@ def resolve_model(name: str) -> str:
         return str(path)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ConfigError(f"model folder {name!r} does not exist")
-    if "/" not in name:  # the oldest hub ids have no owner ("gpt2"), but one like a built-in name is a typing mistake
-        near = unknown("model", name, NAMED)
-        if "did you mean" in str(near):
-            raise near
+    # The oldest hub ids have no owner ("gpt2"), but one that resembles a built-in name is a typing mistake.
+    if "/" not in name and get_close_matches(name, NAMED, n=1):
+        raise unknown("model", name, NAMED)
     return name
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .._options import OPTIONS
 from ..engines import Engine, Sampling
 from ..errors import ConfigError, DataError
 from ..search import Budget, Prompt, SearchOptions, TreeSearch
@@ -79,17 +80,18 @@ async def evaluate(
     decode: Callable[[list[int]], str],
     k: int = 8,
     sampling: Sampling | None = None,
-    max_new_tokens: int = 2048,
+    max_completion_length: int = OPTIONS["max_completion_length"].default,
     seed: int = 0,
-    max_in_flight: int = 64,
+    max_in_flight: int = OPTIONS["max_in_flight"].default,
     deterministic: bool = False,
     on_answers: Callable[[list[Answer]], None] | None = None,
 ) -> EvalResult:
     """k independent answers a problem, graded.
 
-    decode: token ids -> text, special tokens skipped. sampling, max_new_tokens, seed, max_in_flight, deterministic: see
-    `search.SearchOptions`; the seed of a draw comes from (seed, problem id, draw), so one problem's answers do not
-    depend on the others. on_answers: called with the K answers of each problem as soon as they are graded.
+    decode: token ids -> text, special tokens skipped.
+    sampling, max_completion_length, seed, max_in_flight, deterministic: see `search.SearchOptions`; the seed of a draw
+        comes from (seed, problem id, draw), so one problem's answers do not depend on the others.
+    on_answers: called with the K answers of each problem as soon as they are graded.
     Raises `EngineError` when a rollout failed for good.
     """
     if k < 1:
@@ -100,7 +102,7 @@ async def evaluate(
         budget=Budget(b0=k, rounds=1),
         sampling=sampling or Sampling(),
         branching="independent",
-        max_new_tokens=max_new_tokens,
+        max_completion_length=max_completion_length,
         seed=seed,
         max_in_flight=max_in_flight,
         deterministic=deterministic,

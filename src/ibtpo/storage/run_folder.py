@@ -3,13 +3,15 @@
 config.yaml     the resolved settings        env.json       versions, machine, command line
 metrics.jsonl   one row a step               trees/         step_000010.jsonl.gz
 checkpoints/    checkpoint-10, …             eval.json      {"before": …, "after": …}
-evals.jsonl     one row a held-out evaluation: step, tokens and seconds of training so far, result, mean grades
+evals.jsonl     one row a held-out evaluation: step, tokens and seconds of training so far, result, mean grades;
+                "kept": true in the result of a run that was prolonged later
 model/          the trained model            report.html    what the run did; report_data/ and trees.html with it
 """
 
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,22 @@ class RunFolder:
         write_whole(self.path / "env.json", json.dumps(env, indent=2) + "\n")
         write_whole(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
+    def reopen(self, settings: dict[str, Any]) -> None:
+        """Makes a finished run an unfinished one with other settings: one that ends later.
+
+        Its result leaves `eval.json`. Its row in `evals.jsonl` is marked `kept`: going on drops no such row, though
+        training starts again from a checkpoint that may lie before it.
+        """
+        results = self.read_eval()
+        if "after" in results:
+            rows = self.read_evals()
+            if rows:
+                rows[-1]["kept"] = True
+                self._write_evals(rows)
+            del results["after"]
+            write_whole(self.path / "eval.json", json.dumps(results, indent=2) + "\n")
+        write_whole(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+
     def settings(self) -> dict[str, Any]:
         """The settings the run was started with.
 
@@ -140,10 +158,16 @@ class RunFolder:
         """Adds rows of `step` to `evals.jsonl`, in place of all rows of that and later steps.
 
         Such rows are there if a run was killed after its last checkpoint and goes on from it: it measures them again.
-        Without `rows` they are only removed.
+        Without `rows` they are only removed. Rows that `reopen` has marked stay, unless one of the same step comes.
         """
-        kept = [row for row in self.read_evals() if row["step"] < step]
-        write_whole(self.path / "evals.jsonl", "".join(json.dumps(row) + "\n" for row in (*kept, *rows)))
+        found = self.read_evals()
+        before = [row for row in found if row["step"] < step]
+        new = {row["step"] for row in rows}
+        later = [row for row in found if row["step"] >= step and row.get("kept") and row["step"] not in new]
+        self._write_evals([*before, *rows, *later])
+
+    def _write_evals(self, rows: Sequence[dict[str, Any]]) -> None:
+        write_whole(self.path / "evals.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
     def write_eval(self, name: str, result: dict[str, Any]) -> None:
         """Adds a result to `eval.json` under the name `before` or `after`."""

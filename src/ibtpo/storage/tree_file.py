@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._options import todays_names
 from ..errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def check_same(
     if prompt.ids != tree.prompt_ids:
         raise ConfigError(f"--resume: the prompt of {tree.id!r} is not the one in {path}; {advice}")
     now = json.loads(json.dumps({**asdict(options), **made_by}))
-    then = {**tree.meta.get("search", {}), **{key: tree.meta.get(key) for key in made_by}}
+    then = {**todays_names(tree.meta.get("search", {})), **{key: tree.meta.get(key) for key in made_by}}
     for key, value in _flat(now).items():
         if key not in HARMLESS and _flat(then).get(key) != value:
             raise ConfigError(f"--resume: {key} is {value!r}, but {_flat(then).get(key)!r} in {path}; {advice}")

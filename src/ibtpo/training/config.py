@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from trl import GRPOConfig
 
 from .._extras import load_object
+from .._options import OPTIONS, option, pick
 from ..credit import CreditOptions, takes_confidence
 from ..engines import Sampling
 from ..engines.open import is_dotted_path
@@ -48,7 +49,7 @@ def check_engine(engine: str, use_vllm: bool) -> None:
     load_object(engine, "engine")
 
 
-def _option(default: Any, help: str) -> Any:
+def _own(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
@@ -61,54 +62,48 @@ class IBTPOConfig(GRPOConfig):
     where the generation batch of a process allows it, else TRL's 8. bf16 is off on a machine without an accelerator.
     """
 
-    tree: str | None = _option(
-        None, "B0,L,K,B: B0 first rollouts, then L-1 rounds of K places with B rollouts; default: from num_generations"
-    )
-    branching: str = _option("ib", "ib, entropy, fixed_width, random, independent, or package.module:function")
-    advantage: str = _option("ibtpo", "ibtpo, grpo, treerl, treepo, or package.module:function")
-    lam: float = _option(0.1, "weight of the local IB advantage")
-    ib_beta: float = _option(5.0, "beta of the Information Bottleneck (`beta` is TRL's KL weight)")
-    branch_beta: float | None = _option(None, "beta of the IB-Score that chooses where to branch; default: ib_beta")
-    value: str = _option("leaves", "value of a node: leaves or draws")
-    confidence: str = _option("geomean", "confidence in a step: geomean, joint or head:k")
-    weight: str = _option("draws", "weight of a child in the IB-Score: draws or unique")
-    ratio_prior: float = _option(0.0, "a > 0 smooths p-hat in ratios as (k+a)/(n+2a)")
-    ib_policy: str = _option("old", "policy whose confidence weighs the IB advantage: old (sampling) or ref")
-    ib_on_uniform_trees: bool = _option(True, "keep the IB advantage in trees that are all right or all wrong")
-    prefix_weight: str = _option("trajectories", "weight of shared tokens: trajectories, once or sqrt")
-    splitter: str = _option(
-        "blank_line", "blank_line, delimiter:TEXT, regex:PATTERN, tokens:COUNT, sentence or noisy:SHARE"
-    )
-    lookahead: int = _option(0, "rounds a tree starts before the running one has returned, from older scores")
-    regularizer: str = _option("none", "none, clip_higher, entropy_bonus or ibro")
-    regularizer_coef: float | None = _option(None, "coefficient of entropy_bonus (0.001) or ibro (0.005)")
-    max_generated_tokens: int | None = _option(None, "stop after this many generated tokens, over all processes")
-    packed_tokens: int = _option(
+    tree: str | None = option("tree", default=None, help=f"{OPTIONS['tree'].help}; default: from num_generations")
+    branching: str = option("branching")
+    advantage: str = option("advantage")
+    lam: float = option("lam")
+    ib_beta: float = option("ib_beta", help=f"{OPTIONS['ib_beta'].help} (`beta` is TRL's KL weight)")
+    branch_beta: float | None = _own(None, "beta of the IB-Score that chooses where to branch; default: ib_beta")
+    value: str = option("value")
+    confidence: str = option("confidence")
+    weight: str = option("weight")
+    ratio_prior: float = option("ratio_prior")
+    ib_policy: str = _own("old", "policy whose confidence weighs the IB advantage: old (sampling) or ref")
+    ib_on_uniform_trees: bool = option("ib_on_uniform_trees")
+    prefix_weight: str = option("prefix_weight")
+    splitter: str = option("splitter")
+    lookahead: int = option("lookahead")
+    regularizer: str = _own("none", "none, clip_higher, entropy_bonus or ibro")
+    regularizer_coef: float | None = _own(None, "coefficient of entropy_bonus (0.001) or ibro (0.005)")
+    max_generated_tokens: int | None = _own(None, "stop after this many generated tokens, over all processes")
+    packed_tokens: int = _own(
         8192, "most tokens of one update forward over the distinct tokens of trees; 0 trains every trajectory by itself"
     )
-    engine: str = _option(
-        "transformers", "what samples: transformers, or package.module:factory; vLLM is TRL's use_vllm"
-    )
-    max_in_flight: int = _option(64, "rollouts at the engine at once")
-    kv_memory_gb: float = _option(2.0, "memory for kept keys and values of finished rollouts")
-    deterministic_rollouts: bool | None = _option(None, "wait for each verdict; default: on without an accelerator")
-    verifier_timeout: float = _option(30.0, "seconds a verifier may take for one answer")
-    verifier_workers: int = _option(2, "child processes for verifiers given by name")
-    save_trees_every: int = _option(10, "write the trees of every n-th step to trees/ in the output folder; 0 is never")
-    run_dir: str | None = _option(None, "folder for trees/; default: output_dir")
+    engine: str = _own("transformers", "what samples: transformers, or package.module:factory; vLLM is TRL's use_vllm")
+    max_in_flight: int = option("max_in_flight")
+    kv_memory_gb: float = _own(2.0, "memory for kept keys and values of finished rollouts")
+    deterministic_rollouts: bool | None = _own(None, "wait for each verdict; default: on without an accelerator")
+    verifier_timeout: float = option("verifier_timeout")
+    verifier_workers: int = option("verifier_workers")
+    save_trees_every: int = _own(10, "write the trees of every n-th step to trees/ in the output folder; 0 is never")
+    run_dir: str | None = _own(None, "folder for trees/; default: output_dir")
 
-    num_generations: int | None = _option(None, "G, trajectories a question")
-    temperature: float = _option(0.7, "sampling temperature")
-    top_p: float = _option(0.95, "nucleus sampling; 1 is off")
-    top_k: int = _option(20, "sample from the k most likely tokens; 0 is off")
-    max_completion_length: int | None = _option(2048, "most tokens of an answer")
-    beta: float = _option(0.001, "weight of the KL divergence to the reference model")
-    use_bias_correction_kl: bool = _option(False, "TRL's importance weighting of the KL term")
-    loss_type: str = _option("grpo", "TRL's loss type")
-    learning_rate: float = _option(1e-6, "initial learning rate")
-    bf16: bool | None = _option(None, "mixed precision in bfloat16; default: on with an accelerator")
-    epsilon_high: float | None = _option(None, "upper clip range; default: epsilon")
-    logging_steps: float = _option(1, "log every n optimiser steps")
+    num_generations: int | None = _own(None, "G, trajectories a question")
+    temperature: float = option("temperature")
+    top_p: float = option("top_p")
+    top_k: int = option("top_k")
+    max_completion_length: int | None = option("max_completion_length")
+    beta: float = _own(0.001, "weight of the KL divergence to the reference model")
+    use_bias_correction_kl: bool = _own(False, "TRL's importance weighting of the KL term")
+    loss_type: str = _own("grpo", "TRL's loss type")
+    learning_rate: float = _own(1e-6, "initial learning rate")
+    bf16: bool | None = _own(None, "mixed precision in bfloat16; default: on with an accelerator")
+    epsilon_high: float | None = _own(None, "upper clip range; default: epsilon")
+    logging_steps: float = _own(1, "log every n optimiser steps")
 
     def __post_init__(self) -> None:
         if self.bf16 is None and not self.fp16 and not torch.accelerator.is_available():
@@ -150,10 +145,8 @@ class IBTPOConfig(GRPOConfig):
                 f"save_steps ({self.save_steps:g}) must end with a generation batch, that is every "
                 f"{cycle / self.gradient_accumulation_steps:g} steps, or a resumed run would sample it again"
             )
-        for name in ("ib_beta", "branch_beta"):  # both are "beta" where they are used
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} must be > 0, got {value}")
+        if self.branch_beta is not None and not self.branch_beta > 0:  # where it is used its name is ib_beta
+            raise ConfigError(f"branch_beta must be > 0, got {self.branch_beta}")
         if self.ib_policy not in ("old", "ref"):
             raise ConfigError(f"ib_policy must be 'old' or 'ref', got {self.ib_policy!r}")
         if self.ib_policy == "ref" and self.beta == 0:
@@ -218,25 +211,22 @@ class IBTPOConfig(GRPOConfig):
 
     def score_options(self) -> ScoreOptions:
         """β, value, confidence, weight and ratio prior."""
-        return ScoreOptions(self.ib_beta, self.value, self.confidence, self.weight, self.ratio_prior)
+        return pick(ScoreOptions, self)
 
     def credit_options(self) -> CreditOptions:
         """How rewards become step advantages."""
-        return CreditOptions(
-            self.advantage, self.lam, self.score_options(), self.ib_on_uniform_trees, self.prefix_weight
-        )
+        return pick(CreditOptions, self, score=self.score_options())
 
     def search_options(self, seed: int = 0) -> SearchOptions:
         """How trees grow. seed: of one generation batch."""
-        return SearchOptions(
+        branch_beta = self.ib_beta if self.branch_beta is None else self.branch_beta
+        return pick(
+            SearchOptions,
+            self,
             budget=self.budget(),
-            sampling=Sampling(self.temperature, self.top_p, self.top_k),
-            score=replace(self.score_options(), beta=self.ib_beta if self.branch_beta is None else self.branch_beta),
-            branching=self.branching,
-            splitter=self.splitter,
-            max_new_tokens=self.max_completion_length or 2048,
+            sampling=pick(Sampling, self),
+            score=pick(ScoreOptions, self, ib_beta=branch_beta),
+            max_completion_length=self.max_completion_length or OPTIONS["max_completion_length"].default,
             seed=seed,
-            lookahead=self.lookahead,
-            max_in_flight=self.max_in_flight,
             deterministic=bool(self.deterministic_rollouts),
         )

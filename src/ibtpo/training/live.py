@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from .._text import percent
+from ..storage.run_folder import RunFolder
 from .timing import PARTS
 
 WINDOW = 40  # the last steps, which the screen shows in sparklines and shares of time
@@ -38,14 +40,15 @@ class LiveScreen(TrainerCallback):
     """Shows a run: a screen if `console` is a terminal, one line a step if it is not, nothing if it is quiet.
 
     When `stop` is called at the end of the run, a summary of its last state takes the place of the screen. The
-    attribute `held_out` is a text about the accuracy before training, which the screen shows; set it at any time.
+    attribute `held_out` is a text about the accuracy before training, which the screen shows: by default what the run
+    folder holds; set it at any time.
 
     console: where to write.
-    total: the run's budget in generated tokens, of which the progress bar shows the share that is spent; None for a
-        run that ends after a number of steps.
+    total: the run's budget in generated tokens, of which the progress bar shows the share that is spent; by
+        default the configuration's. Steps are counted in a run that has none.
     """
 
-    def __init__(self, console: Console, total: int | None) -> None:
+    def __init__(self, console: Console, total: int | None = None) -> None:
         self.console = console
         self.total = total
         self.held_out = ""
@@ -67,6 +70,11 @@ class LiveScreen(TrainerCallback):
         self._began = time.perf_counter()
         self._step = self._steps_at_start = state.global_step
         self._steps = state.max_steps
+        self.total = self.total or getattr(args, "max_generated_tokens", None)
+        run_dir = getattr(args, "run_dir", None)
+        before = RunFolder(run_dir).read_eval().get("before") if run_dir else None
+        if before and not self.held_out:
+            self.held_out = f"{percent(before['avg'], before['avg_ci'])} before training"
         if state.is_world_process_zero and self._screen:
             # Rich redraws the screen once a second and clears it at the end. What a run prints appears above it.
             self._live = Live(get_renderable=self.screen, console=self.console, refresh_per_second=1, transient=True)

@@ -23,6 +23,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from trl.data_utils import is_conversational
 
+from .._options import OPTIONS
 from .._seeds import stable_hash
 from .._version import __version__
 from ..engines import Sampling
@@ -96,7 +97,7 @@ class IBScoreCallback(TrainerCallback):
         self.trees_dir = None if trees_dir is None else Path(trees_dir)
         self.search = search or SearchOptions(
             sampling=Sampling(args.temperature, args.top_p, args.top_k or 0),
-            max_new_tokens=args.max_completion_length or 2048,
+            max_completion_length=args.max_completion_length or OPTIONS["max_completion_length"].default,
             deterministic=True,
         )
         self.trees: list[ReasoningTree] = []

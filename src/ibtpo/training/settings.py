@@ -7,15 +7,22 @@ import dataclasses
 import math
 import os
 import reprlib
+import types
+import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .._options import DOTTED
 from ..engines.models import DTYPES
 from ..errors import ConfigError, unknown
 from ..search import Budget
 from ..storage.recipes import TRAIN_SWITCHES, find_recipe
 from ..storage.yaml_file import read_yaml
+from ..tasks.problems import ANSWER_VERIFIERS
+from ..verify import BUILTIN
+from ..verify.outcome import check_weights
 from ..verify.pool import function_name
 from .config import IBTPOConfig, check_least
 from .methods import METHODS
@@ -31,6 +38,13 @@ _RESERVED = {
     "gradient_accumulation_steps": "prompts_per_step and rows_per_forward",
     "model_init_kwargs": "dtype and attn_implementation",
 }
+
+
+_VERIFIER_HELP = (
+    f"{', '.join(BUILTIN)} or {DOTTED}; or a list of them, weighed by reward_weights, whose first decides what is "
+    f"right; default: by the data"
+)
+_LORA_HELP = "other fields of peft.LoraConfig, e.g. {r: 8, target_modules: [q_proj, v_proj], use_dora: true}"
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -55,9 +69,9 @@ class RunSettings:
     eval_before: bool = _setting(True, "measure the untrained model on the held-out problems, too")
     eval_every_tokens: int | None = _setting(None, "measure also each time so many more tokens were generated")
     method: str = _setting("ibtpo", ", ".join(METHODS))
-    verifier: str | None = _setting(
-        None, "math, countdown, choice, walk or package.module:function; default: by the data"
-    )
+    question_column: str | None = _setting(None, "default: question, prompt or problem")
+    answer_column: str | None = _setting(None, "default: answer or solution")
+    verifier: str | list[str] | None = field(default=None, metadata={"help": _VERIFIER_HELP})
     system_prompt: str | None = _setting(None, "system message of a chat model")
     instruction: str | None = _setting(None, "text appended to every question")
     prompts_per_step: int = _setting(16, "questions an optimiser step, over all processes")
@@ -65,6 +79,7 @@ class RunSettings:
     threads: int | None = _setting(None, "CPU threads of PyTorch; one is fastest for a tiny model on a busy machine")
     lora_r: int = _setting(0, "rank of a LoRA adapter; 0 trains all weights")
     lora_alpha: int = _setting(16, "scale of the LoRA adapter")
+    lora: dict[str, Any] | None = field(default=None, metadata={"help": _LORA_HELP})
 
     def __post_init__(self) -> None:
         if self.eval_data in ("none", ""):
@@ -72,8 +87,25 @@ class RunSettings:
         check_least(self, _LEAST)
         if self.dtype not in DTYPES:
             raise unknown("dtype", self.dtype, DTYPES)
-        if self.verifier is not None:
-            function_name(self.verifier)
+        if isinstance(self.verifier, str) and "," in self.verifier:
+            self.verifier = [name.strip() for name in self.verifier.split(",")]
+        for name in self.verifiers:
+            function_name(name)
+
+    @property
+    def verifiers(self) -> list[str]:
+        """The names of the verifiers; none where the data decides."""
+        return [self.verifier] if isinstance(self.verifier, str) else list(self.verifier or ())
+
+    @property
+    def needs_answers(self) -> bool:
+        """Whether every problem must have a reference answer."""
+        return not self.verifiers or any(name in ANSWER_VERIFIERS for name in self.verifiers)
+
+    @property
+    def trains_adapter(self) -> bool:
+        """Whether a LoRA adapter is trained in place of all weights."""
+        return bool(self.lora_r or self.lora)
 
 
 _LEAST = {
@@ -84,9 +116,10 @@ _LEAST = {
 
 
 def known_settings() -> dict[str, Any]:
-    """Every key `ibtpo train` takes, with the field that describes it."""
-    fields = {f.name: f for f in dataclasses.fields(IBTPOConfig) if f.init and f.name not in _RESERVED}
-    return {**fields, **{f.name: f for f in dataclasses.fields(RunSettings)}}
+    """Every key `ibtpo train` takes, with the type of its values."""
+    hints = {**typing.get_type_hints(IBTPOConfig), **typing.get_type_hints(RunSettings)}
+    names = [f.name for cls in (IBTPOConfig, RunSettings) for f in dataclasses.fields(cls) if f.init]
+    return {name: hints[name] for name in names if name not in _RESERVED}
 
 
 def describe() -> list[tuple[str, Any, str]]:
@@ -98,10 +131,13 @@ def describe() -> list[tuple[str, Any, str]]:
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """The keys of a YAML recipe."""
-    recipe = read_yaml(path)
+    return _without_switches(read_yaml(path), str(path))
+
+
+def _without_switches(recipe: dict[str, Any], where: str) -> dict[str, Any]:
     for name in (*TRAIN_SWITCHES, "output", "resume"):
         if name in recipe:
-            raise ConfigError(f"{path}: {name!r} is for the command line: --{name.replace('_', '-')}")
+            raise ConfigError(f"{where}: {name!r} is for the command line: --{name.replace('_', '-')}")
     return recipe
 
 
@@ -125,7 +161,7 @@ def resolve(recipe: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
         preset |= {"num_generations": group, "tree": f"{group},1,1,1"}
     merged = {**recipe, **preset} if "method" in overrides else {**preset, **recipe}
     merged = {**merged, **overrides, "method": method}
-    return {name: _typed(known[name], value) for name, value in merged.items()}
+    return {name: _typed(name, known[name], value) for name, value in merged.items()}
 
 
 def resolved(settings: dict[str, Any], config: IBTPOConfig) -> dict[str, Any]:
@@ -148,35 +184,54 @@ def _refuse_schedules(trainer: dict[str, Any]) -> None:
         raise ConfigError("max_generated_tokens and num_train_epochs both end the run; give one of them")
 
 
-def _typed(f: Any, value: Any) -> Any:
-    """YAML reads 1e-6 as text: numbers are turned into what the field holds; anything else must fit already."""
-    kind = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
-    kinds = [k.strip() for k in str(f.type if "|" in str(f.type) else kind).split("|")]
-    if isinstance(value, bool) and "bool" in kinds:
-        return value
+def _typed(name: str, hint: Any, value: Any) -> Any:
+    """A value as what its option holds, or a `ConfigError`.
+
+    name: the option. hint: the type of its field. value: as YAML reads it, which takes 1e-6 for text and no number.
+    """
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    members = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    kinds = {typing.get_origin(member) or member for member in members}
+    optional = type(None) in kinds
+    kinds.discard(type(None))
     if value is None:
-        if kinds in (["str"], ["int"], ["float"], ["bool"]):
-            raise ConfigError(f"{f.name} needs a value, got none; leave it out for its default")
+        if not optional and kinds <= {str, int, float, bool}:
+            raise ConfigError(f"{name} needs a value, got none; leave it out for its default")
         return value
-    if "float" in kinds and not isinstance(value, bool):
-        try:
-            number = int(value) if "int" in kinds and float(value).is_integer() else float(value)
-        except (TypeError, ValueError, OverflowError) as e:
-            raise ConfigError(f"{f.name} must be a number, got {_short(value)}") from e
-        if not math.isfinite(number):
-            raise ConfigError(f"{f.name} must be a finite number, got {value}")
-        return number
-    if kinds in (["float"], ["float", "None"]):
-        raise ConfigError(f"{f.name} must be a number, got {value}")
-    if "int" in kinds and "str" not in kinds and (isinstance(value, bool) or not isinstance(value, int)):
-        raise ConfigError(f"{f.name} must be an integer, got {_short(value)}")
-    if kinds in (["bool"], ["bool", "None"]) and not isinstance(value, bool):
-        raise ConfigError(f"{f.name} must be true or false, got {_short(value)}")
-    if set(kinds) <= {"str", "None"} and not isinstance(value, str):
+    if isinstance(value, bool) and bool in kinds:
+        return value
+    if float in kinds:
+        return _number(name, value, whole=int in kinds)
+    if int in kinds and str not in kinds and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ConfigError(f"{name} must be an integer, got {_short(value)}")
+    if kinds == {bool}:
+        raise ConfigError(f"{name} must be true or false, got {_short(value)}")
+    if kinds == {dict} and not isinstance(value, Mapping):
+        raise ConfigError(f"{name} must be a mapping such as {{key: value}}, got {_short(value)}")
+    if list in kinds and isinstance(value, Sequence) and not isinstance(value, str):
+        (of,) = next(typing.get_args(member) for member in members if typing.get_origin(member) is list)
+        return [_typed(f"each of {name}", of, item) for item in value]
+    if kinds == {list}:
+        raise ConfigError(f"{name} must be a list such as [1, 0.5], got {_short(value)}")
+    if str in kinds and kinds <= {str, list} and not isinstance(value, str):
         if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ConfigError(f"{f.name} must be text, got {_short(value)}")
+            raise ConfigError(f"{name} must be text{' or a list' * (list in kinds)}, got {_short(value)}")
         return str(value)
     return value
+
+
+def _number(name: str, value: Any, *, whole: bool) -> float:
+    """A finite number; an integer stays one where the option may be one. whole: whether it may."""
+    if isinstance(value, bool):
+        raise ConfigError(f"{name} must be a number, got {value}")
+    try:
+        number = int(value) if whole and float(value).is_integer() else float(value)
+    except (TypeError, ValueError, OverflowError) as e:
+        raise ConfigError(f"{name} must be a number, got {_short(value)}") from e
+    if not math.isfinite(number):
+        raise ConfigError(f"{name} must be a finite number, got {value}")
+    return number
 
 
 def _short(value: Any) -> str:
@@ -224,7 +279,9 @@ def make_config(run: RunSettings, trainer: dict[str, Any], folder: Path) -> IBTP
     if trainer.get("max_generated_tokens") is not None:
         defaults["max_steps"] = 1_000_000  # the token budget ends the run
         _refuse_schedules(trainer)
-    if run.dtype != "float32" and not run.lora_r:
+    if trainer.get("reward_weights") is not None:
+        check_weights(trainer["reward_weights"], run.verifiers or ["the one that goes with the data"])
+    if run.dtype != "float32" and not run.trains_adapter:
         raise ConfigError(
             f"dtype {run.dtype} loses updates as small as lr 1e-6 makes them: keep float32 weights (on an accelerator "
             f"the arithmetic is bfloat16 anyway, bf16: true), or train a LoRA adapter with lora_r"
@@ -243,10 +300,43 @@ def make_config(run: RunSettings, trainer: dict[str, Any], folder: Path) -> IBTP
         raise ConfigError(str(e)) from e
 
 
-def base_settings(recipe: str | None, overrides: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def base_settings(
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | None, overrides: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
     """Name and keys a run starts from: the recipe; without one the embedded task's, or for other data none."""
+    if isinstance(recipe, Mapping):
+        return "run", _without_switches(dict(recipe), "the recipe")
+    recipe = None if recipe is None else os.fspath(recipe)
     if recipe is not None and recipe.endswith((".yaml", ".yml")):
         return Path(recipe).stem, read_recipe(Path(recipe))
     if recipe is None and str(overrides.get("data", "walk")).partition(":")[0] != "walk":
         return "run", {}
     return recipe or "nano-walk", read_recipe(find_recipe(recipe or "nano-walk"))
+
+
+# What may change when a run is gone on with: where it ends.
+ENDS = ("max_generated_tokens", "max_steps", "num_train_epochs")
+
+
+def prolong(settings: dict[str, Any], changes: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The settings of a run that is gone on with, to a later end.
+
+    settings: the run's. changes: of `ENDS`, those that move the end; empty for none. folder: of the run, for messages.
+    Raises `ConfigError` for a change of anything else, of an end that the run does not have, or to an earlier one.
+    """
+    others = [name for name in changes if name not in ENDS]
+    if others:
+        raise ConfigError(
+            f"--resume takes the settings of {folder}; leave out {others}: only {', '.join(ENDS)} may change"
+        )
+    ends = [name for name in ENDS if settings.get(name) not in (None, -1)] or ["num_train_epochs"]
+    wanted = resolve(settings, changes)
+    for name in changes:
+        before = settings.get(name, IBTPOConfig.num_train_epochs)
+        if name not in ends:
+            raise ConfigError(f"--resume: the run in {folder} ends by {' and '.join(ends)}, {name} cannot prolong it")
+        if wanted[name] is None or wanted[name] < before:
+            raise ConfigError(
+                f"--resume: {name} was {before}, and the end of a run can only be put off; got {wanted[name]}"
+            )
+    return wanted

@@ -52,8 +52,8 @@ class IBTPOTrainer(GRPOTrainer):
     """Trains a causal language model with IB-TPO (arXiv 2605.28109).
 
     Takes what `trl.GRPOTrainer` takes. `reward_funcs` are functions with TRL's signature, or names: "math",
-    "countdown", "choice", "walk" or "package.module:function", which run in child processes with a deadline. The first
-    one decides raw correctness.
+    "countdown", "choice", "walk", "ifeval" or "package.module:function", which run in child processes with a deadline.
+    The first one decides raw correctness.
 
     trees: the trees of the last generation batch. verifier: what scores them.
     """

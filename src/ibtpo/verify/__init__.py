@@ -8,6 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+# The verifiers that can be named by one word, and the function each stands for.
+BUILTIN = {
+    "math": "ibtpo.verify.math:math_reward",
+    "countdown": "ibtpo.verify.countdown:countdown_reward",
+    "choice": "ibtpo.verify.choice:choice_reward",
+    "walk": "ibtpo.verify.walk:walk_reward",
+    "ifeval": "ibtpo.verify.ifeval:ifeval_reward",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigError
-from .outcome import RewardFunction
+from .outcome import TIMEOUT, WORKERS, RewardFunction
 from .pool import VerifierPool
 from .rewards import RewardFunctions
 
@@ -13,8 +13,8 @@ def open_verifier(
     reward_funcs: Any,
     *,
     weights: Sequence[float] | None = None,
-    workers: int = 2,
-    timeout: float = 30.0,
+    workers: int = WORKERS,
+    timeout: float = TIMEOUT,
     extra: Mapping[str, Any] | None = None,
 ) -> VerifierPool | RewardFunctions:
     """The verifier for one reward or several.

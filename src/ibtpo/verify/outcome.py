@@ -6,10 +6,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .._options import OPTIONS
 from .._text import describe, short
 from ..errors import ConfigError
 from ..tree import MOST_REWARD
 from . import Verdict
+
+# What every verifier has where nothing else is given.
+TIMEOUT: float = OPTIONS["verifier_timeout"].default  # seconds a row
+WORKERS: int = OPTIONS["verifier_workers"].default  # child processes
 
 RewardFunction = Callable[..., Any]
 # One function's value for one row, and why there is none. (None, None): the function did not apply.

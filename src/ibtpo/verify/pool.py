@@ -25,9 +25,9 @@ from typing import Any
 from .._extras import child_environment
 from .._text import describe
 from ..errors import ConfigError, VerifierError, unknown
-from . import Verdict
-from .outcome import Outcome, check_timeout, check_weights, combine
-from .worker import BUILTIN, HEADER
+from . import BUILTIN, Verdict
+from .outcome import TIMEOUT, WORKERS, Outcome, check_timeout, check_weights, combine
+from .worker import HEADER
 
 IMPORT_TIMEOUT = 60.0  # seconds a child may take to import its functions, apart from any row's deadline
 
@@ -51,8 +51,8 @@ class VerifierPool:
         reward: str | Sequence[str] = "math",
         *,
         weights: Sequence[float] | None = None,
-        workers: int = 2,
-        timeout: float = 10.0,
+        workers: int = WORKERS,
+        timeout: float = TIMEOUT,
     ) -> None:
         rewards = tuple(reward) if isinstance(reward, Sequence) and not isinstance(reward, str) else (reward,)
         self.names = tuple(function_name(name) for name in rewards)

@@ -17,7 +17,7 @@ from typing import Any
 from .._text import describe
 from ..errors import ConfigError, VerifierError
 from . import Verdict
-from .outcome import Outcome, RewardFunction, call, check_timeout, check_weights, combine, count, to_outcome
+from .outcome import TIMEOUT, Outcome, RewardFunction, call, check_timeout, check_weights, combine, count, to_outcome
 
 MAX_ABANDONED = 3
 
@@ -40,7 +40,7 @@ class RewardFunctions:
         funcs: RewardFunction | Sequence[RewardFunction],
         *,
         weights: Sequence[float] | None = None,
-        timeout: float = 60.0,
+        timeout: float = TIMEOUT,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         self.funcs = tuple(funcs) if isinstance(funcs, Sequence) and not isinstance(funcs, str) else (funcs,)

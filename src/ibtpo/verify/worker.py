@@ -21,16 +21,10 @@ from typing import Any, BinaryIO
 from .._extras import load_object
 from .._text import describe
 from ..errors import IBTPOError
+from . import BUILTIN
 from .outcome import Outcome, RewardFunction, call, count, to_outcome
 
 HEADER = struct.Struct("<I")
-BUILTIN = {
-    "math": "ibtpo.verify.math:math_reward",
-    "countdown": "ibtpo.verify.countdown:countdown_reward",
-    "choice": "ibtpo.verify.choice:choice_reward",
-    "walk": "ibtpo.verify.walk:walk_reward",
-    "ifeval": "ibtpo.verify.ifeval:ifeval_reward",
-}
 _MEMORY_LIMIT = 8 << 30  # bytes of address space for built-in verifiers: a tower of powers must not eat the machine
 
 

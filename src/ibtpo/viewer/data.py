@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from .._options import todays_names
 from ..credit import CreditOptions, find_advantage
 from ..errors import ConfigError, DataError
 from ..metrics import COLUMNS, correctness, rescued, tree_scores
@@ -20,7 +21,7 @@ from ..score import ScoreOptions
 from ..storage.tree_file import tree_files
 from ..tree import ReasoningTree, read_trees
 
-SCORE_OPTIONS = ("beta", "value", "confidence", "weight", "ratio_prior")
+SCORE_OPTIONS = ("ib_beta", "value", "confidence", "weight", "ratio_prior")
 COLOURS = ("ib_score", "p_hat", "advantage")  # what a step can be coloured by
 PROMPT_START = 120  # characters of a prompt in the index
 
@@ -113,7 +114,7 @@ def options_of(tree: ReasoningTree, overrides: Mapping[str, Any] | None = None) 
     given = {k: v for k, v in (overrides or {}).items() if v is not None}
     credit, search = (m if isinstance(m := tree.meta.get(k), dict) else {} for k in ("credit", "search"))
     stored = credit.get("score") or search.get("score")
-    stored = stored if isinstance(stored, dict) else {}
+    stored = todays_names(stored) if isinstance(stored, dict) else {}
     try:
         score = ScoreOptions(**{k: stored[k] for k in SCORE_OPTIONS if k in stored})
         options = CreditOptions(
@@ -219,7 +220,7 @@ def _made(tree: ReasoningTree, options: CreditOptions) -> dict[str, str]:
     search, credit = (m if isinstance(m := tree.meta.get(k), dict) else {} for k in ("search", "credit"))
     budget = b if isinstance(b := search.get("budget"), dict) else {}
     s = options.score
-    scored = f"β {s.beta:g}, λ {options.lam:g}, value {s.value}, confidence {s.confidence}, weight {s.weight}"
+    scored = f"β {s.ib_beta:g}, λ {options.lam:g}, value {s.value}, confidence {s.confidence}, weight {s.weight}"
     made = {
         "model": tree.meta.get("model"),
         "branching": search.get("branching"),

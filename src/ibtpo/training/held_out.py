@@ -1,0 +1,74 @@
+"""Held-out accuracy of a run: before training, on the way, and after it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .._text import percent
+from ..storage.run_folder import RunFolder
+from ..tasks.problems import Problem
+from .settings import RunSettings
+
+
+class HeldOut:
+    """Measures the model in training on problems it does not train on, and puts the results into the run folder.
+
+    trainer: an `IBTPOTrainer`. problems: the held-out ones; without any, nothing is ever measured.
+    say: called with a line about each result.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        problems: Sequence[Problem],
+        run: RunSettings,
+        folder: RunFolder,
+        say: Callable[[str], None],
+    ) -> None:
+        self.trainer, self.problems, self.run, self.folder, self.say = trainer, problems, run, folder, say
+
+    def measure(self, name: str = "") -> None:
+        """Accuracy "before" or "after" training or, without a name, on the way; once: a resumed run has it."""
+        trainer, folder = self.trainer, self.folder
+        step, tokens = trainer.state.global_step, trainer.generated_tokens
+        if self.problems and trainer.accelerator.is_main_process and not self._is_measured(name, step):
+            result, grades = self._evaluate()
+            so_far = {"step": step, "generated_tokens": tokens, "seconds": round(trainer.timer.trained, 3)}
+            folder.add_evals(step, {**so_far, **result, "grades": grades})
+            if name:
+                folder.write_eval(name, result)
+            when = f"{name} training" if name else f"after {tokens} tokens"
+            self.say(f"held-out accuracy {when}: {percent(result['avg'], result['avg_ci'])}")
+        trainer.accelerator.wait_for_everyone()
+
+    def _is_measured(self, name: str, step: int) -> bool:
+        if name and name not in self.folder.read_eval():
+            return False
+        return any(row["step"] == step for row in self.folder.read_evals())
+
+    def _evaluate(self) -> tuple[dict[str, Any], dict[str, float | None]]:
+        """The result, and each problem's mean grade."""
+        from ..evaluation.evaluate import evaluate
+        from ..search import Prompt, run_async
+        from ..tasks.prompts import encode_prompt
+        from .rollouts import policy_engine
+
+        trainer, config = self.trainer, self.trainer.args
+        engine = policy_engine(trainer, trainer.accelerator.unwrap_model(trainer.model))
+        engine.reset_cache()  # an engine of the user's may have been made before, for older weights
+        prompts = []
+        for p in self.problems:
+            text, ids = encode_prompt(p, trainer.processing_class, system_prompt=self.run.system_prompt)
+            prompts.append(Prompt(p.id, tuple(ids), text, dict(p.columns)))
+        options = config.search_options(config.seed)
+        result = run_async(
+            evaluate(
+                engine, trainer.verifier, prompts, k=self.run.eval_k, sampling=options.sampling,
+                max_completion_length=options.max_completion_length, seed=config.seed, decode=trainer._decode,
+            )
+        )  # fmt: skip
+        engine.reset_cache()
+        grades: dict[str, list[float]] = {p.id: [] for p in self.problems}
+        for answer in result.answers:
+            if answer.grade is not None:
+                grades[answer.id].append(answer.grade)
+        return result.to_json(), {id: sum(g) / len(g) if g else None for id, g in grades.items()}

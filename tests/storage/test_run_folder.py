@@ -1,0 +1,45 @@
+"""The run folder: a finished run that is made an unfinished one keeps its result."""
+
+import json
+from pathlib import Path
+
+import yaml
+
+from ibtpo.storage.run_folder import RunFolder
+
+
+def finished(path: Path) -> RunFolder:
+    folder = RunFolder(path / "run")
+    folder.create({"max_steps": 8}, {})
+    for step in (0, 4, 8):
+        folder.add_evals(step, {"step": step, "avg": step / 10})
+    folder.write_eval("before", {"avg": 0.0})
+    folder.write_eval("after", {"avg": 0.8})
+    return folder
+
+
+def test_a_prolonged_run_is_unfinished_and_no_later_start_drops_its_result(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    folder.reopen({"max_steps": 12})
+    assert folder.read_eval() == {"before": {"avg": 0.0}}
+    assert yaml.safe_load((folder.path / "config.yaml").read_text()) == {"max_steps": 12}
+    folder.add_evals(3)  # goes on from a checkpoint at step 2
+    assert [(row["step"], row.get("kept")) for row in folder.read_evals()] == [(0, None), (8, True)]
+    folder.add_evals(4, {"step": 4, "avg": 0.4})
+    folder.add_evals(12, {"step": 12, "avg": 0.9})
+    assert [row["step"] for row in folder.read_evals()] == [0, 4, 8, 12]
+
+
+def test_a_result_of_the_same_step_takes_the_place_of_the_kept_one(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    folder.reopen({"max_steps": 8})
+    folder.add_evals(8, {"step": 8, "avg": 0.7})
+    assert [row["avg"] for row in folder.read_evals()] == [0.0, 0.4, 0.7]
+
+
+def test_an_unfinished_run_is_only_given_its_settings(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    (folder.path / "eval.json").write_text(json.dumps({"before": {"avg": 0.0}}))
+    rows = folder.read_evals()
+    folder.reopen({"max_steps": 12})
+    assert folder.read_evals() == rows
