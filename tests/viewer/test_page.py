@@ -186,7 +186,7 @@ def test_where_the_run_s_advantage_cannot_be_had_ib_tpo_s_is_shown_and_a_note_sa
     assert capsys.readouterr().err == ""
     assert "p̂ 0.50" in printed(tmp_path, "gone_xyz:f")
     with pytest.raises(ConfigError, match="beta must be > 0"):
-        write_viewer(tmp_path, options={"beta": -1.0})
+        write_viewer(tmp_path, options={"ib_beta": -1.0})
 
 
 def test_none_stays_none_and_zero_stays_zero(tmp_path: Path) -> None:
