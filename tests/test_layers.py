@@ -1,4 +1,4 @@
-"""The layers of CONTRIBUTING.md hold: no import points upwards, none goes round in a circle; the science needs no torch."""
+"""The layers of CONTRIBUTING.md hold: no import points upwards, none goes in a circle; the science needs no torch."""
 
 import ast
 import re
