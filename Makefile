@@ -23,7 +23,8 @@ test: $(VENV)/.ready
 	$(PY) -m pytest
 
 # The science and the trainer's laws, in under a minute on two cores.
-FAST := $(wildcard tests/test_*.py) tests/verify tests/tasks tests/training/test_trainer.py tests/training/test_packed.py
+FAST := $(foreach name,tree steps score incremental branching credit metrics search search_lookahead public layers,\
+	tests/test_$(name).py) tests/training/test_trainer.py tests/training/test_packed.py
 test-fast: $(VENV)/.ready
 	$(PY) -m pytest -n 2 -m "not slow and not browser" $(FAST)
 
