@@ -7,7 +7,7 @@ VLLM_VENV := .venv-vllm
 VLLM_PY := $(VLLM_VENV)/bin/python
 VLLM_PIP := $(VLLM_PY) -m pip install --quiet --constraint constraints-vllm.txt
 
-.PHONY: train test test-vllm bench lint clean
+.PHONY: train test test-fast test-vllm bench docs lint clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,12 @@ train: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(PY) -m pytest
+
+# The science and the trainer's laws, in under a minute on two cores.
+FAST := $(foreach name,tree steps score incremental branching credit metrics search search_lookahead public layers,\
+	tests/test_$(name).py) tests/training/test_trainer.py tests/training/test_packed.py
+test-fast: $(VENV)/.ready
+	$(PY) -m pytest -n 2 -m "not slow and not browser" $(FAST)
 
 # Real vLLM on a CPU, in an environment of its own; a process a file, for vLLM leaves its marks on one.
 $(VLLM_VENV)/.ready: pyproject.toml constraints-vllm.txt
@@ -48,6 +54,11 @@ bench: $(VENV)/.ready $(VLLM_VENV)/.ready
 	$(PY) benchmarks/rollouts.py trees-smollm2 --vllm $(VLLM_PY)
 	$(PY) benchmarks/in_flight.py
 	$(PY) benchmarks/lookahead.py
+
+# The site in build/site; strict: whatever MkDocs warns of is an error. The last line checks all links and anchors.
+docs: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	$(PY) scripts/check_site.py build/site
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .

@@ -1,0 +1,18 @@
+"""A branching rule: go on where the answers so far are most evenly right and wrong."""
+
+import math
+
+import ibtpo
+
+
+def most_mixed(tree, k, options, seed):
+    """At most k places, best first, and at least one.
+
+    tree: as it has grown so far. options: `ibtpo.ScoreOptions`, for rules that look at scores.
+    seed: differs from round to round, for rules that draw; this one does not.
+    """
+    value = ibtpo.score_tree(tree, options).p_hat  # (N,) share of right answers under each node, NaN if unknown
+    nodes = [node.id for node in tree.nodes if node.children and not math.isnan(value[node.id])]
+    nodes.sort(key=lambda node: abs(value[node] - 0.5))
+    root = ibtpo.BranchPoint(0)
+    return [ibtpo.BranchPoint(node, score=float(value[node])) for node in nodes[:k]] or [root]
