@@ -48,15 +48,12 @@ def machine() -> str:
     import torch
     import transformers
 
-    model = next(
-        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
-        platform.processor(),
-    )
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")  # on Linux, where `platform` does not know the model
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
     return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}, transformers {transformers.__version__}"
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
 def timed(work: Callable[[], object]) -> float:

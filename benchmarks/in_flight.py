@@ -13,7 +13,7 @@ import workload
 from harness import Row, paired, row, write
 
 from ibtpo.engines import Sampling
-from ibtpo.engines.models import eos_token_ids
+from ibtpo.engines.models import decoder, eos_token_ids
 from ibtpo.engines.transformers import TransformersEngine
 from ibtpo.search import Budget, SearchOptions, TreeSearch
 from ibtpo.verify.pool import VerifierPool
@@ -29,7 +29,7 @@ def main(runs: int = 5) -> None:
     torch.set_num_threads(1)  # so small a model is slower with more threads
     model, tokenizer, prompts = workload.nano(max(PROMPTS))
     eos = eos_token_ids(model, tokenizer)
-    decode = workload.decoder(tokenizer)
+    decode = decoder(tokenizer)
     rows: list[Row] = []
     with VerifierPool("walk") as verifier:
 

@@ -10,7 +10,7 @@ import workload
 from harness import HERE
 
 from ibtpo.engines import Sampling
-from ibtpo.engines.models import eos_token_ids
+from ibtpo.engines.models import decoder, eos_token_ids
 from ibtpo.engines.transformers import TransformersEngine
 from ibtpo.metrics import tree_record
 from ibtpo.score import ScoreOptions
@@ -35,7 +35,7 @@ def main(problems: int = 512) -> None:
                 budget=Budget(4, 9, 1, 1), sampling=Sampling(1.0, 1.0, 0), score=ScoreOptions(confidence="joint"),
                 max_completion_length=36, max_in_flight=128, deterministic=True, lookahead=lookahead,
             )  # fmt: skip
-            trees = asyncio.run(TreeSearch(engine, verifier, workload.decoder(tokenizer), options).grow_all(prompts))
+            trees = asyncio.run(TreeSearch(engine, verifier, decoder(tokenizer), options).grow_all(prompts))
             records = [tree_record(t, options.score) for t in trees]
             out = {}
             for name in ("eff_rate", "avg_rate", "pass_at_g", "generated_tokens"):

@@ -73,11 +73,12 @@ def trees(llm: Any) -> float:
     from peers import BarrierEngine
     from vllm import SamplingParams, TokensPrompt
 
+    from ibtpo.engines.models import decoder, eos_token_ids
     from ibtpo.search import TreeSearch
     from ibtpo.verify.pool import VerifierPool
 
     model, tokenizer, prompts = workload.smollm2(workload.TREES)
-    options, eos = workload.tree_options(small=False), workload.ends(model, tokenizer)
+    options, eos = workload.tree_options(small=False), eos_token_ids(model, tokenizer)
 
     def batch(ids: list[list[int]], sampling: Any, most: list[int]) -> list[tuple[list[int], list[float]]]:
         params = [
@@ -96,7 +97,7 @@ def trees(llm: Any) -> float:
     with VerifierPool("math") as verifier:
         engine = BarrierEngine(batch, eos, size=64)
         begin = time.perf_counter()
-        asyncio.run(TreeSearch(engine, verifier, workload.decoder(tokenizer), options).grow_all(prompts))
+        asyncio.run(TreeSearch(engine, verifier, decoder(tokenizer), options).grow_all(prompts))
         return engine.generated_tokens / (time.perf_counter() - begin)
 
 

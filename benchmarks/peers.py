@@ -13,6 +13,7 @@ import torch
 from ibtpo.engines import Completion, Sampling
 
 Batch = Callable[[list[list[int]], Sampling, list[int]], list[tuple[list[int], list[float]]]]
+_TURNS = 20  # turns of the event loop without a new request, after which every tree is taken to wait
 
 
 class BarrierEngine:
@@ -45,7 +46,7 @@ class BarrierEngine:
             count = -1
             while count != len(self._waiting):  # The barrier: wait until no more requests come.
                 count = len(self._waiting)
-                for _ in range(20):
+                for _ in range(_TURNS):
                     await asyncio.sleep(0)
             # Prompts of similar length waste little on padding if they are in the same batch.
             requests = sorted(self._waiting, key=lambda r: len(r[0]))

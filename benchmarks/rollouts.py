@@ -18,7 +18,7 @@ from harness import Row, paired, row, write
 from peers import BarrierEngine, generate_batch
 
 from ibtpo.engines import Sampling
-from ibtpo.engines.models import resolve_model
+from ibtpo.engines.models import decoder, eos_token_ids, resolve_model
 from ibtpo.engines.packed_linear import PackedLinears
 from ibtpo.engines.transformers import TransformersEngine
 from ibtpo.search import TreeSearch
@@ -37,8 +37,8 @@ def trees(kind: str, args: argparse.Namespace) -> list[Row]:
     """
     small = kind == "nano"
     model, tokenizer, prompts = workload.nano(64) if small else workload.smollm2(workload.TREES)
-    eos, options = workload.ends(model, tokenizer), workload.tree_options(small=small)
-    decode = workload.decoder(tokenizer)
+    eos, options = eos_token_ids(model, tokenizer), workload.tree_options(small=small)
+    decode = decoder(tokenizer)
     with VerifierPool("walk" if small else "math") as verifier:
 
         def speed(make: Any) -> float:

@@ -34,7 +34,7 @@ from datasets import Dataset
 from harness import Row, machine, row, write
 
 import ibtpo
-from ibtpo.credit import path_advantages, token_advantages
+from ibtpo.credit import CreditOptions, path_advantages, token_advantages
 from ibtpo.engines.models import resolve_model
 from ibtpo.training.config import IBTPOConfig
 from ibtpo.training.packed import PackedForward, read_rows
@@ -79,9 +79,7 @@ def batch(trees: list[ReasoningTree], pad: int) -> dict[str, torch.Tensor]:
     rows = [(t, i) for t in trees for i in range(len(t.leaves))]
     prompts = [list(t.prompt_ids) for t, _ in rows]
     completions = [t.completion_ids(i) for t, i in rows]
-    advantages = [
-        a for t in trees for a in token_advantages(t, path_advantages(t, ibtpo.training.config.CreditOptions()))
-    ]
+    advantages = [a for t in trees for a in token_advantages(t, path_advantages(t, CreditOptions()))]
     p, c = max(map(len, prompts)), max(map(len, completions))
     result = {
         "prompt_ids": torch.tensor([[pad] * (p - len(x)) + x for x in prompts]),
@@ -131,7 +129,7 @@ def trie_seconds(inputs: dict[str, torch.Tensor], packed: PackedForward, model: 
     rows, starts = read_rows(ids, mask, inputs["completion_ids"].shape[1])
     order = sorted(range(len(rows)), key=lambda i: rows[i].tolist())
     rows = [rows[i] for i in order]
-    for part in packed._parts(model, rows, len(rows), ids.shape[1]) or ():
+    for part in packed.plan(model, rows, len(rows), ids.shape[1]) or ():
         lay_out([rows[i] for i in part], [starts[order[i]] for i in part])
     return time.process_time() - begin
 
@@ -153,7 +151,7 @@ def memory(flag: str) -> int:
 def peak(trainer: IBTPOTrainer, inputs: dict[str, torch.Tensor], packed: PackedForward | None) -> int:
     """The MB that one update takes at its peak, beyond what is held before, without the check of the first use."""
     if packed:
-        packed._checked.update({(id(trainer.model), True)})
+        packed.checked.add(trainer.model)
     Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to what is held now
     before = memory("VmRSS")
     update(trainer, inputs, packed)

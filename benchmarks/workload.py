@@ -5,10 +5,7 @@ from typing import Any
 
 import ibtpo
 from ibtpo.engines import Sampling
-from ibtpo.engines.models import eos_token_ids as ends
 from ibtpo.search import Budget, Prompt, SearchOptions
-
-__all__ = ["ASK", "GSM8K", "TREES", "decoder", "ends", "nano", "smollm2", "tree_options"]
 
 GSM8K = Path(__file__).parents[2] / "shared" / "data" / "gsm8k_train_2000.jsonl"
 ASK = "Solve the problem step by step, with a blank line between steps. End with the answer as \\boxed{number}."
@@ -55,8 +52,3 @@ def _prompts(problems: list[Any], tokenizer: Any, chat: bool | None = None) -> l
         text, ids = ibtpo.encode_prompt(p, tokenizer, chat_template=chat)
         prompts.append(Prompt(p.id, tuple(ids), text, {**p.columns, "answer": p.answer}))
     return prompts
-
-
-def decoder(tokenizer: Any) -> Any:
-    """A function from token ids to text."""
-    return lambda ids: tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

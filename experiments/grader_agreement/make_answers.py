@@ -111,8 +111,11 @@ def solved(problem: Problem, other: Problem, rng: random.Random, few: bool) -> I
     variants = list(respelled(gold))
     for label, text in rng.sample(variants, min(len(variants), 1 if few else 3)):
         yield problem.id, label, True, MATH_FORMS["box"](text)
-    wrong = [(f"wrong, {form}", MATH_FORMS[form](text)) for form, text in zip(
-        rng.sample(forms, 3), wrong_answers(gold, str(other.answer), rng), strict=False)]  # fmt: skip
+    wrong_forms = rng.sample(forms, 3)
+    wrong_texts = wrong_answers(gold, str(other.answer), rng)[:3]
+    wrong = []
+    for form, text in zip(wrong_forms[: len(wrong_texts)], wrong_texts, strict=True):  # there may be only one or two
+        wrong.append((f"wrong, {form}", MATH_FORMS[form](text)))
     wrong.append(("right, then a wrong box", rf"The sum is {gold}, so \boxed{{{shifted(gold, rng)}}}"))
     wrong.append(("unfinished box", rf"{THINKING}So the answer is $\boxed{{"))
     for label, text in rng.sample(wrong, 1 if few else 3):

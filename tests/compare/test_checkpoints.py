@@ -17,7 +17,7 @@ from ibtpo.compare.checkpoints import find_checkpoints, labels, measure, what_ch
 from ibtpo.errors import ConfigError
 from ibtpo.evaluation.statistics import bootstrap_interval
 from ibtpo.metrics import tree_record
-from ibtpo.report.checkpoints import _places, write_diagnosis
+from ibtpo.report.checkpoints import places, write_diagnosis
 from ibtpo.tree import read_trees
 
 ROOT_OPTIONS = [
@@ -237,7 +237,7 @@ def test_means_leave_out_what_is_not_defined_and_totals_are_added():
 
 
 @pytest.mark.parametrize(
-    ("steps", "places"),
+    ("steps", "expected"),
     [
         ([None, 50, 100], ([0, 50, 100], "step")),  # a base model, then its run
         ([0, 50], ([0, 50], "step")),
@@ -247,8 +247,8 @@ def test_means_leave_out_what_is_not_defined_and_totals_are_added():
         ([10], ([1], "checkpoint")),
     ],
 )
-def test_checkpoints_stand_at_their_steps_where_those_ascend(steps, places):
-    assert _places(steps) == places
+def test_checkpoints_stand_at_their_steps_where_those_ascend(steps, expected):
+    assert places(steps) == expected
 
 
 def test_a_number_that_no_checkpoint_defines_has_no_curve_and_names_stay_text(tmp_path):

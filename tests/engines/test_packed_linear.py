@@ -11,10 +11,10 @@ from torch.nn.functional import linear  # noqa: E402
 from transformers import GemmaConfig  # noqa: E402
 
 from helpers.engine_models import FAMILIES, PAPER, SHAPE, assert_an_optimizer_step_is_noticed, build, one  # noqa: E402
-from ibtpo.engines.packed_linear import PackedLinears, _available  # noqa: E402
+from ibtpo.engines.packed_linear import PackedLinears, can_pack  # noqa: E402
 from ibtpo.engines.transformers import TransformersEngine  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not _available(), reason="this build of PyTorch has no oneDNN operators")
+pytestmark = pytest.mark.skipif(not can_pack(), reason="this build of PyTorch has no oneDNN operators")
 
 
 def large() -> Any:

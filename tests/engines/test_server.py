@@ -253,6 +253,25 @@ def test_a_busy_server_is_given_the_time_it_asks_for(when: str, monkeypatch: pyt
     assert pauses == [0.0, 0.2 if when == "0.2" else 0.01]
 
 
+BROKEN = (200, {"Content-Encoding": "gzip"}, b"this is no gzip")
+
+
+def test_an_answer_that_cannot_be_decompressed_is_tried_again() -> None:
+    with FakeServer() as plain:
+        expected = ask(engine_of(plain)).token_ids
+    with FakeServer(script=failing(1, BROKEN)) as fake:
+        assert ask(engine_of(fake)).token_ids == expected
+        assert len(fake.requests) == 2
+    with FakeServer(script=failing(10**9, BROKEN)) as fake:
+        with pytest.raises(EngineError, match=r"decompressing data.*; tried 2 times"):
+            ask(engine_of(fake, retries=1))
+        with pytest.raises(EngineError, match=rf"{fake.url} answered and then did not: .*decompressing data"):
+            engine_of(fake, logprobs=None)
+    fake = FakeServer(script=lambda path, body, n: BROKEN)
+    with fake, pytest.raises(EngineError, match=rf"no server answers \({fake.url}: .*decompressing data"):
+        engine_of(fake)
+
+
 def test_a_server_that_never_answers_is_a_time_out_that_says_so() -> None:
     with FakeServer(delay=5.0) as fake, pytest.raises(EngineError, match=r"no answer within 0.2 s; raise the timeout"):
         ask(engine_of(fake, timeout=0.2, retries=0))
@@ -319,10 +338,24 @@ def test_a_replica_whose_engine_is_dead_is_left_and_taken_back_once_it_is_health
 
         async def later() -> None:
             await engine.generate([5, 8], SAMPLING, 0, 4)
-            await asyncio.gather(*engine._checks)
+            async with asyncio.timeout(5):  # its health is asked in the background
+                while not engine.replicas[0].up:
+                    await asyncio.sleep(0.01)
 
         asyncio.run(later())
         assert all(replica.up for replica in engine.replicas)
+
+
+def test_the_replica_of_a_tree_in_use_is_remembered_when_others_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ibtpo.engines.server.TREES_REMEMBERED", 2)
+    with servers(2) as (first, second):
+        engine = engine_of(first, second)
+        for prompt in ([5, 2], [5, 3], [5, 2, 4], [5, 6]):  # two trees, a branch of the first one, a third tree
+            ask(engine, prompt)
+        assert [r["prompt"] for r in first.requests] == [[5, 2], [5, 2, 4], [5, 6]]
+        ask(engine, [5, 2, 7])  # a new tree would go to the second server, which serves fewer
+    assert first.requests[-1]["prompt"] == [5, 2, 7]
+    assert [r["prompt"] for r in second.requests] == [[5, 3]]
 
 
 def test_a_replica_that_is_down_at_the_start_is_left_out_with_a_warning() -> None:
@@ -348,6 +381,23 @@ def test_replicas_of_different_models_are_refused() -> None:
     a, b = FakeServer(model="a"), FakeServer(model="b")
     with a, b, pytest.raises(EngineError, match=r"one model.*'a'.*'b'"):
         engine_of(a, b)
+
+
+def test_replicas_of_different_kinds_are_refused() -> None:
+    a, b = FakeServer(), FakeServer(owned_by="sglang")
+    with a, b, pytest.raises(EngineError, match=rf"one kind, but they are: {a.url} vLLM, {b.url} SGLang"):
+        engine_of(a, b)
+
+
+@pytest.mark.parametrize("logprob", [-1e-5, 0.0])
+def test_near_certain_tokens_do_not_make_a_server_look_processed(logprob: float) -> None:
+    with FakeServer(script=lambda path, body, n: ok(completion([3], [logprob])) if body else None) as fake:
+        if logprob:
+            with pytest.warns(UserWarning, match=f"{fake.url} did not show which kind of log-probs"):
+                assert engine_of(fake, logprobs=None).logprobs == "unknown"
+        else:  # what is taken after the filter is 0 for whatever prompt
+            assert engine_of(fake, logprobs=None).logprobs == "processed"
+        assert len(fake.requests) == 3
 
 
 def test_something_else_that_speaks_http_is_refused() -> None:

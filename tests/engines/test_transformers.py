@@ -157,7 +157,7 @@ def test_prompts_with_a_common_beginning_compute_only_what_differs() -> None:
 
 
 def test_a_prefill_cut_into_parts_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ibtpo.engines.runners._PREFILL_TOKENS_CPU", 16)
+    monkeypatch.setattr("ibtpo.engines.runners.PREFILL_TOKENS_CPU", 16)
     model = llama()
     prompts = prompts_of_lengths([50, 3, 5, 17, 40, 4, 4])
     requests = [(prompt, PAPER, i, 9) for i, prompt in enumerate(prompts)]

@@ -30,7 +30,7 @@ from helpers.engine_models import FAMILIES as ROTARY  # noqa: E402
 from helpers.engine_models import SHAPE, VOCAB  # noqa: E402
 from ibtpo.errors import ConfigError  # noqa: E402
 from ibtpo.training.config import IBTPOConfig  # noqa: E402
-from ibtpo.training.packed import PackedForward  # noqa: E402
+from ibtpo.training.packed import PackedForward, agree, ancestor_mask, block_mask  # noqa: E402
 from ibtpo.training.trainer import IBTPOTrainer  # noqa: E402
 from ibtpo.training.trie import keep_together, lay_out, shared_positions, split  # noqa: E402
 
@@ -155,10 +155,8 @@ def test_the_layout_of_a_small_trie_is_the_one_written_by_hand() -> None:
 
 
 def test_a_position_sees_itself_and_its_ancestors() -> None:
-    from ibtpo.training.packed import _ancestor_mask
-
     layout = lay_out(arrays([[5, 6, 7, 8], [5, 6, 7, 9], [5, 6, 9], [8, 3]]), [2, 2, 2, 1])
-    mask = _ancestor_mask(layout.end, torch.float32, torch.device("cpu"))[0, 0]
+    mask = ancestor_mask(layout.end, torch.float32, torch.device("cpu"))[0, 0]
     seen = [row.nonzero()[:, 0].tolist() for row in mask == 0]
     assert seen == [[0], [0, 1], [0, 1, 2], [0, 1, 3], [0, 4], [5]]
     assert mask.min() == torch.finfo(torch.float32).min
@@ -185,7 +183,7 @@ def test_the_limit_on_tokens_splits_trees_and_changes_nothing_else(max_tokens: i
     model.model.forward = lambda *a, **k: (sizes.append(k["input_ids"].shape), inner(*a, **k))[1]
     batch = random_batch(1, rows=30)
     forward = packer(max_tokens)
-    forward._parts = lambda model, rows, *_: split(rows, max_tokens, 1e9)[0]  # also where TRL's would be cheaper
+    forward.plan = lambda model, rows, *_: split(rows, max_tokens, 1e9)[0]  # also where TRL's would be cheaper
     assert_same_update(model, batch, forward)
     packed = [n for rows, n in sizes if rows == 1]
     longest = int(batch[1].sum(1).max())
@@ -403,14 +401,12 @@ def test_flex_attention_gives_the_gradients_of_the_trajectories(family: str, qui
 
 
 def test_flex_attention_skips_blocks_that_do_not_see_each_other() -> None:
-    from ibtpo.training.packed import _ancestor_mask, _block_mask
-
     stem = list(range(100))
     rows = arrays([stem + [100 + i] * 300 for i in range(4)])
     layout = lay_out(rows, [1] * 4)
-    blocks = _block_mask(layout.end, torch.device("cpu"))
+    blocks = block_mask(layout.end, torch.device("cpu"))
     assert blocks.shape[-2:] == (len(layout.end),) * 2
-    dense = _ancestor_mask(layout.end, torch.float32, torch.device("cpu")) == 0
+    dense = ancestor_mask(layout.end, torch.float32, torch.device("cpu")) == 0
     size = 128
     for query in range(0, len(layout.end), size):
         part = dense[0, 0, query : query + size]
@@ -447,7 +443,7 @@ def test_every_process_makes_as_many_forwards() -> None:
         accelerator = SimpleNamespace(
             num_processes=1 + len(others), device="cpu", gather=lambda t: torch.cat([t, torch.tensor(others)])
         )
-        return PackedForward(100, accelerator)._agreed(parts)
+        return agree(parts, accelerator)
 
     found = agreed([range(0, 6), range(6, 8)], 4)
     assert len(found) == 4
@@ -455,6 +451,21 @@ def test_every_process_makes_as_many_forwards() -> None:
     assert agreed([range(0, 6), range(6, 8)], 1) == [range(0, 6), range(6, 8)]
     assert agreed([range(0, 6), range(6, 8)], 0) is None  # another process uses TRL's forward
     assert agreed(None, 3) is None
+
+
+def test_each_model_is_compared_once_with_or_without_gradients(quiet: Any) -> None:
+    forward, batch, compared = packer(), random_batch(0), []
+
+    def counted(model: Any, *args: Any, **options: Any) -> Any:
+        compared.append(model)
+        return plain(model, *args, **options)
+
+    first, second = (build(FAMILIES["llama"]) for _ in range(2))
+    for model in (first, first, second):
+        forward(counted, model, *batch)
+        with torch.no_grad():
+            forward(counted, model, *batch)
+    assert compared == [first, second]
 
 
 def test_dropout_does_not_set_off_the_comparison(quiet: Any) -> None:

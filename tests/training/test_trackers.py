@@ -15,7 +15,7 @@ from helpers.tiny_model import make_tiny_model
 from helpers.view_pages import evil_tree
 from ibtpo.credit import CreditOptions
 from ibtpo.errors import DependencyError
-from ibtpo.training.trackers import PACKAGES, check_installed, files_in, show_tree
+from ibtpo.training.trackers import TRACKERS, check_installed, files_in, show_tree
 
 pytest.importorskip("trl", reason="TRL is not installed")
 REWARD = "def reward(completions, **columns):\n    return [float(c.count('a') > c.count('b')) for c in completions]\n"
@@ -25,7 +25,7 @@ def needs(package):
     return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
 
 
-INSTALLED = [name for name in PACKAGES if importlib.util.find_spec(name)]
+INSTALLED = [name for name in TRACKERS if importlib.util.find_spec(name)]
 
 
 @pytest.fixture(scope="module")

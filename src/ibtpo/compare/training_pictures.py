@@ -22,7 +22,8 @@ ON_WHITE: Any = {
 }  # fmt: skip
 PALETTE = (*COLOURS, "#000000")
 LABELS = {"eff_rate": "Eff-Rate", "ib_score": "IB-Score", "cov_eta": "Cov(η1, η2)", "entropy": "entropy", "kl": "KL"}
-UNITS = {name: p.unit for p in PLOTS for metric, _ in p.curves[:1] for name, m in METRICS.items() if m == metric}
+_UNIT_OF = {plot.metrics[0]: plot.unit for plot in PLOTS}
+UNITS = {name: _UNIT_OF[metric] for name, metric in METRICS.items() if metric in _UNIT_OF}
 
 
 def write_pictures(summary: dict[str, Any], curves: Sequence[Row], folder: Path) -> None:

@@ -26,6 +26,7 @@ from .training_jobs import Job
 
 if TYPE_CHECKING:
     from ..tasks.problems import Problem
+    from ..training.settings import RunSettings
 
 _COLUMNS = ("question_column", "answer_column")  # the problems' own; the files written of them have the usual ones
 # What a comparison drops from a recipe, because it decides itself how long a run lasts, which seed and learning rate it
@@ -185,7 +186,9 @@ def choose_rate(accuracies: Mapping[float, Sequence[float]]) -> dict[str, Any]:
     }
 
 
-def arm_settings(arm: str, recipe: Mapping[str, Any], changes: Sequence[str], common: Mapping[str, Any]) -> Any:
+def arm_settings(
+    arm: str, recipe: Mapping[str, Any], changes: Sequence[str], common: Mapping[str, Any]
+) -> "tuple[dict[str, Any], RunSettings]":
     """Resolves and checks the settings of an arm, before anything is run.
 
     arm: the arm, whose changes outweigh those of all arms.
@@ -199,15 +202,16 @@ def arm_settings(arm: str, recipe: Mapping[str, Any], changes: Sequence[str], co
     from ..training import settings as st
 
     base = {name: value for name, value in recipe.items() if name not in _REPLACED}
+    of_all = {name: value for name, value in assignments(changes, "--set").items() if name not in _COLUMNS}
+    changed = {**of_all, **parse(arm), **common}
     try:
-        changed = {name: value for name, value in assignments(changes, "--set").items() if name not in _COLUMNS}
-        settings = st.resolve(base, {**changed, **parse(arm), **common})
+        settings = st.resolve(base, changed)
         if settings.get("threads"):
             settings["threads"] = 1  # because several runs may share the machine
         run, trainer = st.split(settings)
         st.make_config(run, trainer, Path("unused"))
     except ConfigError as e:
-        raise e if str(e).startswith("--") else ConfigError(f"--arms {arm!r}: {e}") from e
+        raise ConfigError(f"--arms {arm!r}: {e}") from e
     return settings, run
 
 

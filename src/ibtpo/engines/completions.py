@@ -5,8 +5,9 @@ but that one returns no token ids.) A `Format` is the endpoint's path, a functio
 reads an answer. Every answer is checked, because a wrong number in it would become training data.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +19,11 @@ def bias(kind: str, sampling: Sampling) -> str | None:
     """How a server's log-probs differ from those of the full softmax at the sampling temperature.
 
     kind: what the server reports: "full" (the full softmax at the sampling temperature), "processed" (renormalised
-        after top-p and top-k) or "raw" (the full softmax at temperature 1).
+        after top-p and top-k), "raw" (the full softmax at temperature 1), or "unknown" where that was not found out.
     sampling: how the tokens are drawn.
 
-    Returns words for a warning, or None where they do not differ: without top-p and top-k, "processed" is the same as
-    "full", and at temperature 1 "raw" is.
+    Returns words for a warning, or None where they do not differ, as far as is known: without top-p and top-k,
+    "processed" is the same as "full", and at temperature 1 "raw" is.
     """
     if kind == "processed" and (sampling.top_p < 1 or sampling.top_k):
         return "renormalised after top-p and top-k"
@@ -59,6 +60,15 @@ class Format:
     path: str
     request: Callable[[str, list[int], Sampling, int, int, Sequence[int]], dict[str, Any]]
     answer: Callable[[Any], Answer]
+
+
+@contextlib.contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """A context that turns the error of a field that is missing, or of another type, into an `EngineError`."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as e:
+        raise EngineError(f"the server's reply is not {what} ({type(e).__name__}: {e}); is it vLLM or SGLang?") from e
 
 
 def _vllm_request(
@@ -134,22 +144,6 @@ def _sglang_answer(body: Any) -> Answer:
 
 VLLM = Format("/v1/completions", _vllm_request, _vllm_answer)
 SGLANG = Format("/generate", _sglang_request, _sglang_answer)
-
-
-class _reading:  # noqa: N801 (a context manager that reads as a verb)
-    """Turns the error of a field that is missing, or of another type, into an `EngineError`."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, KeyError | IndexError | TypeError | AttributeError | ValueError):
-            raise EngineError(
-                f"the server's reply is not {self.what} ({type(error).__name__}: {error}); is it vLLM or SGLang?"
-            ) from error
 
 
 def _checked(ids: Any, logprobs: Any, finish: Any, cached: Any) -> Answer:

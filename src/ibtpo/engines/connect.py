@@ -11,7 +11,7 @@ from ..errors import ConfigError, EngineError
 from . import Sampling
 from .completions import SGLANG, VLLM, Answer, Format
 from .http import API_KEY_VARIABLE, headers, hint, message, read_json, told
-from .server import ServerEngine
+from .server import FULL_LOGPROBS_HINT, ServerEngine
 
 
 def connect(
@@ -22,6 +22,7 @@ def connect(
     max_length: int | None = None,
     api_key: str | None = None,
     timeout: float = 600.0,
+    logprobs: str | None = None,
     **options: Any,
 ) -> ServerEngine:
     """The engine for the servers at `urls`, made after asking them what they serve.
@@ -35,12 +36,13 @@ def connect(
     max_length: tokens of prompt and answer together that the model's context holds; if a server says less, that counts.
     api_key: sent to the servers as a bearer token; by default the value of $IBTPO_SERVER_API_KEY.
     timeout: seconds that one rollout may take.
-    options: more arguments of `ServerEngine`. With `logprobs` among them, the servers are not asked for the kind.
+    logprobs: the kind of log-probs that the servers report, see `completions.bias`; by default a server is asked.
+    options: more arguments of `ServerEngine`.
 
     Proxies are taken from the usual environment variables.
 
     Raises `ConfigError` for URLs or a timeout that cannot be right, and `EngineError` when no server answers, when one
-    refuses the questions, or when they serve different models.
+    refuses the questions, or when they serve different models or are of different kinds.
     """
     urls = [_url(url) for url in urls]
     if not urls or len(set(urls)) < len(urls):
@@ -53,7 +55,7 @@ def connect(
         for url in urls:
             try:
                 cards[url] = _model_card(client, url)
-            except httpx2.TransportError as e:
+            except httpx2.RequestError as e:
                 problems[url] = told(e)
         if not cards:
             all_problems = "; ".join(f"{url}: {problem}" for url, problem in problems.items())
@@ -62,18 +64,28 @@ def connect(
         if len(names) > 1:
             each = ", ".join(f"{url} {card['id']!r}" for url, card in cards.items())
             raise EngineError(f"replicas must serve one model, but they serve: {each}")
-        card = next(iter(cards.values()))
-        server = SGLANG if card.get("owned_by") == "sglang" else VLLM
+        kinds = {url: "SGLang" if card.get("owned_by") == "sglang" else "vLLM" for url, card in cards.items()}
+        if len(set(kinds.values())) > 1:
+            each = ", ".join(f"{url} {kind}" for url, kind in kinds.items())
+            raise EngineError(f"replicas must be servers of one kind, but they are: {each}")
+        first, card = next(iter(cards.items()))
+        server = SGLANG if kinds[first] == "SGLang" else VLLM
         lengths = [n for n in (max_length, *(c.get("max_model_len") for c in cards.values())) if n]
-        kind = options.pop("logprobs", None) or _find_kind(client, next(iter(cards)), server, card["id"], vocab_size)
+        logprobs = logprobs or _find_logprobs(client, first, server, card["id"], vocab_size)
     engine = ServerEngine(
-        urls, model=card["id"], vocab_size=vocab_size, eos_token_ids=eos_token_ids, server=server, logprobs=kind,
+        urls, model=card["id"], vocab_size=vocab_size, eos_token_ids=eos_token_ids, server=server, logprobs=logprobs,
         max_length=min(lengths, default=None), api_key=api_key, timeout=timeout, **options,
     )  # fmt: skip
     for replica in engine.replicas:
         if replica.url in problems:
             replica.up, replica.problem = False, problems[replica.url]
             warnings.warn(f"{replica.url} does not answer ({replica.problem}); going on without it", stacklevel=2)
+    if logprobs == "unknown":
+        warnings.warn(
+            f"{first} did not show which kind of log-probs it reports: if they are not those of the full softmax at "
+            f"the sampling temperature, confidence in steps and advantages are biased; {FULL_LOGPROBS_HINT}",
+            stacklevel=2,
+        )
     return engine
 
 
@@ -91,13 +103,13 @@ def _model_card(client: httpx2.Client, url: str) -> dict[str, Any]:
         raise EngineError(f"{url}/v1/models names no model; is it a vLLM or SGLang server?") from e
 
 
-def _find_kind(client: httpx2.Client, url: str, server: Format, model: str, vocab_size: int) -> str:
-    """The kind of log-probs a server reports: "full", "processed" or "raw" (see `completions.bias`).
+def _find_logprobs(client: httpx2.Client, url: str, server: Format, model: str, vocab_size: int) -> str:
+    """The kind of log-probs a server reports: "full", "processed", "raw" or "unknown" (see `completions.bias`).
 
     With top-p next to 0 the most likely token is always drawn. Its log-prob tells the kind: it is 0 if it is taken
     after the filter ("processed"), the same at temperatures 1 and 0.5 if the temperature is left out ("raw"), and
     higher at 0.5 in the full softmax at the sampling temperature ("full"). Where the next token is nearly certain, the
-    three look alike, so up to three different prompts are tried.
+    last two look alike, so up to three different prompts are tried; if none of them tells, the kind is "unknown".
     """
 
     def logprob(token: int, temperature: float) -> float:
@@ -112,14 +124,16 @@ def _find_kind(client: httpx2.Client, url: str, server: Format, model: str, voca
             raise EngineError(f"{url}: {e}") from e
         return answer.logprobs[0]
 
+    zeros = []  # whether each log-prob was 0, up to rounding
     for token in (vocab_size // 2, vocab_size // 3, vocab_size // 5):
         try:
             hot = logprob(token, 1.0)
             if hot < -0.05:
                 return "raw" if abs(logprob(token, 0.5) - hot) < 0.02 * abs(hot) else "full"
-        except httpx2.TransportError as e:
+        except httpx2.RequestError as e:
             raise EngineError(f"{url} answered and then did not: {told(e)}") from e
-    return "processed"
+        zeros.append(hot > -1e-6)
+    return "processed" if all(zeros) else "unknown"
 
 
 def _url(text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx2
 
+from .._text import short
 from ..errors import EngineError
 
 API_KEY_VARIABLE = "IBTPO_SERVER_API_KEY"
@@ -28,7 +29,7 @@ def hint(status: int) -> str:
 
 def told(error: Exception) -> str:
     """An exception's message in one line, or its type if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return short(error, show=str) or type(error).__name__
 
 
 def message(response: httpx2.Response) -> str:
@@ -36,10 +37,10 @@ def message(response: httpx2.Response) -> str:
     with contextlib.suppress(ValueError, AttributeError, TypeError):
         body = response.json()
         error = body.get("error")
-        told = error.get("message") if isinstance(error, dict) else error or body.get("message") or body.get("detail")
-        if told:
-            return " ".join(str(told).split())[:500]
-    return " ".join(response.text.split())[:200] or "no message"
+        said = error.get("message") if isinstance(error, dict) else error or body.get("message") or body.get("detail")
+        if said:
+            return short(said, 500, str)
+    return short(response.text, 200, str) or "no message"
 
 
 def read_json(response: httpx2.Response) -> Any:

@@ -152,14 +152,14 @@ class Segment:
     start: number of tokens that are found in the parents.
     kv: (layers, 2, heads, end-start, head_dim).
     parent: the segment that token start-1 is in; None where `start` is 0.
-    keys: (end-start,) hashes of the prefixes that end in this segment.
+    hashes: (end-start,) those of the prefixes that end in this segment.
     """
 
     token_ids: list[int]
     start: int
     kv: torch.Tensor
     parent: "Segment | None"
-    keys: list[int]
+    hashes: list[int]
 
     @property
     def nbytes(self) -> int:
@@ -235,7 +235,7 @@ class PrefixStore:
         kv = cut(start, length)
         segment = Segment(token_ids[:length], start, kv, parent, hashes[start + 1 : length + 1])
         self._segments[id(segment)] = segment
-        self._index.update(dict.fromkeys(segment.keys, segment))
+        self._index.update(dict.fromkeys(segment.hashes, segment))
         self.used += segment.nbytes
         self._touch(segment)
         while self.used > self.limit:
@@ -250,9 +250,9 @@ class PrefixStore:
     def _evict(self) -> None:
         _, segment = self._segments.popitem(last=False)
         self.used -= segment.nbytes
-        for key in segment.keys:
-            if self._index.get(key) is segment:
-                del self._index[key]
+        for value in segment.hashes:
+            if self._index.get(value) is segment:
+                del self._index[value]
 
 
 def fork(cache: SlotCache, row: int, segment: Segment | None, length: int) -> None:

@@ -29,7 +29,7 @@ class PackedLinears:
     """
 
     def __init__(self, modules: list[torch.nn.Module]) -> None:
-        self._linears: list[Any] = [module for module in modules if _fits(module)] if _available() else []
+        self._linears: list[Any] = [module for module in modules if _fits(module)] if can_pack() else []
         self._forwards: list[Any] = []
 
     def clear(self) -> None:
@@ -77,9 +77,11 @@ def product(*linears: torch.nn.Linear, scale: torch.Tensor | None = None) -> Pro
         bias = None
         if any(linear.bias is not None for linear in linears):
             bias = torch.cat([x.weight.new_zeros(x.out_features) if x.bias is None else x.bias for x in linears])
-        if weight.numel() < _LEAST or not _available():
+        if weight.numel() < _LEAST or not can_pack():
             turned = weight.t().contiguous()
-            return turned.__rmatmul__ if bias is None else lambda x: torch.addmm(bias, x, turned)
+            if bias is None:
+                return lambda x: x @ turned
+            return lambda x: torch.addmm(bias, x, turned)
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
     return lambda x: torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
 
@@ -107,7 +109,7 @@ def _fits(module: torch.nn.Module) -> bool:
 
 
 @cache
-def _available() -> bool:
+def can_pack() -> bool:
     """Whether this build of PyTorch has the operators for packing, and they give the right product.
 
     They are not part of PyTorch's public interface, so neither is certain.

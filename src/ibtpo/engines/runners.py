@@ -19,8 +19,8 @@ from .fused import FusedForward
 from .kv import PrefixStore, Segment, SlotCache, chain_hashes, fork, round_up
 
 # Most prompt tokens in one forward, padding included: bounds the memory of activations and masks.
-_PREFILL_TOKENS = 4096
-_PREFILL_TOKENS_CPU = 512  # fewer: activations stay in a CPU's caches, and rows of like length waste less padding
+PREFILL_TOKENS = 4096
+PREFILL_TOKENS_CPU = 512  # fewer: activations stay in a CPU's caches, and rows of like length waste less padding
 _PROBE_TOKENS = 12  # length of the made-up sequence that a model is tested with
 
 
@@ -83,7 +83,7 @@ class SlotRunner:
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(forward).parameters else {}
         self._device = model.get_input_embeddings().weight.device
         self._fused = fused
-        self._prefill_tokens = _PREFILL_TOKENS_CPU if self._device.type == "cpu" else _PREFILL_TOKENS
+        self._prefill_tokens = PREFILL_TOKENS_CPU if self._device.type == "cpu" else PREFILL_TOKENS
         self.cache = self._probe(vocab_size)
 
     def clear(self) -> None:

@@ -30,7 +30,7 @@ FULL_LOGPROBS_HINT = (
 
 _HEALTH_SECONDS = 5.0  # that a health check may take, and the pause between two of them
 _LONGEST_PAUSE = 60.0  # seconds between two tries, whatever a server asks for
-_ROOTS_KEPT = 100_000  # trees of which is remembered which replica serves them
+TREES_REMEMBERED = 100_000  # of so many trees it is known which replica serves them
 
 
 @dataclass(eq=False, slots=True)
@@ -118,8 +118,8 @@ class ServerEngine(Engine):
         self._clock = clock
         self._busy_since = 0.0
         self._warned = False
-        self._home: OrderedDict[int, Replica] = OrderedDict()  # hash of a tree's prompt -> the replica that serves it
-        self._lengths: set[int] = set()  # lengths of those prompts
+        # Hash of a tree's prompt -> the replica that serves the tree; the least recently used tree first.
+        self._home: OrderedDict[int, Replica] = OrderedDict()
         self._client: httpx2.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._checks: set[asyncio.Task[bool]] = set()
@@ -178,13 +178,14 @@ class ServerEngine(Engine):
         All requests of a tree start with the ids of its prompt, and the first of them is just the prompt. So a request
         that starts with no known prompt begins a new tree, for which a replica is chosen here.
         """
-        for length in sorted(self._lengths):
-            if length <= len(prompt) and (root := hash(tuple(prompt[:length]))) in self._home:
+        root = 0
+        for token in prompt:
+            root = hash((root, token))  # of the prompt up to here
+            if root in self._home:
+                self._home.move_to_end(root)
                 return root
-        root = hash(tuple(prompt))
-        self._lengths.add(len(prompt))
         self._home[root] = self._least_busy() or self.replicas[0]
-        if len(self._home) > _ROOTS_KEPT:
+        if len(self._home) > TREES_REMEMBERED:
             self._home.popitem(last=False)
         return root
 
@@ -220,7 +221,7 @@ class ServerEngine(Engine):
             replica.up = response.status_code < 500  # even "not found" comes from a server that runs
             if not replica.up:
                 replica.problem = replica.problem or f"health check: HTTP {response.status_code}"
-        except httpx2.TransportError as e:
+        except httpx2.RequestError as e:
             replica.up = False
             replica.problem = replica.problem or told(e)
         replica.retry_at = self._clock() + _HEALTH_SECONDS
@@ -245,7 +246,7 @@ class ServerEngine(Engine):
                 response = await self._http().post(replica.url + self._server.path, json=body)
             except httpx2.TimeoutException as e:
                 raise _Failed(f"no answer within {self.timeout:g} s; raise the timeout or ask for less") from e
-            except httpx2.TransportError as e:
+            except httpx2.RequestError as e:
                 raise _Failed(told(e)) from e
         status = response.status_code
         if status in (429, 503):

@@ -98,7 +98,7 @@ class CheckReport:
 
 def check_data(
     problems: Sequence[Problem],
-    pool: Verifier,
+    verifier: Verifier,
     *,
     negative: bool = True,
     gold: Callable[[Problem], str] | None = None,
@@ -106,7 +106,7 @@ def check_data(
     """Scores each problem's gold answer, and as a control gives it to the next problem too.
 
     problems: the problems to check.
-    pool: the verifier.
+    verifier: what grades the completions.
     negative: whether the controls are made.
     gold: makes the completion of a problem that must be accepted; default `gold_completion`.
 
@@ -115,7 +115,7 @@ def check_data(
     started = time.monotonic()
     report = CheckReport(n=len(problems))
     completions = [(gold or gold_completion)(problem) for problem in problems]
-    for problem, verdict in zip(problems, _score(pool, problems, completions), strict=True):
+    for problem, verdict in zip(problems, _score(verifier, problems, completions), strict=True):
         if verdict.reward is not None and verdict.reward >= 1.0:
             report.passed += 1
         else:
@@ -124,7 +124,7 @@ def check_data(
     if negative and len(problems) > 1:
         others = [*problems[1:], problems[0]]
         report.negative = len(others)
-        for mine, other, verdict in zip(problems, others, _score(pool, others, completions), strict=True):
+        for mine, other, verdict in zip(problems, others, _score(verifier, others, completions), strict=True):
             report.negative_errors += verdict.error is not None
             if verifier_for(mine) == "math" and mine.answer == other.answer:
                 report.negative_same += 1
@@ -171,13 +171,15 @@ def _combine(parts: tuple[tuple[Fraction, str], ...], target: Fraction) -> str |
     return None
 
 
-def _score(pool: Verifier, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
+def _score(verifier: Verifier, problems: Sequence[Problem], completions: Sequence[str]) -> list[Verdict]:
     """The verdict on each completion, as an answer to the problem at the same place."""
     rows: list[dict[str, Any]] = [
         {**problem.columns, "prompt": problem.prompt, "completion": completion, "completion_ids": []}
         for problem, completion in zip(problems, completions, strict=True)
     ]
-    return [verdict for start in range(0, len(rows), _BATCH) for verdict in pool.score(rows[start : start + _BATCH])]
+    return [
+        verdict for start in range(0, len(rows), _BATCH) for verdict in verifier.score(rows[start : start + _BATCH])
+    ]
 
 
 def _more(total: int) -> list[str]:

@@ -4,7 +4,6 @@ The page shows a curve over the checkpoints for each of five metrics, with 95 % 
 numbers. Beside it `curve.csv` holds them for other programs.
 """
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,12 +13,12 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from .._text import visible
+from .._text import visible, without_nan
 from ..evaluation.statistics import Measured
 from ..storage.run_folder import write_whole
 from .charts import Held, Series, Sheet, draw_chart
 from .pages import Figure, render
-from .plots import PLOTS, Plot, csv_lines
+from .plots import PLOTS, Plot, csv_address, csv_lines
 
 _RUNS = {plot.key: plot for plot in PLOTS}  # the plots of a run report, whose titles and words are used again
 CURVES: tuple[Plot, ...] = (
@@ -51,13 +50,17 @@ def write_diagnosis(
     output: the page's file.
     """
     measured = [row for row in rows if "error" not in row]
-    x, label = _places([row["step"] for row in measured])
+    x, label = places([row["step"] for row in measured])
     sheet = Sheet()
     axis = "Means over the problems, with 95 % intervals. "
     axis += "A first checkpoint of no step is at 0." if label == "step" else "Checkpoints in the order of the table."
     header = ["checkpoint", "step"] + [f"{p.metrics[0]}{end}" for p in CURVES for end in ("", "_low", "_high")]
     lines = [
-        [row["label"], row["step"], *(_known(row[p.metrics[0]][k]) for p in CURVES for k in ("mean", "low", "high"))]
+        [
+            row["label"],
+            row["step"],
+            *(without_nan(row[p.metrics[0]][k]) for p in CURVES for k in ("mean", "low", "high")),
+        ]
         for row in measured
     ]
     page = render(
@@ -71,7 +74,7 @@ def write_diagnosis(
     return output
 
 
-def _places(steps: Sequence[int | None]) -> tuple[list[int], str]:
+def places(steps: Sequence[int | None]) -> tuple[list[int], str]:
     """Where the checkpoints stand on the x axis, and the axis's name.
 
     These are their training steps if there are several, all known and ascending; else 1, 2, … in the order given.
@@ -98,13 +101,7 @@ def _figure(plot: Plot, rows: Sequence[Mapping[str, Any]], x: Sequence[int], lab
     svg = draw_chart(
         plot, [series], label, sheet, visible(f"{plot.title} against {label}. {alt}."), held, "95 % interval"
     )
-    text = "".join(
-        csv_lines([label, plot.unit, "low", "high"], [[p, m["mean"], m["low"], m["high"]] for p, _, m in points])
+    address = csv_address(
+        [label, plot.unit, "low", "high"], [[p, m["mean"], m["low"], m["high"]] for p, _, m in points]
     )
-    address = "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()
     return Figure(plot.key, plot.title, Markup(svg), plot.reads, DATA, address, "")
-
-
-def _known(value: float) -> float | None:
-    """The value, or None, which CSV shows as an empty field, if it is not finite."""
-    return value if math.isfinite(value) else None

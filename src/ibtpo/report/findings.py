@@ -9,7 +9,6 @@ and their thresholds; `trend` explains the test that tells a trend from noise.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,8 @@ class Finding:
     evidence: the numbers it rests on, in words.
     rule: when the rule says what, in words.
     plot: where on the page the evidence is drawn: a `Figure`'s key, or "held-out" for the table of held-out accuracy.
+    too_short: whether only a longer run could be judged.
+    held_out: whether it is the one about held-out accuracy, which `headline` begins with.
     """
 
     state: str
@@ -41,6 +42,8 @@ class Finding:
     evidence: str
     rule: str
     plot: str = ""
+    too_short: bool = False
+    held_out: bool = False
 
 
 def judge_run(run: Run) -> list[Finding]:
@@ -51,10 +54,10 @@ def judge_run(run: Run) -> list[Finding]:
 
 def headline(findings: list[Finding]) -> str:
     """The verdict in two or three sentences: held-out accuracy, and how much below is worth reading."""
-    held_out = next(f for f in findings if f.plot == "held-out")
+    held_out = next(f for f in findings if f.held_out)
     first = held_out.title if held_out.state != "unknown" else "Held-out accuracy: nothing to say."
     bad, look = (sum(f.state == s for f in findings) for s in ("bad", "look"))
-    if any(_TOO_SHORT in f.title for f in findings):
+    if any(f.too_short for f in findings):
         first += " The run is too short to speak of trends."
     if not bad + look:
         return f"{first} No rule found a problem."
@@ -80,12 +83,48 @@ def difference(before: dict[str, Any], after: dict[str, Any], name: str) -> tupl
     return change, change - margin, change + margin
 
 
+Answer = tuple[str, str, str]  # state, title and evidence of a `Finding`
+_TEST = f"Mann-Kendall p < {ALPHA:g}, whole run or second half"
+
+
+def _on_curve(
+    metric: str, what: str, plot: str, rule: str
+) -> Callable[[Callable[[Run, Trend], Answer]], Callable[[Run], Finding]]:
+    """A decorator that makes a rule of a function that judges a metric, given the run and the metric's trend.
+
+    Where the metric has too few values to speak of a trend, the rule says that, and the function is not asked.
+
+    metric: the metric's name.
+    what: what it is called if it has too few values.
+    plot, rule: see `Finding`.
+    """
+
+    def decorate(judge: Callable[[Run, Trend], Answer]) -> Callable[[Run], Finding]:
+        def apply(run: Run) -> Finding:
+            n = int(np.isfinite(run.curves[metric]).sum())
+            t = trend(run.curves.steps, run.curves[metric])
+            if t is not None:
+                return Finding(*judge(run, t), rule, plot)
+            if not n:
+                return Finding("unknown", f"{what}: no data.", "Not logged in this run.", rule, plot)
+            why = f"{n} of the {LEAST_STEPS} steps it takes to tell a trend from noise."
+            return Finding("unknown", f"{what}: too short a run.", why, rule, plot, too_short=True)
+
+        return apply
+
+    return decorate
+
+
 def _held_out(run: Run) -> Finding:
     rule = "After minus before; beyond chance when its 95 % interval, the two taken as independent, leaves out 0."
+    return Finding(*_judge_held_out(run), rule, "held-out", held_out=True)
+
+
+def _judge_held_out(run: Run) -> Answer:
     before, after = run.evals.get("before"), run.evals.get("after")
     found = difference(before, after, "avg") if before and after else None
     if not before or not after or found is None:
-        return Finding("unknown", "Held-out accuracy was not measured before and after.", "", rule, "held-out")
+        return "unknown", "Held-out accuracy was not measured before and after.", ""
     change, low, high = found
     evidence = (
         f"avg@{before['k']} on {before['n']} problems {_pc(before['avg'])} → {_pc(after['avg'])}, change "
@@ -94,54 +133,50 @@ def _held_out(run: Run) -> Finding:
     if (before["k"], before["n"]) != (after["k"], after["n"]):
         evidence += f" Before and after were not measured alike: after with k {after['k']} on {after['n']} problems."
     if low > 0:
-        return Finding("good", f"Held-out accuracy rose by {100 * change:.1f} points.", evidence, rule, "held-out")
+        return "good", f"Held-out accuracy rose by {100 * change:.1f} points.", evidence
     if high < 0:
-        return Finding("bad", f"Held-out accuracy fell by {-100 * change:.1f} points.", evidence, rule, "held-out")
-    return Finding("look", "Held-out accuracy did not move beyond its interval.", evidence, rule, "held-out")
+        return "bad", f"Held-out accuracy fell by {-100 * change:.1f} points.", evidence
+    return "look", "Held-out accuracy did not move beyond its interval.", evidence
 
 
-def _training_accuracy(run: Run) -> Finding:
-    rule = f"A trend beyond chance ({_TEST}) of at least 5 points."
-    short = _short(run, "ibtpo/avg_rate", "Accuracy in training", rule, "accuracy-tokens")
-    if short:
-        return short
-    t = _find(run, "ibtpo/avg_rate", lambda t: abs(t.change) >= 0.05)
-    if t is None:
-        return _quiet(
-            run, "ibtpo/avg_rate", "Accuracy in training has no clear trend.", rule, "accuracy-tokens", percent=True
-        )
+@_on_curve(
+    "ibtpo/avg_rate",
+    "Accuracy in training",
+    "accuracy-tokens",
+    f"A trend beyond chance ({_TEST}) of at least 5 points.",
+)
+def _training_accuracy(run: Run, t: Trend) -> Answer:
+    moved = _find(run, "ibtpo/avg_rate", lambda t: abs(t.change) >= 0.05)
+    if moved is None:
+        return "unknown", "Accuracy in training has no clear trend.", _evidence(t, percent=True)
     note = " It is the mean over the leaves, which the search's branching biases: held-out accuracy decides."
-    word = "rose" if t.rising else "fell"
-    evidence = _evidence(t, percent=True) + note
-    return Finding("good" if t.rising else "bad", f"Accuracy in training {word}.", evidence, rule, "accuracy-tokens")
+    state, word = ("good", "rose") if moved.rising else ("bad", "fell")
+    return state, f"Accuracy in training {word}.", _evidence(moved, percent=True) + note
 
 
-def _covariance(run: Run) -> Finding:
+@_on_curve(
+    "ibtpo/cov_eta",
+    "Cov(η1, η2)",
+    "cov",
+    f"Collapse: above 0 in the first fourth by 2 standard errors, a fall beyond chance ({_TEST}), and in "
+    f"the last fourth under half of that and not above 0 by {SIGMAS:g} standard errors. The step: from there on "
+    f"the running mean is not above 0 by {SIGMAS:g} of its standard errors. Entropy stayed: it moved by less "
+    f"than 15 %.",
+)
+def _covariance(run: Run, t: Trend) -> Answer:
     """Looks for what the paper sees under GRPO: Cov(η1, η2) goes to zero while the entropy may look healthy."""
-    name = "ibtpo/cov_eta"
-    rule = (
-        f"Collapse: above 0 in the first fourth by 2 standard errors, a fall beyond chance ({_TEST}), and in "
-        f"the last fourth under half of that and not above 0 by {SIGMAS:g} standard errors. The step: from there on "
-        f"the running mean is not above 0 by {SIGMAS:g} of its standard errors. Entropy stayed: it moved by less "
-        f"than 15 %."
-    )
-    short = _short(run, name, "Cov(η1, η2)", rule, "cov")
-    if short:
-        return short
-    t = trend(run.curves.steps, run.curves[name])
-    assert t is not None
     if t.last.below(0):
         title = "Cov(η1, η2) is negative: the model is confident in the wrong branches."
-        return Finding("bad", title, _evidence(t), rule, "cov")
-    fell = _find(run, name, lambda t: not t.rising and t.change < 0)
+        return "bad", title, _evidence(t)
+    fell = _find(run, "ibtpo/cov_eta", lambda t: not t.rising and t.change < 0)
     started = t.first.mean > 2 * t.first.error  # 2 are enough here, since the fall must pass a strict test of its own
     if started and fell and t.last.mean < t.first.mean / 2 and not t.last.above(0):
         half = t.first.mean / 2
         # `since` looks at a running mean. Where that covers fewer steps than a fourth, its error is larger.
         error = t.last.error * math.sqrt(max(1.0, t.n // 4 / smoothing_width(t.n)))
         level = min(half, SIGMAS * error)
-        zero = since(run.curves.steps, run.curves[name], lambda v: v < level)
-        begin = since(run.curves.steps, run.curves[name], lambda v: v < half)
+        zero = since(run.curves.steps, run.curves["ibtpo/cov_eta"], lambda v: v < level)
+        begin = since(run.curves.steps, run.curves["ibtpo/cov_eta"], lambda v: v < half)
         when = "" if zero is None else f" at step {zero}"
         at = f" It has been under half its start since step {begin}." if begin is not None else ""
         entropy = trend(run.curves.steps, run.curves["ibtpo/entropy"])
@@ -151,147 +186,129 @@ def _covariance(run: Run) -> Finding:
             while_ = " while entropy stayed" if stayed else " as entropy " + ("rose" if entropy.change > 0 else "fell")
             at += f" Entropy {_three(entropy.first.mean)} → {_three(entropy.last.mean)} nats."
         title = f"Cov(η1, η2) fell to 0{when}{while_}: confidence no longer follows correctness."
-        return Finding("bad", title, _evidence(fell) + at, rule, "cov")
+        return "bad", title, _evidence(fell) + at
     if t.last.above(0):
         title = "Cov(η1, η2) is above 0 to the end: confidence follows correctness."
-        return Finding("good", title, _evidence(t), rule, "cov")
+        return "good", title, _evidence(t)
     title = "Cov(η1, η2) cannot be told from 0: too noisy to say whether confidence follows correctness."
-    return Finding("unknown", title, _evidence(t), rule, "cov")
+    return "unknown", title, _evidence(t)
 
 
-def _eff_rate(run: Run) -> Finding:
-    name = "ibtpo/eff_rate"
-    rule = (
-        f"Starving: under 25 % of the groups in the last fourth by {SIGMAS:g} standard errors. Falling: a fall beyond "
-        f"chance ({_TEST}) by three tenths or more."
-    )
-    short = _short(run, name, "Eff-Rate", rule, "signal")
-    if short:
-        return short
-    t = trend(run.curves.steps, run.curves[name])
-    assert t is not None
+@_on_curve(
+    "ibtpo/eff_rate",
+    "Eff-Rate",
+    "signal",
+    f"Starving: under 25 % of the groups in the last fourth by {SIGMAS:g} standard errors. Falling: a fall beyond "
+    f"chance ({_TEST}) by three tenths or more.",
+)
+def _eff_rate(run: Run, t: Trend) -> Answer:
     if t.last.below(0.25):
-        begin = since(run.curves.steps, run.curves[name], lambda v: v < 0.25)
+        begin = since(run.curves.steps, run.curves["ibtpo/eff_rate"], lambda v: v < 0.25)
         at = f" Under 25 % since step {begin}." if begin is not None else ""
         title = "Eff-Rate is starving: few groups carry a signal (too easy, too hard, or collapsed)."
-        return Finding("bad", title, _evidence(t, percent=True) + at, rule, "signal")
-    fell = _find(run, name, lambda t: not t.rising and t.ratio <= 0.7)
+        return "bad", title, _evidence(t, percent=True) + at
+    fell = _find(run, "ibtpo/eff_rate", lambda t: not t.rising and t.ratio <= 0.7)
     if fell:
-        return Finding(
-            "look", "Eff-Rate is falling: fewer groups carry a signal.", _evidence(fell, percent=True), rule, "signal"
-        )
-    return Finding("good", "Eff-Rate does not fall beyond chance.", _evidence(t, percent=True), rule, "signal")
+        return "look", "Eff-Rate is falling: fewer groups carry a signal.", _evidence(fell, percent=True)
+    return "good", "Eff-Rate does not fall beyond chance.", _evidence(t, percent=True)
 
 
-def _entropy(run: Run) -> Finding:
-    name = "ibtpo/entropy"
-    rule = (
-        f"A trend beyond chance ({_TEST}): collapse when the last fourth is under half the first, falling under 80 %, "
-        f"growing over 150 %."
-    )
-    short = _short(run, name, "Entropy", rule, "entropy")
-    if short:
-        return short
-    t = _find(run, name, lambda t: t.ratio < 0.5 and not t.rising)
-    if t:
-        return Finding("bad", "Entropy collapsed: answers become all alike.", _evidence(t), rule, "entropy")
-    t = _find(run, name, lambda t: t.ratio < 0.8 and not t.rising)
-    if t:
-        return Finding("look", "Entropy is falling.", _evidence(t), rule, "entropy")
-    t = _find(run, name, lambda t: t.ratio > 1.5 and t.rising)
-    if t:
-        return Finding("look", "Entropy grew: the policy becomes more random.", _evidence(t), rule, "entropy")
-    t = trend(run.curves.steps, run.curves[name])
-    assert t is not None
-    return Finding("good", "Entropy neither collapses nor grows.", _evidence(t), rule, "entropy")
+@_on_curve(
+    "ibtpo/entropy",
+    "Entropy",
+    "entropy",
+    f"A trend beyond chance ({_TEST}): collapse when the last fourth is under half the first, falling under 80 %, "
+    f"growing over 150 %.",
+)
+def _entropy(run: Run, t: Trend) -> Answer:
+    if collapsed := _find(run, "ibtpo/entropy", lambda t: t.ratio < 0.5 and not t.rising):
+        return "bad", "Entropy collapsed: answers become all alike.", _evidence(collapsed)
+    if fell := _find(run, "ibtpo/entropy", lambda t: t.ratio < 0.8 and not t.rising):
+        return "look", "Entropy is falling.", _evidence(fell)
+    if grew := _find(run, "ibtpo/entropy", lambda t: t.ratio > 1.5 and t.rising):
+        return "look", "Entropy grew: the policy becomes more random.", _evidence(grew)
+    return "good", "Entropy neither collapses nor grows.", _evidence(t)
 
 
-def _truncation(run: Run) -> Finding:
-    name = "ibtpo/truncated"
-    rule = (
-        f"Grew: a rise beyond chance ({_TEST}) by 5 points or more. High: over 10 % in the last fourth by {SIGMAS:g} "
-        f"standard errors."
-    )
-    short = _short(run, name, "Truncation", rule, "truncated")
-    if short:
-        return short
-    t = trend(run.curves.steps, run.curves[name])
-    assert t is not None
-    grew = _find(run, name, lambda t: t.rising and t.change >= 0.05)
+@_on_curve(
+    "ibtpo/truncated",
+    "Truncation",
+    "truncated",
+    f"Grew: a rise beyond chance ({_TEST}) by 5 points or more. High: over 10 % in the last fourth by {SIGMAS:g} "
+    f"standard errors.",
+)
+def _truncation(run: Run, t: Trend) -> Answer:
+    grew = _find(run, "ibtpo/truncated", lambda t: t.rising and t.change >= 0.05)
     limit = run.config.get("max_completion_length")
     advice = f" Raise max_completion_length{f' (now {limit})' if limit else ''}, or see why answers do not end."
     if grew:
-        begin = since(run.curves.steps, run.curves[name], lambda v: v > 0.1)
+        begin = since(run.curves.steps, run.curves["ibtpo/truncated"], lambda v: v > 0.1)
         at = f" Over 10 % since step {begin}." if begin is not None else ""
         state = "bad" if grew.last.above(0.1) else "look"
         title = "Truncation grew: more answers run into the length limit."
-        return Finding(state, title, _evidence(grew, percent=True) + at + advice, rule, "truncated")
+        return state, title, _evidence(grew, percent=True) + at + advice
     if t.last.above(0.1):
         title = "Many answers run into the length limit, from the start."
-        return Finding("look", title, _evidence(t, percent=True) + advice, rule, "truncated")
-    return Finding("good", "Few answers run into the length limit.", _evidence(t, percent=True), rule, "truncated")
+        return "look", title, _evidence(t, percent=True) + advice
+    return "good", "Few answers run into the length limit.", _evidence(t, percent=True)
 
 
-def _length(run: Run) -> Finding:
-    name = "ibtpo/length"
-    rule = f"A trend beyond chance ({_TEST}) of at least a fifth of the first fourth."
-    short = _short(run, name, "Length", rule, "length")
-    if short:
-        return short
-    t = _find(run, name, lambda t: abs(t.ratio - 1) >= 0.2)
-    if t is None:
-        return _quiet(run, name, "Answers keep their length.", rule, "length", state="good")
-    title = "Answers grew longer: part of a gain may be trying longer." if t.rising else "Answers grew shorter."
-    return Finding("look", title, _evidence(t, unit=" tokens"), rule, "length")
+@_on_curve(
+    "ibtpo/length",
+    "Length",
+    "length",
+    f"A trend beyond chance ({_TEST}) of at least a fifth of the first fourth.",
+)
+def _length(run: Run, t: Trend) -> Answer:
+    moved = _find(run, "ibtpo/length", lambda t: abs(t.ratio - 1) >= 0.2)
+    if moved is None:
+        return "good", "Answers keep their length.", _evidence(t)
+    title = "Answers grew longer: part of a gain may be trying longer." if moved.rising else "Answers grew shorter."
+    return "look", title, _evidence(moved, unit=" tokens")
 
 
-def _ib_score(run: Run) -> Finding:
-    rule = f"A fall beyond chance ({_TEST}) by a tenth or more of the first fourth's absolute value."
-    short = _short(run, "ibtpo/ib_score", "IB-Score", rule, "ib-score")
-    if short:
-        return short
-    t = _find(run, "ibtpo/ib_score", lambda t: not t.rising and -t.change >= 0.1 * abs(t.first.mean))
-    if t:
-        title = "IB-Score is falling: confidence grows without information."
-        return Finding("look", title, _evidence(t), rule, "ib-score")
-    return _quiet(run, "ibtpo/ib_score", "IB-Score does not fall.", rule, "ib-score", state="good")
+@_on_curve(
+    "ibtpo/ib_score",
+    "IB-Score",
+    "ib-score",
+    f"A fall beyond chance ({_TEST}) by a tenth or more of the first fourth's absolute value.",
+)
+def _ib_score(run: Run, t: Trend) -> Answer:
+    if fell := _find(run, "ibtpo/ib_score", lambda t: not t.rising and -t.change >= 0.1 * abs(t.first.mean)):
+        return "look", "IB-Score is falling: confidence grows without information.", _evidence(fell)
+    return "good", "IB-Score does not fall.", _evidence(t)
 
 
-def _level(
-    name: str,
-    plot: str,
-    threshold: float,
-    over: bool,
+def _last_fourth(
+    metric: str,
     what: str,
+    plot: str,
+    *,
+    over: float | None = None,
+    under: float | None = None,
     title: str,
     fine: str,
-    run: Run,
-    *,
     percent: bool = False,
-) -> Finding:
-    """Whether a metric's last fourth lies beyond a threshold: "look" if it does by more than chance, else "good".
+) -> Callable[[Run], Finding]:
+    """A rule that looks at a metric's last fourth: "look" if it is beyond a limit by more than chance, else "good".
 
-    name: the metric.
-    plot: where it is drawn.
-    threshold: the largest harmless value if `over`, else the smallest.
-    over: whether too high is what is looked for, not too low.
-    what: what the metric is called, should the run be too short.
-    title: the sentence if it lies beyond the threshold.
-    fine: the sentence if it does not.
-    run: the run.
+    metric, what, plot: see `_on_curve`.
+    over: the largest harmless value, or
+    under: the smallest harmless value; one of the two is given.
+    title: the sentence if it is beyond the limit.
+    fine: the sentence if it is not.
     percent: whether the metric is a share, shown in percent.
     """
-    side = "over" if over else "under"
-    limit = _pc(threshold) if percent else _three(threshold)
-    rule = f"In the last fourth {side} {limit} by {SIGMAS:g} standard errors."
-    short = _short(run, name, what, rule, plot)
-    if short:
-        return short
-    t = trend(run.curves.steps, run.curves[name])
-    assert t is not None
-    beyond = t.last.above(threshold) if over else t.last.below(threshold)
-    evidence = f"Last fourth {_level_text(t.last, percent)}."
-    return Finding("look" if beyond else "good", title if beyond else fine, evidence, rule, plot)
+    side, limit = ("under", under) if over is None else ("over", over)
+    assert limit is not None
+    shown = _pc(limit) if percent else _three(limit)
+
+    @_on_curve(metric, what, plot, f"In the last fourth {side} {shown} by {SIGMAS:g} standard errors.")
+    def rule(run: Run, t: Trend) -> Answer:
+        beyond = t.last.above(limit) if side == "over" else t.last.below(limit)
+        return "look" if beyond else "good", title if beyond else fine, f"Last fourth {_level_text(t.last, percent)}."
+
+    return rule
 
 
 def _verifier(run: Run) -> Finding:
@@ -341,31 +358,9 @@ def _other_time(run: Run) -> Finding:
     return Finding("good", "The time goes to sampling and learning.", evidence, rule, "time")
 
 
-_TOO_SHORT = "too short a run"  # how `headline` knows the findings that only a longer run could answer
-_TEST = f"Mann-Kendall p < {ALPHA:g}, whole run or second half"
-
-
 def _find(run: Run, name: str, large: Callable[[Trend], bool]) -> Trend | None:
     """The metric's trend over the whole run or its second half, if it is beyond chance and `large`."""
     return find_trend(run.curves.steps, run.curves[name], large)
-
-
-def _short(run: Run, name: str, what: str, rule: str, plot: str) -> Finding | None:
-    """The answer if the metric has too few values to speak of a trend; None if it has enough."""
-    n = int(np.isfinite(run.curves[name]).sum())
-    if n >= LEAST_STEPS:
-        return None
-    why = f"{n} of the {LEAST_STEPS} steps it takes to tell a trend from noise." if n else "Not logged in this run."
-    return Finding("unknown", f"{what}: {_TOO_SHORT if n else 'no data'}.", why, rule, plot)
-
-
-def _quiet(
-    run: Run, name: str, title: str, rule: str, plot: str, *, percent: bool = False, state: str = "unknown"
-) -> Finding:
-    """The answer if a metric shows no trend worth naming; its first and last fourth are the evidence all the same."""
-    t = trend(run.curves.steps, run.curves[name])
-    assert t is not None
-    return Finding(state, title, _evidence(t, percent), rule, plot)
 
 
 def _evidence(t: Trend, percent: bool = False, unit: str = "") -> str:
@@ -411,18 +406,18 @@ RULES: tuple[Callable[[Run], Finding], ...] = (
     _length,
     _training_accuracy,
     _ib_score,
-    partial(
-        _level, "ibtpo/root_branches", "branches", 0.8, True, "Branches at the root",
-        "Nearly every branch starts at the root: the tree is a star.", "Branches start inside the answers.",
-        percent=True,
+    _last_fourth(
+        "ibtpo/root_branches", "Branches at the root", "branches", over=0.8, percent=True,
+        title="Nearly every branch starts at the root: the tree is a star.", fine="Branches start inside the answers.",
     ),
-    partial(
-        _level, "ibtpo/distinct", "distinct", 0.7, False, "Distinct answers",
-        "Answers repeat word for word.", "Answers of a group are mostly distinct.", percent=True,
+    _last_fourth(
+        "ibtpo/distinct", "Distinct answers", "distinct", under=0.7, percent=True,
+        title="Answers repeat word for word.", fine="Answers of a group are mostly distinct.",
     ),
-    partial(
-        _level, "ibtpo/steps", "length", 3.0, False, "Steps an answer",
-        "Answers have fewer than three steps: there is nowhere to branch.", "Answers have steps to branch at.",
+    _last_fourth(
+        "ibtpo/steps", "Steps an answer", "length", under=3.0,
+        title="Answers have fewer than three steps: there is nowhere to branch.",
+        fine="Answers have steps to branch at.",
     ),
     _verifier,
     _gap,

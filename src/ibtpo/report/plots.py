@@ -4,12 +4,14 @@ A `Plot` names the metrics of one picture, and `PLOTS` lists those of a run repo
 file, one a logged step; `points` thins a curve for drawing. docs/metrics.md says what each metric means.
 """
 
+import base64
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from .._text import without_nan
 from ..storage.read_run import Run
 from .trend import running_mean, smoothing_width
 
@@ -187,7 +189,7 @@ def table(run: Run, plot: Plot) -> tuple[list[str], list[list[float | int | None
     c = run.curves
     columns = [c[name] for name in plot.metrics]
     rows = [
-        [int(c.steps[i]), *(_plain(column[i]) for column in (c.tokens, c.seconds, *columns))]
+        [int(c.steps[i]), *(without_nan(float(column[i])) for column in (c.tokens, c.seconds, *columns))]
         for i in range(len(c.steps))
     ]
     return ["step", "generated_tokens_total", "seconds_total", *plot.metrics], rows
@@ -237,6 +239,12 @@ def csv_lines(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterat
         yield ",".join(_field(value) for value in row) + "\r\n"
 
 
+def csv_address(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """The same CSV text as a `data:` address, so that a link can hold it."""
+    text = "".join(csv_lines(header, rows))
+    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()
+
+
 def _field(value: object) -> str:
     """A value as a field of CSV, in quotes where it holds a comma, a quote or a line end."""
     if value is None:
@@ -245,8 +253,3 @@ def _field(value: object) -> str:
     if isinstance(value, str) and text[:1] in ("=", "+", "-", "@"):
         text = "'" + text
     return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
-
-
-def _plain(value: float) -> float | None:
-    """The value as a Python float, or None, which CSV shows as an empty field, if it is not finite."""
-    return float(value) if math.isfinite(value) else None

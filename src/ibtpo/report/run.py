@@ -5,8 +5,6 @@ pictures, and put numbers into words. A page has no script, and its content poli
 sheet, so it cannot ask any network for anything, whatever text a run holds.
 """
 
-import base64
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -26,7 +24,7 @@ from .charts import Held, Series, Sheet, draw_chart
 from .findings import STATES, difference, headline, judge_run
 from .gallery import gallery
 from .pages import GENERATOR, Figure, render
-from .plots import ACCURACY, MOST_DRAWN, PLOTS, Plot, csv_lines, logged, points, smoothed, table
+from .plots import ACCURACY, PLOTS, Plot, csv_address, csv_lines, logged, points, smoothed, table
 from .trend import trend
 
 _OURS = re.compile(rf'<meta name="generator" content="{GENERATOR} [^"]*">'.encode())
@@ -203,10 +201,7 @@ def _figure(
     folder: name of the folder that these will be in.
     names: what the runs are called; None for a single run, whose curves are called as the plot says.
     """
-    longest = max((float(np.nanmax(r.curves.seconds)) for r in runs if np.isfinite(r.curves.seconds).any()), default=0)
-    scale, unit = (3600, "hours") if longest > 3 * 3600 else (60, "minutes") if longest > 180 else (1, "seconds")
-    scale = scale if view == "time" else 1
-    label = {"step": "step", "tokens": "generated tokens", "time": f"{unit} of training"}[view]
+    scale, label = _axis(runs, view)
     series, held, texts = [], [], []
     for r, run in enumerate(runs):
         x = _x(run.curves, view) / scale
@@ -225,19 +220,36 @@ def _figure(
     key = f"{plot.key}-{view}" if view != "step" else plot.key
     header, rows = _joint_table(runs, plot, names)
     files[f"{plot.key}.csv"] = "".join(csv_lines(header, rows))
-    drawn: list[list[Any]] = []
-    for s in series:
-        px, py, _ = points(s.x, s.y)
-        rows_drawn = zip(px.tolist(), py.tolist(), smoothed(py, len(s.y)).tolist(), strict=True)
-        drawn += [[s.label, *(float(f"{v:.6g}") for v in row)] for row in rows_drawn]
-    thinned = max((math.ceil(int((np.isfinite(s.x) & np.isfinite(s.y)).sum()) / MOST_DRAWN) for s in series), default=1)
-    note = f"Thin line: means of {thinned} steps. " if thinned > 1 else ""
-    text = "".join(csv_lines(["curve", label, plot.unit, "running mean"], drawn))
-    address = "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()
+    address, note = _points_drawn(series, label, plot.unit)
     svg = Markup(draw_chart(plot, series, label, sheet, visible(alt), held))
     title = {"tokens": f"{plot.title} against tokens", "time": f"{plot.title} against time"}.get(view, plot.title)
     reads = "" if view == "time" else plot.reads  # the picture before this one, against tokens, has it already
     return Figure(key, title, svg, reads, f"{quote(folder)}/{plot.key}.csv", address, note)
+
+
+def _axis(runs: Sequence[Run], view: str) -> tuple[int, str]:
+    """What the places of `_x` are divided by, and the x axis's name: times are in a unit that fits the longest run."""
+    if view != "time":
+        return 1, {"step": "step", "tokens": "generated tokens"}[view]
+    longest = max((float(np.nanmax(r.curves.seconds)) for r in runs if np.isfinite(r.curves.seconds).any()), default=0)
+    scale, unit = (3600, "hours") if longest > 3 * 3600 else (60, "minutes") if longest > 180 else (1, "seconds")
+    return scale, f"{unit} of training"
+
+
+def _points_drawn(series: Sequence[Series], label: str, unit: str) -> tuple[str, str]:
+    """The points of a picture as a `data:` address, and the note that says how curves were thinned for it.
+
+    label, unit: what its axes show.
+    """
+    drawn: list[list[Any]] = []
+    thinned = 1
+    for s in series:
+        x, y, steps = points(s.x, s.y)
+        thinned = max(thinned, steps)
+        rows = zip(x.tolist(), y.tolist(), smoothed(y, len(s.y)).tolist(), strict=True)
+        drawn += [[s.label, *(float(f"{v:.6g}") for v in row)] for row in rows]
+    note = f"Thin line: means of {thinned} steps. " if thinned > 1 else ""
+    return csv_address(["curve", label, unit, "running mean"], drawn), note
 
 
 def _held_out_points(run: Run, x: np.ndarray) -> list[tuple[str, float, dict[str, Any]]]:

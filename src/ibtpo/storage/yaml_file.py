@@ -12,7 +12,7 @@ import yaml
 from ..errors import ConfigError
 
 _EXPONENT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+")  # PyYAML follows YAML 1.1, where 1e-6 is text
-
+_LEADING_ZERO = re.compile(r"[-+]?0[\d_]")  # an octal number in YAML 1.1
 
 MOST_VALUES = 10_000  # a short file of aliases of aliases can stand for more values than fit in memory
 
@@ -92,11 +92,11 @@ def _reason(error: yaml.YAMLError) -> str:
 def yaml_value(text: str) -> Any:
     """The value that a text on the command line stands for: a number, a truth value, null, a list, a mapping or text.
 
-    It is read as YAML, with two exceptions: 1e-6 is a number, and what is no such value stays as it was typed, so that
-    a colon, a # or a date in it changes nothing.
+    It is read as YAML, as in a recipe: `yes`, `no`, `on` and `off` are truth values, too, and quotes keep any of these
+    as text. Outside brackets there are two exceptions. 1e-6 is a number. And what is no such value stays as it was
+    typed, so that a colon, a # or a date in it changes nothing, nor does a zero in front: YAML would read 1:30 and
+    1:30.5 in base 60, and 017 in base 8.
     """
-    import yaml
-
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):  # e.g. the 99th of a month; a thousand brackets
@@ -105,8 +105,11 @@ def yaml_value(text: str) -> Any:
         if text[:1] in "'\"":
             return value
         return float(text) if _EXPONENT.fullmatch(text) else text
-    if isinstance(value, bool | float) or (isinstance(value, int) and ":" not in text):
+    if isinstance(value, bool):
         return value
+    if isinstance(value, int | float):
+        octal = isinstance(value, int) and _LEADING_ZERO.match(text.strip())
+        return text if ":" in text or octal else value
     if (value is None and text in ("null", "~", "")) or (isinstance(value, list | dict) and text[:1] in "[{"):
         return value
     return text

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import ConfigError, DataError, unknown
 from .gpqa import load_gpqa
 from .ifeval import ifeval_row
-from .problems import Problem, load_problems
+from .problems import ANSWER_VERIFIERS, Problem, check_limit, load_problems
 
 MATH = r"Please reason step by step, and put your final answer within \boxed{}."
 CHOICE = r"Please reason step by step, and put the letter of the right choice within \boxed{}."
@@ -54,6 +54,9 @@ class Benchmark:
     verifier: what grades the answers: a name that `VerifierPool` knows.
     reference: where the benchmark comes from.
     k: answers that are sampled for each problem.
+    gpqa_csv: whether the source is GPQA's own CSV file, which `load_gpqa` reads.
+    held_out_only: whether only the source's questions count that `is_held_out` names.
+    prepare: what reads a row of the source in its own way, see `load_problems`; None for nothing.
     """
 
     name: str
@@ -64,6 +67,9 @@ class Benchmark:
     verifier: str
     reference: str
     k: int = 32
+    gpqa_csv: bool = False
+    held_out_only: bool = False
+    prepare: Callable[[str, Any], Any] | None = None
 
 
 BENCHMARKS = {
@@ -75,13 +81,14 @@ BENCHMARKS = {
         Benchmark("amc2023", "math-ai/amc23", "test", 40, MATH, "math", "MAA, AMC 12A and 12B 2023"),
         Benchmark("amc2024", None, "train", 22, CHOICE, "choice", "MAA, AMC 10A and 12A 2024"),
         Benchmark("gsm8k", "openai/gsm8k:main", "test", 1319, MATH, "math", "arXiv 2110.14168"),
-        Benchmark("gpqa_diamond", None, "train", 198, CHOICE, "choice", "arXiv 2311.12022"),
-        Benchmark("ifeval", "google/IFEval", "train", 541, None, "ifeval", "arXiv 2311.07911"),
+        Benchmark("gpqa_diamond", None, "train", 198, CHOICE, "choice", "arXiv 2311.12022", gpqa_csv=True),
+        Benchmark("ifeval", "google/IFEval", "train", 541, None, "ifeval", "arXiv 2311.07911", prepare=ifeval_row),
         Benchmark(
-            "dapo_heldout", "open-r1/DAPO-Math-17k-Processed:all", "train", None, MATH, "math", "arXiv 2503.14476"
+            "dapo_heldout", "open-r1/DAPO-Math-17k-Processed:all", "train", None, MATH, "math", "arXiv 2503.14476",
+            held_out_only=True,
         ),
     )
-}
+}  # fmt: skip
 
 
 def find_benchmark(name: str) -> Benchmark:
@@ -117,21 +124,20 @@ def load_benchmark(
     if source is None:
         raise ConfigError(f"{benchmark.name} comes from a file of yours: name it with --data")
     instruction = benchmark.instruction if instruction is None else instruction
-    if benchmark.name == "gpqa_diamond":
+    if benchmark.gpqa_csv:
         return load_gpqa(source, limit=limit, instruction=instruction)
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit must be at least 1, got {limit}; leave it out to read everything")
+    check_limit(limit)
     problems = load_problems(
         source,
         split=split or benchmark.split,
-        limit=None if benchmark.name == "dapo_heldout" else limit,
+        limit=None if benchmark.held_out_only else limit,
         question_column=question_column,
         answer_column=answer_column,
-        require_answer=benchmark.verifier != "ifeval",
+        require_answer=benchmark.verifier in ANSWER_VERIFIERS,
         instruction=instruction,
-        prepare=_PREPARE.get(benchmark.name),
+        prepare=benchmark.prepare,
     )
-    if benchmark.name == "dapo_heldout":
+    if benchmark.held_out_only:
         problems = [p for p in problems if is_held_out(_bare(p, instruction))][:limit]
         if not problems:
             raise DataError(f"{source}: none of its questions is held out; name the whole of DAPO-Math")
@@ -170,6 +176,3 @@ def _bare(problem: Problem, instruction: str | None = None) -> str:
     """A problem's question without the instruction that follows it."""
     prompt = problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1]["content"]
     return prompt if instruction is None else prompt.removesuffix(f"\n\n{instruction}")
-
-
-_PREPARE: dict[str, Callable[[str, Any], Any]] = {"ifeval": ifeval_row}

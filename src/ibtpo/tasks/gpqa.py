@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .._text import half_character
-from ..errors import ConfigError, DataError
-from .problems import Problem
+from ..errors import DataError
+from .problems import Problem, check_limit
 
 CORRECT = "Correct Answer"
 OPTIONS = (CORRECT, "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
@@ -31,8 +31,7 @@ def load_gpqa(path: str | Path, *, limit: int | None = None, instruction: str | 
     Raises `DataError`, which names file, line and column, for anything wrong in the file, and `ConfigError` for a limit
     below 1.
     """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit must be at least 1, got {limit}; leave it out to read everything")
+    check_limit(limit)
     problems: list[Problem] = []
     seen: dict[str, int] = {}
     for line, row in _rows(Path(path).expanduser()):

@@ -75,8 +75,7 @@ def load_problems(
     Raises `DataError` for anything wrong in the source, `DependencyError` when the package to read it with is missing,
     and `ConfigError` for a limit below 1.
     """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit must be at least 1, got {limit}; leave it out to read everything")
+    check_limit(limit)
     name, rows = _open(str(source), split, limit, seed)
     reader = _RowReader(name, question_column, answer_column, require_answer, instruction)
     problems = []
@@ -87,6 +86,12 @@ def load_problems(
     if not problems:
         raise DataError(f"{name} is empty; expected one problem a line")
     return problems
+
+
+def check_limit(limit: int | None) -> None:
+    """Raises `ConfigError` for a number of problems to read that is below 1; None means all of them."""
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit must be at least 1, got {limit}; leave it out to read everything")
 
 
 def verifier_for(problem: Problem) -> str:
@@ -230,18 +235,17 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                where = f"line {number}"
-                if text := _decode(path, where, line).strip():
-                    yield where, _parse(path, where, text)
+                if text := _decode(path, number, line).strip():
+                    yield f"line {number}", _parse(path, number, text)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}, after line {number}: broken gzip data ({error}); copy the file again") from error
 
 
 def _json_list(path: Path) -> Iterator[tuple[str, Any]]:
-    text = _decode(path, "line", path.read_bytes())
+    text = _decode(path, None, path.read_bytes())
     if not text.strip():
         return
-    rows = _parse(path, "", text)
+    rows = _parse(path, None, text)
     if not isinstance(rows, list):
         raise DataError(f"{path}: expected a list of objects, got {type(rows).__name__}; one object a line is .jsonl")
     for number, row in enumerate(rows, 1):
@@ -283,32 +287,32 @@ def _hugging_face(source: str, split: str, path: Path) -> Iterator[tuple[str, An
         yield f"row {number}", row
 
 
-def _decode(path: Path, where: str, data: bytes) -> str:
+def _decode(path: Path, line: int | None, data: bytes) -> str:
     """The text of `data`, which must be UTF-8.
 
-    where: "line 3" for the message, or just "line" if `data` is a whole file, in which the line has to be found.
+    line: the number of the line that `data` is; None if it is the whole file, in which the line has to be found.
     """
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = data[: error.start]
-        if where == "line":
-            where = f"line {before.count(10) + 1}"
+        if line is None:
+            line = before.count(b"\n") + 1
         byte = error.start - (before.rfind(b"\n") + 1) + 1
         raise DataError(
-            f"{path}, {where}: byte {byte} (0x{data[error.start]:02x}) is not UTF-8; save the file as UTF-8"
+            f"{path}, line {line}: byte {byte} (0x{data[error.start]:02x}) is not UTF-8; save the file as UTF-8"
         ) from error
 
 
-def _parse(path: Path, where: str, text: str) -> Any:
-    """The JSON in `text`. where: "line 3" for the message; empty if `text` is a whole file."""
+def _parse(path: Path, line: int | None, text: str) -> Any:
+    """The JSON in `text`. line: the number of the line that `text` is; None if it is the whole file."""
     try:
         return json.loads(text, object_pairs_hook=_no_twins)
     except json.JSONDecodeError as error:
-        where = where or f"line {error.lineno}"
-        raise DataError(f"{path}, {where}: not valid JSON: {error.msg} at character {error.colno}") from error
+        line = line or error.lineno
+        raise DataError(f"{path}, line {line}: not valid JSON: {error.msg} at character {error.colno}") from error
     except (ValueError, RecursionError) as error:  # a name twice, thousands of digits, brackets nested too deeply
-        raise DataError(f"{path}, {where or 'line 1'}: cannot be read as JSON: {error}") from error
+        raise DataError(f"{path}, line {line or 1}: cannot be read as JSON: {error}") from error
 
 
 def _unusable(value: Any) -> str | None:

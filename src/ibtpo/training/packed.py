@@ -16,6 +16,7 @@ Shapes: B rows, L tokens of a padded row, T tokens of a padded completion, N pos
 import warnings
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -52,7 +53,8 @@ class PackedForward:
     it shares too little to gain, or if a row is longer than the model's attention window.
 
     The attribute `disabled` is None, or says why TRL's forward is used for all that follows. The attribute `computed`
-    is the number of positions of the last call, as a share of the B x L that TRL would compute.
+    is the number of positions of the last call, as a share of the B x L that TRL would compute. The attribute `checked`
+    holds the models whose first results were compared; one that is put there is not compared.
 
     max_tokens: most positions of one forward; only a row that is longer than this gets a forward with more.
     accelerator: the trainer's `Accelerator`.
@@ -63,7 +65,7 @@ class PackedForward:
         self.accelerator = accelerator
         self.disabled: str | None = None
         self.computed = 1.0
-        self._checked: set[tuple[int, bool]] = set()
+        self.checked: WeakSet[Any] = WeakSet()
         self._warned_of_window = False
 
     def __call__(
@@ -121,8 +123,8 @@ class PackedForward:
             rows = [row if len(row) > start else np.append(row, none) for row, start in zip(rows, starts, strict=True)]
             # In lexicographic order the rows that share most are neighbours.
             order = sorted(range(len(rows)), key=lambda i: rows[i].tolist())
-            parts = self._parts(model, [rows[i] for i in order], batch_size or len(rows), input_ids.shape[1])
-        if (parts := self._agreed(parts)) is None:
+            parts = self.plan(model, [rows[i] for i in order], batch_size or len(rows), input_ids.shape[1])
+        if (parts := agree(parts, self.accelerator)) is None:
             return fall_back()
 
         def packed() -> tuple[torch.Tensor, torch.Tensor | None, None]:
@@ -132,9 +134,8 @@ class PackedForward:
             index = torch.from_numpy(where).to(input_ids.device)
             return (*self._forward(model, layouts, index, compute_entropy), None)
 
-        key = (id(model), torch.is_grad_enabled())
-        if key not in self._checked:
-            self._checked.add(key)
+        if model not in self.checked:
+            self.checked.add(model)
             wanted = attention_mask[:, -logits_to_keep:].bool()
             if (reason := self._differs(model, packed, fall_back, wanted)) is not None:
                 self._disable(reason)
@@ -158,7 +159,7 @@ class PackedForward:
             dtype = torch.get_autocast_dtype(device.type) if autocast else self._unwrap(model).dtype
             flex = self._config(model)._attn_implementation == "flex_attention"
             for layout in layouts:
-                mask = _block_mask(layout.end, device) if flex else _ancestor_mask(layout.end, dtype, device)
+                mask = block_mask(layout.end, device) if flex else ancestor_mask(layout.end, dtype, device)
                 output = model(
                     input_ids=torch.from_numpy(layout.input_ids).to(device)[None],
                     attention_mask=mask,
@@ -172,7 +173,7 @@ class PackedForward:
         zero = logps[0].new_zeros(1)
         return torch.cat([*logps, zero])[index], torch.cat([*entropies, zero])[index] if compute_entropy else None
 
-    def _parts(self, model: Any, rows: list[np.ndarray], batch_size: int, length: int) -> list[range] | None:
+    def plan(self, model: Any, rows: list[np.ndarray], batch_size: int, length: int) -> list[range] | None:
         """How to split sorted rows into forwards, or None if TRL's forwards are estimated to cost no more.
 
         batch_size: rows of one of TRL's forwards.
@@ -183,24 +184,6 @@ class PackedForward:
         parts, cost = split(rows, min(self.max_tokens, batch_size * length), scale)
         forwards = -(-len(rows) // batch_size)
         return parts if cost < forwards * START + len(rows) * (cost_of(length, scale) - START) else None
-
-    def _agreed(self, parts: list[range] | None) -> list[range] | None:
-        """Makes the number of forwards the same in every process, or returns None in all of them if one has None.
-
-        Some wrappers of a model make the processes communicate in every forward, so a process with fewer forwards would
-        leave the others waiting. It splits its largest parts until it has as many.
-        """
-        if self.accelerator.num_processes == 1:
-            return parts
-        mine = torch.tensor([len(parts or ())], device=self.accelerator.device)
-        counts = self.accelerator.gather(mine).tolist()
-        if parts is None or not min(counts):
-            return None
-        while len(parts) < max(counts) and max(map(len, parts)) > 1:
-            at = max(range(len(parts)), key=lambda i: len(parts[i]))
-            middle = (parts[at].start + parts[at].stop) // 2
-            parts[at : at + 1] = [range(parts[at].start, middle), range(middle, parts[at].stop)]
-        return parts
 
     # --- when it cannot be used --------------------------------------------------------------------------------
 
@@ -285,7 +268,26 @@ class PackedForward:
         _warn(f"{reason}: all batches")
 
 
-def _ancestor_mask(end: np.ndarray, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def agree(parts: list[range] | None, accelerator: Any) -> list[range] | None:
+    """Makes the number of forwards the same in every process, or returns None in all of them if one has None.
+
+    Some wrappers of a model make the processes communicate in every forward, so a process with fewer forwards would
+    leave the others waiting. It splits its largest parts until it has as many.
+    """
+    if accelerator.num_processes == 1:
+        return parts
+    mine = torch.tensor([len(parts or ())], device=accelerator.device)
+    counts = accelerator.gather(mine).tolist()
+    if parts is None or not min(counts):
+        return None
+    while len(parts) < max(counts) and max(map(len, parts)) > 1:
+        at = max(range(len(parts)), key=lambda i: len(parts[i]))
+        middle = (parts[at].start + parts[at].stop) // 2
+        parts[at : at + 1] = [range(parts[at].start, middle), range(middle, parts[at].stop)]
+    return parts
+
+
+def ancestor_mask(end: np.ndarray, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """(1, 1, N, N) what to add to attention scores, so that each position sees only itself and its ancestors.
 
     end: (N,) see `Layout`.
@@ -297,7 +299,7 @@ def _ancestor_mask(end: np.ndarray, dtype: torch.dtype, device: torch.device) ->
     return result.masked_fill_(hidden, torch.finfo(dtype).min)[None, None]
 
 
-def _block_mask(end: np.ndarray, device: torch.device) -> BlockMask:
+def block_mask(end: np.ndarray, device: torch.device) -> BlockMask:
     """The same mask for FlexAttention, which skips blocks of positions that do not see each other."""
     after = torch.from_numpy(end).to(device)
 

@@ -27,6 +27,7 @@ from .._options import OPTIONS
 from .._seeds import stable_hash
 from .._version import __version__
 from ..engines import Sampling
+from ..engines.models import decoder
 from ..engines.transformers import TransformersEngine
 from ..errors import ConfigError, DataError, EngineError, VerifierError
 from ..metrics import summarise, tree_record
@@ -183,7 +184,7 @@ class IBScoreCallback(TrainerCallback):
             self._engine = TransformersEngine(
                 model, eos_token_ids=eos, max_batch_size=min(64, self.search.max_in_flight)
             )
-        search = TreeSearch(self._engine, self._verifier, _decoder(trainer._tokenizer), self.search)
+        search = TreeSearch(self._engine, self._verifier, decoder(trainer._tokenizer), self.search)
 
         async def grow() -> list[ReasoningTree]:
             with torch.no_grad(), trainer.accelerator.autocast():
@@ -275,12 +276,3 @@ def _open_verifier(trainer: Any, reward_funcs: Any) -> Verifier:
         """Drops what a reward function logs: it must not be mixed with what it logs in training."""
 
     return open_verifier(reward_funcs, weights=weights, extra={"log_metric": drop, "log_extra": drop})
-
-
-def _decoder(tokenizer: Any) -> Callable[[list[int]], str]:
-    """A function from token ids to text, without special tokens."""
-
-    def decode(ids: list[int]) -> str:
-        return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-    return decode

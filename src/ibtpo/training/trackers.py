@@ -19,7 +19,7 @@ from ..errors import DependencyError
 if TYPE_CHECKING:
     from ..tree import ReasoningTree
 
-PACKAGES = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"}  # trackers that can show a tree
+TRACKERS = ("tensorboard", "trackio", "wandb")  # those that can show a tree; each is its package's name, too
 KEY = "ibtpo/tree"
 
 # Trackers that would write outside the run's folder: the variable that says where, and the place in the run's folder.
@@ -34,7 +34,7 @@ def check_installed(report_to: Sequence[str]) -> None:
     Raises `DependencyError` for the first one whose package is missing.
     """
     for name in report_to:
-        if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
+        if name in TRACKERS and importlib.util.find_spec(name) is None:
             raise DependencyError(f"report_to {name} needs the package {name!r}: pip install {name}")
 
 
@@ -72,7 +72,7 @@ def show_tree(trainer: Any, tree: "ReasoningTree", step: int) -> None:
     tree: the tree to show.
     step: the optimiser step under which it is shown.
     """
-    report_to = [name for name in trainer.args.report_to or () if name in PACKAGES]
+    report_to = [name for name in trainer.args.report_to or () if name in TRACKERS]
     if not report_to:
         return
     text = tree_text(tree, trainer.args.credit_options())

@@ -207,11 +207,12 @@ class IBTPOTrainer(GRPOTrainer):
         for i, row in enumerate(rows):
             advantages[i, : len(row)] = torch.from_numpy(row)
         values = batch_values(self.trees, plain, options.advantage)
-        if values is not None:  # scaled over the batch, all processes together
-            advantages /= batch_divisor(gather_object(values), options.advantage)
+        # The divisor is that of the whole batch: the trees of all processes decide it together.
+        divisor = 1.0 if values is None else batch_divisor(gather_object(values), options.advantage)
+        advantages /= divisor
         output["advantages"] = advantages.to(self.accelerator.device)
         # TRL has logged one GRPO advantage a row by now: put the mean over the row's tokens in its place.
-        means = gather_object([float(row.sum()) / max(len(row), 1) for row in rows])
+        means = gather_object([float(row.sum()) / divisor / max(len(row), 1) for row in rows])
         logged = self._logs["advantages"]
         for _ in means:
             logged.pop()

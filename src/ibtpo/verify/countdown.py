@@ -33,7 +33,6 @@ def countdown_reward(
     numbers: Sequence[Any] | None = None,
     target: Sequence[Any] | None = None,
     answer: Sequence[Any] | None = None,
-    question: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> list[float | None]:
     """TRL reward function: 1.0 for a right answer, 0.0 otherwise.
@@ -42,11 +41,9 @@ def countdown_reward(
     numbers: (R,) lists of the integers that must each be used exactly once.
     target: (R,) numbers to arrive at.
     answer: (R,) targets for the rows that have no `target`.
-    question: not used.
 
     Returns (R,) rewards, None where a row has no numbers or no target. Nothing in a completion or a row makes it raise.
     """
-    del question, kwargs
     rows: list[float | None] = []
     for i, completion in enumerate(completions):
         given = _numbers(_at(numbers, i))

@@ -21,7 +21,7 @@ LEVELS = ("prompt_strict", "prompt_loose", "instruction_strict", "instruction_lo
 _INSTALL = "pip install 'ibtpo[ifeval]'"
 
 
-def _level(level: str) -> Callable[..., list[float | None]]:
+def _level(level: str) -> Callable[..., list[float]]:
     """The reward function of one of `LEVELS`."""
 
     def reward(
@@ -29,7 +29,7 @@ def _level(level: str) -> Callable[..., list[float | None]]:
         instruction_id_list: Sequence[list[str]],
         kwargs: Sequence[list[dict[str, Any]]],
         **columns: Any,
-    ) -> list[float | None]:
+    ) -> list[float]:
         return [
             check(completion_text(completion), json.dumps(names), json.dumps(given))[level]
             for completion, names, given in zip(completions, instruction_id_list, kwargs, strict=True)
@@ -47,7 +47,7 @@ instruction_loose = _level("instruction_loose")
 
 
 @lru_cache(maxsize=64)  # the four functions are asked about the same answer, one after another
-def check(text: str, names: str, kwargs: str) -> dict[str, float | None]:
+def check(text: str, names: str, kwargs: str) -> dict[str, float]:
     """Grades one answer at all of `LEVELS`.
 
     text: the answer.
