@@ -91,6 +91,8 @@ SETTINGS = {
     "advantage": "advantage:centred",
     "engine": "engine:plain",
     "verifier": "verifier:even",
+    "confidence": "joint",
+    "beta": 0.0,
     "tree": "2,3,1,1",
     "num_generations": 4,
     "prompts_per_step": 3,
