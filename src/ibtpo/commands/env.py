@@ -7,7 +7,7 @@ from .output import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `ibtpo env`."""
+    """Declares the options of `ibtpo env`."""
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 

@@ -18,7 +18,7 @@ EVERY = 10.0  # seconds between lines of progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `ibtpo view`."""
+    """Declares the options of `ibtpo view`."""
     parser.add_argument("trees", metavar="TREES|RUN", type=Path, help="a file of trees or a run folder")
     parser.add_argument(
         "-o", "--output", type=file_name, help="default: trees.html in the run folder, or TREES with .html"
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the page, or prints a tree."""
+    """Writes the page of all trees, or prints one tree."""
     from ..errors import ConfigError
 
     options = {name: getattr(args, name) for name in OPTIONS}

@@ -1,4 +1,4 @@
-"""The trees a report shows: some rescued by branching, the best and the worst, each with sample answers.
+"""The trees that a report shows: some rescued by branching, the best and the worst, each with sample answers.
 
 A tree is rescued if its first answers were all right or all wrong, and a branch made the group differ: without the
 branch the rewards would have carried no signal.

@@ -83,8 +83,8 @@ class IBTPOConfig(GRPOConfig):
 
     Defaults that differ from TRL's: temperature 0.7, top_p 0.95, top_k 20, max_completion_length 2048, beta (the KL
     weight) 0.001 with plain k3, loss_type "grpo", learning_rate 1e-6, logging_steps 1. bf16 is off on a machine without
-    an accelerator. `num_generations` (G) follows from `tree` if that is given; else it is 12 where the rows of one
-    process's generation batch are a multiple of 12, and otherwise TRL's 8.
+    an accelerator. `num_generations` (G) follows from `tree` if that is given; else it is 12 where 12 divides the
+    generation batch, and otherwise TRL's 8.
 
     A tree stays in one process, so the rows of a process, per_device_train_batch_size x steps_per_generation, must be a
     multiple of G. With checkpoints by steps, `save_steps` must end with a generation batch, because TRL does not store
@@ -138,6 +138,7 @@ class IBTPOConfig(GRPOConfig):
     logging_steps: float = _own(1, "log every n optimiser steps")
 
     def __post_init__(self) -> None:
+        # TRL's own `__post_init__` runs in the middle: what it would turn into defaults of its own comes before it.
         if self.bf16 is None and not self.fp16 and not torch.accelerator.is_available():
             self.bf16 = False
         for name, kind in IBTPOConfig.__annotations__.items():

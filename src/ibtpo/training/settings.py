@@ -181,8 +181,9 @@ def resolve(recipe: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
 
 
 def resolved(settings: dict[str, Any], config: IBTPOConfig) -> dict[str, Any]:
-    """The settings as `config.yaml` holds them: every option that TRL does not have, or has with another default, and
-    those of TRL that were given.
+    """The settings as `config.yaml` holds them.
+
+    These are every option that TRL does not have, or has with another default, and those of TRL's own that were given.
 
     settings: what `resolve` returned.
     config: the configuration that `make_config` made of them.
