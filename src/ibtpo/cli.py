@@ -63,7 +63,7 @@ _OPTION = re.compile(r"--?[A-Za-z]")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser for one verb. Its errors are `ConfigError`s, and `read` takes dashes for underscores."""
+    """An argparse parser for one verb. Its errors are `ConfigError`s; see `read` for dashes and underscores."""
 
     def error(self, message: str) -> NoReturn:
         """Raises `ConfigError` where argparse would print its usage and end the process."""

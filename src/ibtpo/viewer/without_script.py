@@ -34,7 +34,7 @@ def marks_of(tree: ReasoningTree) -> dict[int, list[str]]:
 
 
 def number(value: float | None) -> str:
-    """A score as people read it: with its sign and three decimals, "–" for None."""
+    """A score as people read it: with its sign and three decimals (from 1000 on, three digits), "–" for None."""
     if value is None:
         return "–"
     text = f"{value:+.3f}" if abs(value) < 1000 else f"{value:+.3g}"
