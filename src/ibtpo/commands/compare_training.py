@@ -5,8 +5,8 @@ grpo,advantage=ibtpo. "methods" stands for the seven methods, "components" for t
 RECIPE is what all arms share: a YAML file or the name of a shipped recipe; default: the embedded task's.
 
 Each arm's learning rate is chosen by short pilots on problems taken from the end of the training data. Then every arm
-trains with every seed. --output gets a run folder a run, summary.json, table.md, curves.csv and pictures, anew after
-every run; --resume goes on where the command was stopped, and may add arms and seeds.
+trains with every seed. --output gets a folder for each run, and summary.json, table.md, curves.csv and pictures, which
+are written anew after every run. --resume goes on where the command was stopped, and may add arms and seeds.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 With --model, trees of the same problems with the same seeds are grown from every checkpoint; the trainer's output
 folder stands for its checkpoint-* in order of step. With --output, the curve is drawn in diagnosis.html, what is
 finished is kept, and --resume goes on.
+
 With --completions, TRL's stored answers (log_completions=True) are read; they hold no trees.
 """
 

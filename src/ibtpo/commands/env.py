@@ -1,4 +1,4 @@
-"""Versions and hardware, for bug reports; also `env.json` of every run folder."""
+"""Versions and hardware, for bug reports. Every run folder holds the same in its `env.json`."""
 
 import argparse
 

@@ -91,6 +91,10 @@ def make_prompts(
 ) -> list["Prompt"]:
     """The problems as prompts ready for the engine, in their order.
 
+    problems: what `read_problems` returned.
+    engine: the engine, for the length of the model's context.
+    tokenizer: the model's tokenizer.
+
     Raises `DataError`, naming the problem, if one does not fit the model's context.
     """
     from ..search import Prompt

@@ -1,4 +1,4 @@
-"""The report of a run, report.html in its folder; given several runs, one page that compares them, compare.html."""
+"""Write the report of a run, report.html in its folder, or of several runs a page that compares them, compare.html."""
 
 import argparse
 from pathlib import Path

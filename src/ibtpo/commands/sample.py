@@ -1,6 +1,6 @@
 """Grow reasoning trees for a set of problems and store them, one a line.
 
-A tree is on disk as soon as it is grown: a run that was stopped goes on with --resume.
+A tree is on disk as soon as it is grown, so --resume can go on where a run was stopped.
 """
 
 import argparse

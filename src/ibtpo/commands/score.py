@@ -1,4 +1,4 @@
-"""p-hat, IB-Score and step advantages of stored trees, one line of JSON a tree or tables."""
+"""Print p-hat, IB-Score and step advantages of stored trees, as tables or as one line of JSON a tree."""
 
 import argparse
 import json

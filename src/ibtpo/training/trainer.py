@@ -10,11 +10,18 @@ micro-batches, when `_prepare_inputs` needs a new one:
 4. When TRL is done, `_credit` replaces its (B,) advantages by (B, T) ones, and `_log_trees` logs and stores the trees.
 
 TRL then shuffles the rows and cuts them into micro-batches, and `_prepare_inputs` brings rows with the same prompt
-together again. For every micro-batch `_compute_loss` adds the term of IBRO, if asked for, to TRL's loss, and
-`_get_per_token_logps_and_entropies`, which computes that loss's log-probs, computes shared prefixes once (`packed`).
-The order of the questions, the checkpoints' own counts, and the timing of the parts of a step are at the end.
+together again. For every micro-batch `_compute_loss` gives TRL's loss the term of IBRO, if asked for, and
+`_get_per_token_logps_and_entropies` computes the log-probs of that loss with each shared prefix only once (`packed`);
+it does so for the log-probs of the reference and the old policy in step 2 to 3, too. In TRL's own evaluation, when the
+model is in eval mode, sampling, rewards and advantages are TRL's.
 
-While the model is in eval mode, in TRL's own evaluation, sampling, rewards and advantages are TRL's.
+Processes: each grows, credits and stores the trees of its own questions. Rewards, the divisor of the advantages and the
+diagnostics are gathered, so every process counts the same tokens and stops at the same step.
+
+Resuming: the steps after a checkpoint get the same questions, whose order depends on (seed, epoch) alone, and the same
+rollout seeds, which depend on (seed, optimiser step, place). A checkpoint holds the tokens and seconds so far in a file
+of our own, `ibtpo_state.json`. It holds no sampled answers; that is why `IBTPOConfig` has checkpoints end with a
+generation batch.
 
 Shapes: B rows of this process (trees one after the other, G rows each), T tokens of the longest completion, N nodes of
 a tree, F reward functions.
