@@ -206,7 +206,7 @@ def _train(prepared: Prepared, overwrite: bool, callbacks: list[Any], on_message
     from .trackers import check_installed, files_in
     from .trainer import IBTPOTrainer
 
-    # Order matters: whatever can fail comes before the run folder is made or emptied, and before a long training.
+    # Order matters: what can fail comes, as far as possible, before the run folder is made or emptied.
     run, config, folder, resume = prepared.run, prepared.config, prepared.folder, prepared.resume
     check_installed(config.report_to)
     transformers.logging.set_verbosity_error()

@@ -12,7 +12,7 @@ micro-batches, when `_prepare_inputs` needs a new one:
 TRL then shuffles the rows and cuts them into micro-batches, and `_prepare_inputs` brings rows with the same prompt
 together again. For every micro-batch `_compute_loss` gives TRL's loss the term of IBRO, if asked for, and
 `_get_per_token_logps_and_entropies` computes the log-probs of that loss with each shared prefix only once (`packed`);
-it does so for the log-probs of the reference and the old policy in step 2 to 3, too. In TRL's own evaluation, when the
+it does so for the log-probs of the reference and the old policy between 2 and 3, too. In TRL's own evaluation, when the
 model is in eval mode, sampling, rewards and advantages are TRL's.
 
 Processes: each grows, credits and stores the trees of its own questions. Rewards, the divisor of the advantages and the
