@@ -1,7 +1,8 @@
-"""The command line: `ibtpo VERB …`. Finds the verb, reads its options, turns errors into one line.
+"""The command line, `ibtpo VERB …`: finds the verb, reads its options, and turns errors into one line.
 
-Nothing heavy is imported here: a verb's module is loaded when the verb is named, and loads numpy or torch when it
-runs. Exit codes: 0 done, 1 a check failed, 2 an error (one line on stderr), 130 interrupted.
+Nothing heavy is imported here, so that a help text appears at once: a verb's module is imported when the verb is
+named, and imports numpy or torch when it runs. Exit codes: 0 done, 1 a check failed, 2 an error (one line on stderr),
+130 interrupted, 141 the reader of the output has gone.
 """
 
 import argparse
@@ -62,17 +63,23 @@ _OPTION = re.compile(r"--?[A-Za-z]")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are `ConfigError`s; options may be written with dashes or underscores."""
+    """An argparse parser for one verb. Its errors are `ConfigError`s; see `read` for dashes and underscores."""
 
     def error(self, message: str) -> NoReturn:
+        """Raises `ConfigError` where argparse would print its usage and end the process."""
         raise ConfigError(f"{message}; see {self.prog} --help")
 
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Parses `argv`. Raises `ConfigError`; an unknown option is named with the nearest known one."""
+        """Parses the words after the verb.
+
+        argv: the words; an option may be written with underscores in place of dashes.
+
+        Raises `ConfigError` for words that do not fit; an unknown option is named with the most similar known one.
+        """
         known = [name for action in self._actions for name in action.option_strings]
         shown = [n for action in self._actions if action.help != argparse.SUPPRESS for n in action.option_strings]
         words = list(argv)
-        # Before argparse looks: it would complain first of what the misspelt option was to give.
+        # Names are checked before argparse sees them: of a misspelt --model it would say that --model is missing.
         for i, word in enumerate(words):
             if word == "--":
                 break
@@ -87,7 +94,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(verb: str, module: Any) -> Parser:
-    """The parser of one verb."""
+    """Makes the parser of a verb.
+
+    verb: its name, for messages and the usage line.
+    module: its module in `commands`: the docstring is the help text, and `add_arguments` declares the options.
+    """
     parser = Parser(prog=f"ibtpo {verb}", description=module.__doc__, allow_abbrev=False, formatter_class=_Help)
     module.add_arguments(parser)
     return parser
@@ -103,10 +114,10 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code.
+    """Runs one command and returns its exit code. Errors become one line on stderr; only unforeseen ones are raised.
 
-    argv: the words of the command line; None when this is the installed `ibtpo` command, which takes them from
-        `sys.argv` and, as `python -m ibtpo` does, finds the user's modules in the current folder.
+    argv: the words after `ibtpo`; None when this is the installed `ibtpo` command, which takes them from `sys.argv`
+        and, as `python -m ibtpo` does, finds the user's modules in the current folder.
     """
     if argv is None:
         argv = sys.argv[1:]
@@ -116,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _dispatch(argv)
         sys.stdout.flush()
         return code
-    except SystemExit as e:  # argparse, after it printed a help text
+    except SystemExit as e:  # from argparse, after it printed a help text
         return e.code if isinstance(e.code, int) else 0
     except ModuleNotFoundError as e:
         error = missing_package(e, "this")
@@ -129,7 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\ninterrupted{_how_to_go_on(argv)}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Who reads us has gone, `| head` for instance. The interpreter flushes stdout once more at its exit.
+        # The reader of the output has gone, `| head` for instance. Python flushes stdout once more at its exit, which
+        # would fail again: let it go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except UnicodeEncodeError as e:
@@ -204,7 +216,14 @@ def _train(argv: list[str]) -> int:
 
 
 def parse_train(argv: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
-    """The recipe and every option of `ibtpo train`, with underscores in their names; the last of two wins."""
+    """Reads the words after `ibtpo train`, whose options are all those of a recipe, too many for argparse.
+
+    argv: the words: a recipe, if any, and options as --KEY VALUE, --KEY=VALUE or --KEY for true.
+
+    Returns the recipe or None, and the options by name, with underscores; values are read as YAML, those of --output
+    and --resume as text. Of two equal options the last one counts. Raises `ConfigError` for words that do not fit;
+    whether an option exists is checked later, by `training.settings`.
+    """
     from .storage.yaml_file import yaml_value
 
     recipe: str | None = None
@@ -236,14 +255,16 @@ def parse_train(argv: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
 
 
 def _fail(error: IBTPOError) -> int:
+    """Prints an error as one line, without characters that would command the terminal; returns the exit code 2."""
     text = " ".join(str(error).split("\n"))
-    # What is quoted from a file may hold escapes that would command the terminal.
+    # A message may quote a file, and a file may hold escape sequences.
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     print(f"error: {text}", file=sys.stderr)
     return 2
 
 
 def _how_to_go_on(argv: list[str]) -> str:
+    """The command that goes on with an interrupted one, in words; empty where nothing is kept."""
     if not argv or argv[0] not in ("train", "sample", "diagnose", "compare"):
         return ""
     if argv[0] == "diagnose" and not any(w.split("=")[0] == "--output" for w in argv):

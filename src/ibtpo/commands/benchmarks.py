@@ -9,7 +9,7 @@ from .output import check_free, file_name, make_folder_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `ibtpo benchmarks`."""
+    """Declares the options of `ibtpo benchmarks`."""
     parser.add_argument(
         "--rest-of", metavar="DATA", help="a copy of DAPO-Math: what dapo_heldout and other benchmarks leave of it …"
     )
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Lists or writes."""
+    """Prints the table of benchmarks, or writes the training problems of DAPO-Math to a file."""
     from ..tasks.benchmarks import BENCHMARKS, split_dapo
 
     if (args.rest_of is None) != (args.output is None):

@@ -1,6 +1,6 @@
-"""Do the reference answers of a data file score 1.0 through the verifier, and no other problem's?
+"""Do the reference answers of a data file score 1.0 through the verifier, and those of other problems not?
 
-To be asked before any training. Exit code 1 if more than 0.5 % of a file's answers fail.
+Ask this before any training. The exit code is 1 if more than 0.5 % of a file's answers fail.
 """
 
 import argparse
@@ -14,7 +14,7 @@ TOLERATED = 0.005  # share of a file's reference answers that may fail
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `ibtpo check-data`."""
+    """Declares the options of `ibtpo check-data`."""
     parser.add_argument("files", metavar="FILE", nargs="+", help="data files, walk[:test], or dataset ids")
     parser.add_argument("--limit", type=int, help="the first N problems of each")
     parser.add_argument("--split", default="train", help="of a dataset (default: %(default)s)")
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Checks file after file."""
+    """Checks file after file and prints a report of each; 1 if too many answers of one of them fail."""
     from ..evaluation.gold_check import check_data
 
     code = 0

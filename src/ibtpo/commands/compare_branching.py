@@ -1,8 +1,9 @@
 """Compare branching rules on the same problems, seeds and sampling, and with independent answers at equal tokens.
 
 An ARM is a branching rule, with score options after commas: entropy, ib,ib_beta=1 or ib,confidence=joint,value=draws.
-Independent answers are always measured: a pool of them a problem gives every group size. IB-Score and Cov(eta1, eta2)
-are measured with the same score options (those given with --ib-beta, --confidence, …) for every arm.
+Independent answers are always measured: each problem gets a pool of them, which serves groups of every size.
+IB-Score and Cov(eta1, eta2) are measured with the same score options (those given with --ib-beta, --confidence, …) for
+every arm.
 
 --output gets trees/ARM.jsonl.gz, summary.json and table.md; --resume goes on where a run was stopped.
 """
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `ibtpo compare branching`."""
+    """Declares the options of `ibtpo compare branching`."""
     parser.usage = "ibtpo compare branching --model M --data D --output DIR [--arms ARM ...] [options]"
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the trees and the result")
     parser.add_argument("--resume", action="store_true", help="keep the trees that are there, grow the others")
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Grows what is missing of every arm, writes the folder, prints the table."""
+    """Grows the trees that are missing of every arm, writes the result into the folder and prints it."""
     from ..compare.branching import branching_summary, markdown, store_of
     from ..evaluation.stored_trees import grow_stored, made_by
     from ..search import TreeSearch

@@ -5,8 +5,8 @@ grpo,advantage=ibtpo. "methods" stands for the seven methods, "components" for t
 RECIPE is what all arms share: a YAML file or the name of a shipped recipe; default: the embedded task's.
 
 Each arm's learning rate is chosen by short pilots on problems taken from the end of the training data. Then every arm
-trains with every seed. --output gets a run folder a run, summary.json, table.md, curves.csv and pictures, anew after
-every run; --resume goes on where the command was stopped, and may add arms and seeds.
+trains with every seed. --output gets a folder for each run, and summary.json, table.md, curves.csv and pictures, which
+are written anew after every run. --resume goes on where the command was stopped, and may add arms and seeds.
 """
 
 import argparse
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from ..compare.training_plan import Plan
 
 
-RATES = (1e-4, 2e-4, 4e-4)
+RATES = (1e-4, 2e-4, 4e-4)  # the learning rates that pilots try
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `ibtpo compare training`."""
+    """Declares the options of `ibtpo compare training`."""
     parser.usage = "ibtpo compare training [RECIPE] --output DIR [--arms ARM ...] [--tokens N] [options]"
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="what all arms share")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for runs and result")
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs what is missing; writes and prints the result."""
+    """Runs the pilots and the runs that are missing, writes the result into the folder and prints it."""
     from ..compare.training import JobRunner, write_result
     from ..compare.training_plan import load_plan
 
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> "Plan":
-    """The plan, checked before anything is made, and the files its runs start from."""
+    """The plan of the comparison. All of it is checked before the folder and the files of its runs are written."""
     from ..compare.training import write_data
     from ..compare.training_arms import assignments, expand
     from ..compare.training_plan import Plan, arm_settings, check_numbers, go_on, load_plan, write_arm

@@ -3,6 +3,7 @@
 With --model, trees of the same problems with the same seeds are grown from every checkpoint; the trainer's output
 folder stands for its checkpoint-* in order of step. With --output, the curve is drawn in diagnosis.html, what is
 finished is kept, and --resume goes on.
+
 With --completions, TRL's stored answers (log_completions=True) are read; they hold no trees.
 """
 
@@ -37,14 +38,15 @@ if TYPE_CHECKING:
     from ..verify.pool import VerifierPool
 
 
+# The columns of the printed tables: of checkpoints, with their titles, and of a log without trees.
 SHOWN = ("avg_rate", "eff_rate", "cov_eta", "ib_score", "entropy")
 TITLES = ("Avg-Rate", "Eff-Rate", "Cov(η1,η2)", "IB-Score", "entropy")
-OWN = {"diagnosis.html", "curve.csv", "summary.json", "trees"}  # what the folder of --output holds
+OWN = {"diagnosis.html", "curve.csv", "summary.json", "trees"}  # --overwrite refuses a folder that holds more
 FLAT = ("step", "groups", "answers", "eff_rate", "avg_rate", "pass_at_g", "uniform", "distinct", "characters")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `ibtpo diagnose`."""
+    """Declares the options of `ibtpo diagnose`."""
     parser.usage = "ibtpo diagnose --model CKPT [CKPT ...] --data D [options]\n       ibtpo diagnose --completions PATH"
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for diagnosis.html, summary.json and trees/")
     parser.add_argument("--resume", action="store_true", help="keep the trees that are there, grow the others")
@@ -60,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures and prints; 1 when a checkpoint could not be measured."""
+    """Measures the checkpoints, or reads a log, and prints the result; 1 if a checkpoint could not be measured."""
     if args.completions is not None:
         if args.model or args.data:
             raise ConfigError("--completions reads a log and --model measures checkpoints: give one of them")
@@ -93,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Raises `ConfigError` if --output cannot be used, or holds what --overwrite must not delete."""
     if resume and overwrite:
         raise ConfigError("--resume keeps what is there and --overwrite drops it: give one of them")
     if folder.exists() and not folder.is_dir():
@@ -105,6 +108,7 @@ def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
 
 
 def _make_folder(folder: Path, overwrite: bool) -> None:
+    """Makes the folder of --output; with `overwrite` its old trees are deleted, other files as they are rewritten."""
     try:
         (folder / "trees").mkdir(parents=True, exist_ok=True)
         if overwrite:
@@ -175,7 +179,7 @@ def _draw(args: argparse.Namespace, curve: "Curve", problems: int, verifier_name
     page = args.output / "diagnosis.html"
     try:
         from ..report.checkpoints import write_diagnosis
-    except ModuleNotFoundError as e:  # all numbers are on disk: no reason to fail
+    except ModuleNotFoundError as e:  # the numbers are on disk already: a missing plot package is no failure
         print(f"no curves are drawn: {missing_package(e, page.name) or e}", file=sys.stderr)
         return
     facts = [("data", args.data), ("problems", problems), ("verifier", verifier_name), ("tree", args.tree),
@@ -195,6 +199,7 @@ def _table(curve: "Curve") -> str:
 
 
 def _flat(args: argparse.Namespace) -> int:
+    """Prints what a log of flat groups can say, and what it cannot."""
     from ..compare.flat_logs import INSTEAD, NOT_COMPUTED, read_flat_log
 
     log = read_flat_log(args.completions, args.reward_column)
@@ -222,4 +227,5 @@ def _shown(value: Any) -> Any:
 
 
 def _some(steps: Sequence[int]) -> str:
+    """The first eight steps, and how many more there are."""
     return ", ".join(map(str, steps[:8])) + (f" and {len(steps) - 8} more" if len(steps) > 8 else "")

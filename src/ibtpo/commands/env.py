@@ -1,4 +1,4 @@
-"""Versions and hardware, for bug reports; also `env.json` of every run folder."""
+"""Versions and hardware, for bug reports. Every run folder holds the same in its `env.json`."""
 
 import argparse
 
@@ -7,7 +7,7 @@ from .output import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `ibtpo env`."""
+    """Declares the options of `ibtpo env`."""
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 

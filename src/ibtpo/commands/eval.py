@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `ibtpo eval`."""
+    """Declares the options of `ibtpo eval`."""
     parser.usage = "ibtpo eval --model M (--benchmark B [--data D] | --data D) [options]"
     parser.add_argument("--k", type=int, help="answers a problem (default: 32 for a benchmark, else 8)")
     parser.add_argument(
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Samples, grades, prints and stores."""
+    """Samples and grades the answers, prints the result and stores it with every answer."""
     from ..search import Budget, SearchOptions
 
     sampling = sampling_options(args)
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     args.k = 8 if args.k is None else args.k
     if args.k < 1:
         raise ConfigError(f"--k must be at least 1, got {args.k}")
-    # Before the model is loaded: evaluate() would complain of the same.
+    # Made only for its checks, which `evaluate` would make, too, but not before the model is loaded.
     SearchOptions(Budget(args.k, 1), sampling, max_completion_length=args.max_completion_length,
                   max_in_flight=args.max_in_flight)  # fmt: skip
     answers_file: Path | None = args.output and args.output.with_suffix(".answers.jsonl")
@@ -131,7 +131,13 @@ def _evaluate(
 def finish(
     args: argparse.Namespace, result: "EvalResult", problems: Sequence["Problem"], how: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Stores the result and its answers, in input order, and prints it. how: what it came from, for the record."""
+    """Stores a result and its answers, prints it, and returns the record that is stored.
+
+    args: the parsed options: `output`, `json`, and the limits of the verifier.
+    result: what `evaluate` or `summarise_answers` returned; its answers are stored in its order.
+    problems: the problems; IFEval's accuracies are computed from them.
+    how: what the result came from, for the record; `verifier` must be in it.
+    """
     levels = {}
     if how["verifier"] == "ifeval":
         from ..evaluation.stored_answers import ifeval_accuracies
@@ -153,7 +159,11 @@ def finish(
 
 
 def report(result: "EvalResult", levels: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> str:
-    """The result as a small table. levels: IFEval's accuracies, if it is one."""
+    """The result as a small table.
+
+    result: what is shown.
+    levels: IFEval's accuracies by their names, each with its interval; empty for other benchmarks.
+    """
     rows: list[list[object]] = [[f"avg@{result.k}", *_percent(result.avg, result.avg_ci)]]
     for k, value in result.pass_at.items():
         interval = result.pass_ci if k == result.k else (math.nan, math.nan)
@@ -169,6 +179,7 @@ def report(result: "EvalResult", levels: Mapping[str, Mapping[str, Any]] = Mappi
 
 
 def _percent(value: float | None, interval: Sequence[float] | None) -> tuple[str, str]:
+    """Two cells of the table: a share in percent, and its interval, empty where there is none."""
     if value is None or interval is None or math.isnan(value):
         return "-", ""
     low, high = interval

@@ -1,4 +1,7 @@
-"""What a verb works on: its problems, verifier, model and prompts, opened as its options say."""
+"""Opens what a verb works on, as its options say: problems, verifier, model and prompts.
+
+In all functions `args` are the parsed options that `options` declares.
+"""
 
 import argparse
 import sys
@@ -15,12 +18,15 @@ if TYPE_CHECKING:
 
 
 def read_problems(args: argparse.Namespace) -> tuple[list["Problem"], str]:
-    """The problems, and the name of the verifier that goes with them."""
+    """The problems of `--benchmark` or `--data`, and the name of the verifier: `--verifier`, else the one they go with.
+
+    Raises `ConfigError` or `DataError` if they cannot be read.
+    """
     from ..tasks.problems import load_problems, verifier_for
     from ..verify.pool import function_name
 
     if args.verifier is not None:
-        function_name(args.verifier)  # a misspelt name is told before anything is read or loaded
+        function_name(args.verifier)  # so that a misspelt name raises before anything is read or loaded
     if getattr(args, "benchmark", None) is not None:
         return _read_benchmark(args)
     problems = load_problems(
@@ -54,14 +60,17 @@ def _read_benchmark(args: argparse.Namespace) -> tuple[list["Problem"], str]:
 
 
 def open_verifier(args: argparse.Namespace, name: str) -> "VerifierPool":
-    """The verifier pool of the command line; a context manager."""
+    """The pool of child processes that verifies answers; leaving its `with` block ends them.
+
+    name: the verifier's name or dotted path.
+    """
     from ..verify.pool import VerifierPool
 
     return VerifierPool(name, workers=args.verifier_workers, timeout=args.verifier_timeout)
 
 
 def open_model(args: argparse.Namespace) -> tuple["Engine", Any]:
-    """The engine and the tokenizer."""
+    """Opens the engine of `--engine` for the model of `--model`, and returns it with the tokenizer."""
     from transformers.utils import logging as transformers_logging
 
     from ..engines.open import open_engine
@@ -80,7 +89,14 @@ def open_model(args: argparse.Namespace) -> tuple["Engine", Any]:
 def make_prompts(
     args: argparse.Namespace, problems: Sequence["Problem"], engine: "Engine", tokenizer: Any
 ) -> list["Prompt"]:
-    """Prompts ready for the engine. Raises `DataError` naming a problem that does not fit the model's context."""
+    """The problems as prompts ready for the engine, in their order.
+
+    problems: what `read_problems` returned.
+    engine: the engine, for the length of the model's context.
+    tokenizer: the model's tokenizer.
+
+    Raises `DataError`, naming the problem, if one does not fit the model's context.
+    """
     from ..search import Prompt
     from ..tasks.prompts import check_prompt_length, encode_prompt
 

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and what they become."""
+"""Options that several verbs share, and the options objects that are made of them once they are parsed."""
 
 import argparse
 import sys
@@ -19,9 +19,11 @@ SCORE = ("ib_beta", "value", "confidence", "weight", "ratio_prior")
 def add_data_options(
     parser: argparse.ArgumentParser, *, several_models: bool = False, benchmarks: bool = False
 ) -> None:
-    """`--model`, `--data` and how to read and grade them.
+    """Declares `--model`, `--data` and how to read and grade them.
 
-    With `several_models` neither is required; with `benchmarks` there is `--benchmark`, in whose place `--data` may be.
+    parser: the verb's parser, which gets a group.
+    several_models: whether `--model` takes several names; neither `--model` nor `--data` is required then.
+    benchmarks: whether there is `--benchmark`; `--data` is not required then.
     """
     group = parser.add_argument_group("model and problems")
     model = "nano, smollm2-135m, a folder, or a hub id"
@@ -43,7 +45,12 @@ def add_data_options(
 
 
 def add_problem_options(group: Any, *, required: bool, benchmarks: bool) -> None:
-    """`--data` and its columns; with `benchmarks` also `--benchmark`."""
+    """Declares `--data` and how its columns are read.
+
+    group: the parser or the group that gets the options.
+    required: whether `--data` is.
+    benchmarks: whether there is `--benchmark`, too.
+    """
     if benchmarks:
         group.add_argument(
             "--benchmark", help="math500, gsm8k, …: problems, prompt, verifier and k; see ibtpo benchmarks"
@@ -59,14 +66,18 @@ def add_problem_options(group: Any, *, required: bool, benchmarks: bool) -> None
 
 
 def add_verifier_options(group: Any, default: str) -> None:
-    """`--verifier` and its limits."""
+    """Declares `--verifier` and its limits.
+
+    group: the parser or the group that gets the options.
+    default: what the help text says is taken without `--verifier`.
+    """
     group.add_argument("--verifier", help=f"{', '.join(BUILTIN)} or {DOTTED} (default: {default})")
     add_option(group, "verifier_workers")
     add_option(group, "verifier_timeout")
 
 
 def add_tree_options(parser: argparse.ArgumentParser) -> None:
-    """How trees grow."""
+    """Declares the options of how trees grow."""
     group = parser.add_argument_group("trees")
     add_option(group, "tree", metavar="B0,L,K,B")
     group.add_argument("--tokens", type=int, metavar="BUDGET", help="stop a tree at this many tokens in place of L")
@@ -76,7 +87,7 @@ def add_tree_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """How tokens are drawn and how many at once."""
+    """Declares the options of how tokens are drawn, and how many rollouts run at once."""
     group = parser.add_argument_group("sampling")
     for name in ("temperature", "top_p", "top_k", "max_completion_length"):
         add_option(group, name)
@@ -89,16 +100,19 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_score_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `ScoreOptions`."""
+    """Declares the options of how trees are scored, those of `ScoreOptions`."""
     group = parser.add_argument_group("scores")
     for name in SCORE:
         add_option(group, name)
 
 
 def add_option(group: Any, name: str, *, stored: bool = False, **how: Any) -> None:
-    """The option `name` of the one table, and its former name, hidden, if it had another.
+    """Declares an option of the one table, `_options.OPTIONS`; if it had another name once, that still works, unlisted.
 
-    stored: without a default of its own; None stands for what a file says. how: more for argparse, e.g. a metavar.
+    group: the parser or the group that gets the option.
+    name: its name in the table.
+    stored: whether the default is None, which stands for what a file says, in place of the table's default.
+    how: further arguments of argparse, such as a metavar.
     """
     row = OPTIONS[name]
     default = None if stored else row.default
@@ -126,27 +140,27 @@ def spelt(name: str) -> str:
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
-    """`--json` and `--quiet`."""
+    """Declares `--json` and `--quiet`."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def score_options(args: argparse.Namespace) -> "ScoreOptions":
-    """The `ScoreOptions` of the command line."""
+    """The `ScoreOptions` that the parsed options give."""
     from ..score import ScoreOptions
 
     return pick(ScoreOptions, args)
 
 
 def sampling_options(args: argparse.Namespace) -> "Sampling":
-    """The `Sampling` of the command line."""
+    """The `Sampling` that the parsed options give."""
     from ..engines import Sampling
 
     return pick(Sampling, args)
 
 
 def search_options(args: argparse.Namespace) -> "SearchOptions":
-    """The `SearchOptions` of the command line."""
+    """The `SearchOptions` that the parsed options give, their budget, sampling and scores included."""
     from ..search import Budget, SearchOptions
 
     budget = Budget.parse(args.tree, args.tokens)

@@ -1,4 +1,4 @@
-"""How a verb shows what it does: progress, files that must not be overwritten, JSON."""
+"""How a verb shows what it does: its progress, the files it may write, and JSON."""
 
 import argparse
 import contextlib
@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """What is done of `total`: a bar where stderr is a terminal, else a line every few seconds, nothing when quiet."""
+    """Shows on stderr how much is done: a bar where stderr is a terminal, else a line every few seconds.
+
+    what: what is counted, in the plural.
+    total: how many there are.
+    done: how many are done from the start.
+    quiet: whether nothing is shown.
+    """
 
     EVERY = 10.0  # seconds between plain lines
 
@@ -31,7 +37,11 @@ class Progress:
         self._bar: Any = None
 
     def add(self, tokens: int, grades: Sequence[float]) -> None:
-        """One more is done; it took `tokens`, its answers were graded `grades`."""
+        """Counts one more as done.
+
+        tokens: how many tokens were generated for it.
+        grades: its known grades; their mean over all that is done is shown.
+        """
         self.done += 1
         self.tokens += tokens
         self._grades.extend(grades)
@@ -49,7 +59,7 @@ class Progress:
 
     @contextlib.contextmanager
     def shown(self) -> Iterator["Progress"]:
-        """Draws the bar while the block runs."""
+        """Draws the bar while the block runs, if there is one."""
         if self.quiet or not sys.stderr.isatty():
             yield self
             return
@@ -75,7 +85,14 @@ class Progress:
 
 @contextlib.contextmanager
 def tree_progress(what: str, total: int, *, quiet: bool) -> Iterator["Callable[[ReasoningTree, bool], None]"]:
-    """Progress over `total` trees: a function to call with each tree and whether it was grown now or read."""
+    """Shows the progress over trees, and gives the block a function to call with each of them.
+
+    That function takes the tree and whether it was grown now; one that was read counts as done, without its tokens.
+
+    what: what the trees are called.
+    total: how many there are.
+    quiet: whether nothing is shown.
+    """
     progress = Progress(what, total, quiet=quiet)
 
     def add(tree: "ReasoningTree", grown: bool) -> None:
@@ -89,14 +106,17 @@ def tree_progress(what: str, total: int, *, quiet: bool) -> Iterator["Callable[[
 
 
 def file_name(text: str) -> Path:
-    """A path that names a file, for argparse."""
+    """An argparse type: a path whose last part is a name, so not "" or "/"."""
     if not Path(text).name:
         raise argparse.ArgumentTypeError(f"{text!r} names no file")
     return Path(text)
 
 
 def make_folder_of(path: Path) -> None:
-    """Makes the folder a file is to be written to. Raises `ConfigError` when that cannot be done."""
+    """Makes the folder that a file is to be written to.
+
+    Raises `ConfigError` if it cannot be made, or nothing can be written to it.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -106,7 +126,13 @@ def make_folder_of(path: Path) -> None:
 
 
 def check_free(paths: Sequence[Any], *, overwrite: bool, resume: bool = False, can_resume: bool = False) -> None:
-    """Raises `ConfigError` if one of the files exists and neither switch says what to do with it."""
+    """Raises `ConfigError` if one of the files exists and no switch says what to do with it, or if one is a folder.
+
+    paths: the files that will be written.
+    overwrite: the switch `--overwrite`.
+    resume: the switch `--resume`, with which `overwrite` is an error.
+    can_resume: whether the verb has `--resume`, so that the message may name it.
+    """
     if overwrite and resume:
         raise ConfigError("--resume keeps what is there and --overwrite drops it: give one of them")
     for path in paths:
@@ -120,5 +146,5 @@ def check_free(paths: Sequence[Any], *, overwrite: bool, resume: bool = False, c
 
 
 def print_json(value: Any) -> None:
-    """One line of JSON on stdout, NaN as null."""
+    """Prints a value as one line of JSON, with null for NaN."""
     print(json.dumps(without_nan(value), ensure_ascii=False, allow_nan=False))

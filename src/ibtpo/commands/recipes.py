@@ -10,14 +10,14 @@ from .output import check_free, file_name, make_folder_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `ibtpo recipes`."""
+    """Declares the options of `ibtpo recipes`."""
     parser.add_argument("name", metavar="NAME", nargs="?", help="print this recipe; without it all are listed")
     parser.add_argument("--copy", metavar="FILE", type=file_name, help="write the recipe to FILE, to edit it")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Lists, prints or copies."""
+    """Lists the recipes, prints one, or copies it to a file."""
     if args.name is None:
         if args.copy is not None:
             raise ConfigError("--copy needs the NAME of a recipe; `ibtpo recipes` lists them")

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from ..evaluation.evaluate import Answer
 
 SHOWN = 10  # changed grades in the printed report
-KEPT = ("model", "benchmark", "data", "sampling", "max_completion_length", "seed")  # of the first record
+# What the new record takes over from that of the evaluation that sampled the answers.
+KEPT = ("model", "benchmark", "data", "sampling", "max_completion_length", "seed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `ibtpo regrade`."""
+    """Declares the options of `ibtpo regrade`."""
     parser.add_argument("answers", type=file_name, metavar="ANSWERS", help="eval.answers.jsonl, as eval wrote it")
     parser.add_argument("--output", type=file_name, metavar="FILE", help="a new eval.json, and its answers next to it")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Grades again, stores, and says what changed."""
+    """Grades the answers again, stores the result if --output names a file, and prints it with what changed."""
     from ..evaluation.evaluate import summarise_answers
     from ..evaluation.stored_answers import by_problem, read_answers, regrade
 
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         args.verifier = args.verifier or before.get("verifier")
     if args.benchmark is None and args.data is None:
         raise ConfigError(f"no eval.json next to {args.answers} names the problems; give --benchmark or --data")
-    args.instruction = None  # what was put after the questions does not matter to the grades
+    args.instruction = None  # `read_problems` looks for it, but what followed the question does not change a grade
     problems, verifier_name = read_problems(args)
     by_id = {p.id: p for p in problems}
     for number, answer in enumerate(answers, 1):
@@ -84,6 +85,7 @@ def _record(answers: Path) -> dict[str, Any]:
 
 
 def _changes(changed: Sequence[tuple["Answer", "Answer"]], total: int) -> list[str]:
+    """Lines that say how many grades changed, from what to what, and in which answers."""
     kinds = Counter((old.grade, new.grade) for old, new in changed)
     parts = [f"{cell(old, 1)} -> {cell(new, 1)}: {n}" for (old, new), n in kinds.most_common()]
     lines = [f"changed grades: {len(changed)} of {total}" + (f" ({', '.join(parts)})" if parts else "")]

@@ -1,4 +1,4 @@
-"""The report of a run, report.html in its folder; given several runs, one page that compares them, compare.html."""
+"""Write the report of a run, report.html in its folder, or of several runs a page that compares them, compare.html."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from .output import file_name, make_folder_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `ibtpo report`."""
+    """Declares the options of `ibtpo report`."""
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders, as `ibtpo train` makes them")
     parser.add_argument(
         "-o", "--output", type=file_name, help="the page to write (default: RUN/report.html; of several compare.html)"

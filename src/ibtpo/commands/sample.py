@@ -1,6 +1,6 @@
 """Grow reasoning trees for a set of problems and store them, one a line.
 
-A tree is on disk as soon as it is grown: a run that was stopped goes on with --resume.
+A tree is on disk as soon as it is grown, so --resume can go on where a run was stopped.
 """
 
 import argparse
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `ibtpo sample`."""
+    """Declares the options of `ibtpo sample`."""
     parser.usage = "ibtpo sample --model M --data D --output trees.jsonl [options]"
     parser.add_argument("--output", required=True, type=file_name, metavar="FILE", help="trees.jsonl or trees.jsonl.gz")
     parser.add_argument("--resume", action="store_true", help="keep the trees that are there, grow the others")
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Grows the trees that are missing, writes the file in input order, prints a summary."""
+    """Grows the trees that are missing, writes the file in the order of the problems, and prints a summary."""
     options = search_options(args)
     store = TreeFile(args.output)
     check_free([store.path, store.part], overwrite=args.overwrite, resume=args.resume, can_resume=True)

@@ -1,4 +1,4 @@
-"""p-hat, IB-Score and step advantages of stored trees, one line of JSON a tree or tables."""
+"""Print p-hat, IB-Score and step advantages of stored trees, as tables or as one line of JSON a tree."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `ibtpo score`."""
+    """Declares the options of `ibtpo score`."""
     parser.add_argument("trees", metavar="TREES", help="trees.jsonl or trees.jsonl.gz; - reads stdin")
     parser.add_argument("--json", action="store_true", help="one line of JSON a tree")
     add_option(parser, "advantage")
@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _from_stdin() -> Iterator["ReasoningTree"]:
+    """The trees on standard input, one a line."""
     from ..tree import ReasoningTree
 
     number = 0

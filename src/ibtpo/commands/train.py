@@ -1,4 +1,7 @@
-"""`ibtpo train`: from a recipe to a run folder with a before/after table."""
+"""`ibtpo train`: what is printed around a run of `ibtpo.train`.
+
+While it trains there is a live screen; afterwards a table of held-out accuracy before and after, and the report page.
+"""
 
 import json
 import os
@@ -29,9 +32,16 @@ def run(
     quiet: bool = False,
     as_json: bool = False,
 ) -> int:
-    """Trains; returns the exit status.
+    """Trains and prints the result; returns the exit code.
 
-    recipe: a YAML file or the name of a shipped one. resume: a run folder, or True for `output`.
+    recipe: a YAML file or the name of a shipped recipe.
+    overrides: settings that take the place of the recipe's.
+    output: the run folder; by default `runs/NAME-METHOD-TIME`.
+    resume: a run folder to go on with, or True for the one in `output`.
+    overwrite: whether to start again in an existing run folder.
+    dry_run: whether to print the settings and what a step will sample, and train nothing.
+    quiet: whether to print no progress.
+    as_json: whether the result is printed as JSON; progress then goes to stderr.
     """
     prepared = launch.prepare(recipe, overrides, output=output, resume=resume, overwrite=overwrite)
     folder = prepared.folder.path
@@ -56,7 +66,7 @@ def run(
             **overrides,
         )
     except KeyboardInterrupt:
-        screen.stop()  # before the line below, which the screen would swallow
+        screen.stop()  # else the screen would hide the line below
         if not (folder / "config.yaml").is_file():
             raise
         print(f"interrupted; go on with: ibtpo train --resume {shlex.quote(str(folder))}", file=sys.stderr)
@@ -69,7 +79,7 @@ def run(
 
 
 def list_options() -> int:
-    """Prints the options of a run and of the method; TRL's own are on its documentation page."""
+    """Prints every option that TRL does not have, or has with another default; TRL documents the others."""
     from ..training import settings as st
 
     rows = [(name, str(default), help) for name, default, help in st.describe()]
@@ -97,7 +107,7 @@ def _print_plan(prepared: "Prepared", as_json: bool) -> None:
 
 
 def try_report(folder: Path) -> Path | None:
-    """The run's report.html, or None: a finished training does not fail for want of a picture of it."""
+    """Writes the report page of a run, or warns and returns None: a finished training must not fail for its report."""
     try:
         from ..report.run import write_report
 

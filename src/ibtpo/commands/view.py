@@ -1,8 +1,8 @@
 """Trees as one offline HTML page to explore, or in the terminal.
 
-TREES is a file of trees (.jsonl, .jsonl.gz), a run folder, a running or half-written one too, or a folder of
-step_*.jsonl.gz as the trees_dir of IBScoreCallback. The scores are those of the options stored in each tree; options
-given here take their place.
+TREES is a file of trees (.jsonl, .jsonl.gz), a run folder, be the run finished or not, or a folder of step_*.jsonl.gz
+such as the trees_dir of IBScoreCallback. The scores are those of the options stored in each tree; options given here
+take their place.
 """
 
 import argparse
@@ -14,11 +14,11 @@ from .options import SCORE, add_option
 from .output import file_name, make_folder_of
 
 OPTIONS = ("advantage", "lam", *SCORE)
-EVERY = 10.0  # seconds between lines of progress
+EVERY = 10.0  # seconds from one line of progress to the next
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `ibtpo view`."""
+    """Declares the options of `ibtpo view`."""
     parser.add_argument("trees", metavar="TREES|RUN", type=Path, help="a file of trees or a run folder")
     parser.add_argument(
         "-o", "--output", type=file_name, help="default: trees.html in the run folder, or TREES with .html"
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the page, or prints a tree."""
+    """Writes the page of all trees, or prints one tree."""
     from ..errors import ConfigError
 
     options = {name: getattr(args, name) for name in OPTIONS}

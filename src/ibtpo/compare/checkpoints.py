@@ -1,7 +1,10 @@
-"""The curve over checkpoints: each number with its interval over problems, and what changed from first to last.
+"""Measures a series of checkpoints: numbers with their intervals over problems, and what changed from first to last.
+
+From every checkpoint trees of the same problems are grown with the same seeds. What the numbers mean is in `metrics`.
 
 Legend: P problems, the same and in the same order at every checkpoint. Intervals are 95 % bootstrap intervals over the
-problems. A change is judged on the P differences, not on two intervals: the problems' own spread falls out of those.
+problems. A change is judged on the P differences of the same problems, not on two intervals: how problems differ among
+themselves then cancels.
 """
 
 import gc
@@ -23,29 +26,30 @@ from ..search import Prompt, SearchOptions, TreeSearch
 from ..storage.tree_file import TreeFile, check_same
 from ..tree import ReasoningTree
 
-# The context in which trees grow, with the function that is called with each tree and whether it was grown now.
+# A context in which trees grow; it gives a function to call with each tree and whether it was grown now.
 Progress = AbstractContextManager[Callable[[ReasoningTree, bool], None]]
 
-TOTALS = ("trajectories", "generated_tokens", "verifier_errors")  # sums, not means, and without an interval
+TOTALS = ("trajectories", "generated_tokens", "verifier_errors")  # added up, not averaged, and without an interval
 
 
 class BrokenError(IBTPOError):
-    """A checkpoint that cannot be measured; the others can."""
+    """Raised for a checkpoint that cannot be measured, which does not keep the others from being measured."""
 
 
 @dataclass(slots=True)
 class Curve:
     """What was measured of the checkpoints so far.
 
-    rows: one a checkpoint, see `measure`; of one that could not be measured, its `error`.
-    records: (P,) records of each checkpoint that could be measured.
+    rows: a row for each checkpoint: its model, label and step, and what `measure` returned or, if it could not be
+        measured, its `error`.
+    records: the P records of each checkpoint that could be measured.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     records: list[list[Record]] = field(default_factory=list)
 
     def changes(self) -> list[str]:
-        """What happened from the first checkpoint measured to the last, see `what_changed`; nothing without one."""
+        """What changed from the first measured checkpoint to the last, as `what_changed` says it; empty without any."""
         return what_changed(self.records[0], self.records[-1]) if self.records else []
 
 
@@ -64,13 +68,14 @@ def measure_curve(
     """Grows trees of the same problems with the same seeds from every checkpoint and measures them.
 
     names: the checkpoints' names or folders.
-    ids: the P problems' ids, in order.
-    options, verifier_name: what stored trees must have been made with.
-    open_search: a checkpoint's search and its prompts; called only for one whose trees are not all there. May raise
-        `BrokenError`.
-    folder: where each checkpoint's trees are kept, in a file of its label; None keeps none.
+    ids: the ids of the P problems, in order.
+    options: the search options that stored trees must have been grown with.
+    verifier_name: the verifier that they must have been graded by.
+    open_search: given a checkpoint's name, loads its model and returns its search and the prompts. It is called only
+        for a checkpoint whose trees are not all stored, and may raise `BrokenError`.
+    folder: where each checkpoint's trees are kept, in a file named after its label; None keeps none.
     resume: whether to go on with the trees that are there.
-    progress: given a checkpoint's label, what shows the progress of its trees.
+    progress: given a checkpoint's label, returns the context that shows the progress of its trees.
     on_row: called after each checkpoint with the curve so far.
 
     Raises `EngineError` when no checkpoint could be measured.
@@ -90,7 +95,7 @@ def measure_curve(
         else:
             curve.records.append(records)
             row |= {"problems": len(records), **measure(records), "seconds": round(time.monotonic() - began, 3)}
-        gc.collect()  # the next model needs the memory, and engines are in reference cycles
+        gc.collect()  # engines are in reference cycles, and the next model needs the memory
         curve.rows.append(row)
         on_row(curve)
     if not curve.records:
@@ -101,12 +106,13 @@ def measure_curve(
 def _finished_records(
     store: TreeFile, ids: Sequence[str], options: SearchOptions, meta: dict[str, Any]
 ) -> list[Record] | None:
-    """(P,) records of a checkpoint whose trees are all on disk; None where some are missing."""
+    """The P records of a checkpoint whose trees are all on disk; None if some are missing."""
     if not store.path.exists() or store.part.exists():
         return None
     records: dict[str, Record] = {}
     for tree in store.open(resume=True):
-        # No model is loaded for a finished checkpoint, so there is no tokenizer to read its prompts with.
+        # No model is loaded for a finished checkpoint, so there is no tokenizer to make its prompts with: their token
+        # ids are taken from the tree and not compared.
         check_same(tree, [Prompt(id, tree.prompt_ids, tree.prompt) for id in ids], options, meta, store.path)
         records[tree.id] = tree_record(tree, options.score)
     if len(records) < len(ids):
@@ -123,7 +129,7 @@ def _grown_records(
     resume: bool,
     progress: Progress,
 ) -> list[Record]:
-    """(P,) records of a checkpoint, whose missing trees are grown. Raises `BrokenError` when its engine fails."""
+    """The P records of a checkpoint, whose missing trees are grown. Raises `BrokenError` if its engine fails."""
     search, prompts = open_search(name)
     records: dict[str, Record] = {}
     with progress as show:
@@ -140,7 +146,7 @@ def _grown_records(
 
 
 def measure(records: Sequence[Record]) -> dict[str, Any]:
-    """(P,) records as one row of the curve: means as {"mean", "low", "high"}, totals as numbers."""
+    """The P records of a checkpoint as numbers of its row: means as {"mean", "low", "high"}, totals as integers."""
     return {
         name: int(sum(r[name] for r in records)) if name in TOTALS else asdict(measured_mean(_column(records, name)))
         for name in records[0]
@@ -148,9 +154,10 @@ def measure(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def what_changed(first: Sequence[Record], last: Sequence[Record]) -> list[str]:
-    """What Cov(η1, η2), Eff-Rate and Avg-Rate did between two checkpoints, a sentence each with its evidence.
+    """Says what Cov(η1, η2), Eff-Rate and Avg-Rate did between two checkpoints, each in a sentence with its numbers.
 
-    first, last: (P,) records of the same problems.
+    first: the P records of the earlier checkpoint.
+    last: those of the later one, of the same problems in the same order.
     """
     changes = {name: _Change.of(first, last, name) for name in ("cov_eta", "eff_rate", "avg_rate")}
     return [
@@ -162,6 +169,14 @@ def what_changed(first: Sequence[Record], last: Sequence[Record]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
+    """How one number changed.
+
+    first: its mean and interval at the earlier checkpoint.
+    last: the same at the later one.
+    by: mean and interval of the differences of the problems that have the number at both.
+    problems: how many these are.
+    """
+
     first: Measured
     last: Measured
     by: Measured
@@ -175,7 +190,7 @@ class _Change:
 
     @property
     def direction(self) -> str:
-        """ "fell", "rose", or "" where the interval of the difference holds 0."""
+        """ "fell" or "rose", or "" where the interval of the difference holds 0 or is not known."""
         return "fell" if self.by.high < 0 else "rose" if self.by.low > 0 else ""
 
     def __str__(self) -> str:
@@ -218,9 +233,12 @@ def _column(records: Sequence[Record], name: str) -> np.ndarray:
 
 
 def find_checkpoints(models: Sequence[str]) -> list[str]:
-    """Names of models, each folder with checkpoint-* in it replaced by those in order of step.
+    """Replaces each folder that holds checkpoint-* folders by these, in order of step, and checks the other names.
 
-    Raises `ConfigError` for a name that stands for nothing, before an hour is spent on the others.
+    models: names of models, their folders, or output folders of trainers, with checkpoints inside or in `checkpoints`.
+
+    Returns the names, each once. Raises `ConfigError` for a name that stands for nothing, so that it is found before
+    the others are measured.
     """
     from ..engines.models import NAMED, resolve_model
 
@@ -235,13 +253,13 @@ def find_checkpoints(models: Sequence[str]) -> list[str]:
 
 
 def step_of(path: Path) -> int | None:
-    """The training step in the name of a folder checkpoint-N; None for any other name."""
+    """The training step N of a folder named checkpoint-N; None for a folder of any other name."""
     kind, _, number = path.name.rpartition("-")
     return int(number) if kind == "checkpoint" and number.isdecimal() else None
 
 
 def labels(names: Sequence[str]) -> list[str]:
-    """A short name for each, different from all others: the last parts of its path, as many as that takes."""
+    """A short label for each name: the last parts of its path, as many as it takes to differ from the others."""
     parts = [Path(name).parts for name in names]
 
     def short(i: int, n: int) -> str:

@@ -2,8 +2,12 @@
 
     result = asyncio.run(evaluate(engine, verifier, prompts, decode=decode, k=8))
 
-Legend: P problems, K draws a problem. A draw whose verifier failed has no grade (NaN): it is counted apart and left
-out of the averages, never a silent zero. A problem without any grade is left out whole, and counted.
+The answers to a problem are a tree whose K rollouts all start at the root, so sampling, seeds and verifying are those
+of `search`.
+
+Legend: P problems, K draws a problem. A draw whose verifier failed has no grade (None, NaN in arrays): it does not
+count as wrong, but is left out of the averages and counted apart. A problem without any grade is left out whole, and
+counted, too.
 """
 
 import math
@@ -24,7 +28,15 @@ from .statistics import FULL_MARKS, avg_at_k, bootstrap_interval, pass_at_k
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One draw as stored: `grade` is the first reward function's value, None where the verifier failed."""
+    """One draw, as the file of answers stores it.
+
+    id: the id of its problem.
+    draw: its number among the draws of the problem, from 0.
+    completion: the answer's text.
+    grade: the value of the first reward function, before weights; None where the verifier failed.
+    stop: how it ended; see `tree.Leaf`.
+    tokens: its length in tokens.
+    """
 
     id: str
     draw: int
@@ -38,9 +50,17 @@ class Answer:
 class EvalResult:
     """What an evaluation found.
 
-    avg: avg@k, the mean grade. avg_ci, pass_ci: 95 % intervals. pass_at: pass@1, 2, 4, … and k; `pass_at[k]` is the
-    headline. n: problems with a grade. ungraded: problems without. truncated: share of draws cut at the length limit.
-    tokens: generated. answers: every draw, problems in input order.
+    avg: avg@k, the mean over the problems of each problem's mean grade; NaN if nothing was graded.
+    avg_ci: its 95 % bootstrap interval over the problems.
+    pass_at: pass@j by j, for j = 1, 2, 4, … and k; `pass_at[k]` is the one to report.
+    pass_ci: the 95 % interval of `pass_at[k]`.
+    k: draws a problem.
+    n: how many problems have a grade.
+    ungraded: how many problems have none.
+    verifier_errors: how many draws have no grade.
+    truncated: the share of draws that were cut at the length limit.
+    tokens: how many tokens were generated.
+    answers: every draw, the problems in input order.
     """
 
     avg: float
@@ -56,7 +76,7 @@ class EvalResult:
     answers: list[Answer] = field(default_factory=list, repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """The result without the answers, as `eval.json` holds it; None where nothing was graded."""
+        """The result without the answers, as `eval.json` holds it, with None for what cannot be known."""
         none = {"avg": self.avg, "pass": self.pass_at[self.k]}
         return {
             **{key: None if math.isnan(value) else value for key, value in none.items()},
@@ -86,13 +106,22 @@ async def evaluate(
     deterministic: bool = False,
     on_answers: Callable[[list[Answer]], None] | None = None,
 ) -> EvalResult:
-    """k independent answers a problem, graded.
+    """Samples k independent answers to every problem, grades them, and summarises the grades.
 
-    decode: token ids -> text, special tokens skipped.
-    sampling, max_completion_length, seed, max_in_flight, deterministic: see `search.SearchOptions`; the seed of a draw
-        comes from (seed, problem id, draw), so one problem's answers do not depend on the others.
-    on_answers: called with the K answers of each problem as soon as they are graded.
-    Raises `EngineError` when a rollout failed for good.
+    engine: what samples.
+    verifier: what grades; the first of its reward functions counts.
+    prompts: the P problems, at least one.
+    decode: turns token ids into text, without special tokens.
+    k: answers a problem, at least 1.
+    sampling: how tokens are drawn.
+    max_completion_length: the most tokens of an answer.
+    seed: the run's seed. The seed of a draw comes from (seed, problem id, draw), so the answers to a problem do not
+        depend on the other problems.
+    max_in_flight: rollouts at the engine at once.
+    deterministic: whether the engine's batches are the same in every run; see `search.SearchOptions`.
+    on_answers: called with the k answers to a problem as soon as they are graded, in the order problems are finished.
+
+    Raises `ConfigError` for k < 1, `DataError` without problems, and `EngineError` when a rollout failed for good.
     """
     if k < 1:
         raise ConfigError(f"k must be >= 1, got {k}")
@@ -115,12 +144,17 @@ async def evaluate(
             on_answers(answers)
 
     search = TreeSearch(engine, verifier, decode, options)
-    await search.grow_each(prompts, collect)  # a benchmark's worth of log-probabilities would be gigabytes
+    await search.grow_each(prompts, collect)  # no tree is kept: the log-probs of a whole benchmark would be gigabytes
     return summarise_answers([found[p.id] for p in prompts], k, seed=seed)
 
 
 def summarise_answers(answers: Sequence[Sequence[Answer]], k: int, *, seed: int = 0) -> EvalResult:
-    """The result of (P, K) answers, of some problems perhaps fewer. seed: the bootstrap's."""
+    """Averages the grades of stored or fresh answers.
+
+    answers: for each of the P problems its answers, at least one; usually K, but some problems may have fewer.
+    k: K, for pass@k.
+    seed: the seed of the bootstrap.
+    """
     grades = np.full((len(answers), max(map(len, answers))), math.nan)
     for row, given in zip(grades, answers, strict=True):
         row[: len(given)] = [math.nan if a.grade is None else a.grade for a in given]
@@ -153,4 +187,5 @@ def _answers(tree: ReasoningTree) -> list[Answer]:
 
 
 def _powers_of_two(k: int) -> list[int]:
+    """1, 2, 4, … up to k, and k itself."""
     return sorted({2**i for i in range(k.bit_length()) if 2**i <= k} | {k})

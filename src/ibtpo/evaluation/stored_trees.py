@@ -1,4 +1,4 @@
-"""Growing trees into a file: each is on disk as soon as it is whole, and a run that was stopped goes on from there."""
+"""Grows trees into a file. Each is on disk once it is whole, and a command that was stopped goes on from there."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from ..tree import ReasoningTree
 
 
 def made_by(model: str, verifier: str) -> dict[str, Any]:
-    """What a stored tree's meta says of where it comes from.
+    """What the meta of a stored tree says of its origin: the version of ibtpo, the model and the verifier.
 
     model: the model's name or folder.
     verifier: the verifier's name.
@@ -28,19 +28,19 @@ def grow_stored(
     resume: bool = False,
     on_tree: Callable[[ReasoningTree, bool], None] | None = None,
 ) -> None:
-    """One tree a prompt: those that the file holds already are read, the others are grown and added to it.
+    """Sees to it that a file holds one tree a prompt: reads those that are there, grows the others and adds them.
 
-    The file is finished, with the trees in the order of the prompts, once all are there. No tree stays in memory.
+    Once all are there, the file is finished, with the trees in the order of the prompts. No tree stays in memory.
 
-    search: grows the trees; its options are those that a stored tree must have been grown with.
-    prompts: all of them, those with a stored tree too.
+    search: grows the trees; a stored tree must have been grown with its options.
+    prompts: all prompts, those of stored trees included.
     store: the file, or None to keep no tree.
     meta: put into the meta of each tree that is grown, and compared with that of each stored one; see `made_by`.
     resume: whether to go on with what is there, or to start afresh.
-    on_tree: called with each tree and whether it was grown now, as opposed to read; after it is on disk.
+    on_tree: called with each tree, after it is on disk, and whether it was grown now rather than read.
 
-    Raises `ConfigError` for a stored tree that this search would not grow. Raises what the search raises; the message
-    then says how many trees are kept, and where none are, the unfinished file is removed.
+    Raises `ConfigError` for a stored tree that this search would not grow, and what the search raises. The message of
+    the latter says how many trees are kept; if none are, the unfinished file is removed.
     """
     done: set[str] = set()
     if store:

@@ -1,4 +1,4 @@
-"""The trees a report shows: some rescued by branching, the best and the worst, each with sample answers.
+"""The trees that a report shows: some rescued by branching, the best and the worst, each with sample answers.
 
 A tree is rescued if its first answers were all right or all wrong, and a branch made the group differ: without the
 branch the rewards would have carried no signal.
@@ -87,8 +87,8 @@ def gallery(trees: Iterable[tuple[int, ReasoningTree]], viewer: str) -> Gallery:
     trees: (step, tree) pairs, in the order of the run.
     viewer: file name of the tree viewer beside the report, for the links.
 
-    Of the rescued trees the latest are chosen. Best and worst are by the share of right answers; among equals the later
-    step comes first, then the order in the file.
+    Of the rescued trees those of the latest steps are chosen. Best and worst are those with the largest and the
+    smallest share of right answers; among equals the later step comes first, then the order in the file.
     """
     found = Gallery()
     kept: dict[str, list[tuple[tuple[float, ...], int, ReasoningTree]]] = {name: [] for name in SHOWN}
@@ -127,7 +127,7 @@ def tree_link(viewer: str, step: int, id: str, node: int | None = None) -> str:
 
 
 def _example(step: int, tree: ReasoningTree, viewer: str, saved: bool) -> Example:
-    """A tree with its samples: if `saved`, the answer of the branch that rescued it; then a right and a wrong one."""
+    """A tree and its samples: if `saved`, the answer of the branch that rescued it; then a right and a wrong one."""
     right = [None if c is None else c >= FULL_MARKS for c in tree.correct]
     known = [r for r in right if r is not None]
     story, turn = _story(tree, right) if saved else ("", None)
@@ -148,7 +148,7 @@ def _example(step: int, tree: ReasoningTree, viewer: str, saved: bool) -> Exampl
 
 
 def _story(tree: ReasoningTree, right: list[bool | None]) -> tuple[str, int | None]:
-    """What the first branch did that made a uniform group differ, in words, and the leaf it ended in.
+    """Tells in words what the branch did that first made a uniform group differ, and which leaf it ended in, or None.
 
     right: (L,) whether each leaf's answer is right, None where it was not graded.
     """
@@ -167,7 +167,7 @@ def _story(tree: ReasoningTree, right: list[bool | None]) -> tuple[str, int | No
 
 
 def _sample(tree: ReasoningTree, leaf: int, label: str, viewer: str, step: int) -> Sample:
-    """A leaf's answer, its text split where the branch that led to it began."""
+    """A leaf's answer, its text split where the rollout that led to it began, and cut at `MOST_TEXT` characters."""
     path = tree.path(tree.leaves[leaf].node)
     at = tree.rollouts[leaf].at if tree.rollouts else ROOT
     before = len(tree.path(at)) if at in path else 0

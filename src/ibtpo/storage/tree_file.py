@@ -1,4 +1,8 @@
-"""Files of trees: one in the making that a later call goes on with, and those a run stored step by step."""
+"""Files of trees on disk: `TreeFile` writes one that a stopped command can go on with.
+
+The names of the files that a training run stores step by step are at the end: `step_file` makes them, and `tree_files`
+finds them.
+"""
 
 import gzip
 import json
@@ -17,7 +21,8 @@ if TYPE_CHECKING:
     from ..search import Prompt, SearchOptions
     from ..tree import ReasoningTree
 
-HARMLESS = ("max_in_flight", "retries", "deterministic")  # may change between a run and its --resume
+# Options that may change when a command goes on: they say how requests run, not which trees come out.
+HARMLESS = ("max_in_flight", "retries", "deterministic")
 
 
 def check_same(
@@ -27,7 +32,16 @@ def check_same(
     made_by: dict[str, Any],
     path: Path,
 ) -> None:
-    """Raises `ConfigError` unless this run would grow `tree` too: trees of different options must not be mixed."""
+    """Checks that a stored tree is one that this command would grow, too: one file must not mix trees of two kinds.
+
+    tree: the stored tree.
+    prompts: the prompts of this command; the tree must be of one of them, with the same token ids.
+    options: its search options, which must equal those in the tree's meta, `HARMLESS` ones aside.
+    made_by: further entries that the tree's meta must hold, such as model and verifier.
+    path: the file, for messages.
+
+    Raises `ConfigError` naming the first difference.
+    """
     prompt = next((p for p in prompts if p.id == tree.id), None)
     advice = f"give the options {path} was started with, or another --output"
     if prompt is None:
@@ -42,6 +56,7 @@ def check_same(
 
 
 def _flat(nested: dict[str, Any]) -> dict[str, Any]:
+    """A dictionary with the keys of dictionaries in it as `outer.inner`, one level deep."""
     out: dict[str, Any] = {}
     for key, value in nested.items():
         out.update({f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value})
@@ -49,7 +64,14 @@ def _flat(nested: dict[str, Any]) -> dict[str, Any]:
 
 
 class TreeFile:
-    """A tree file in the making: `part`, in the order trees are finished, becomes `path`, in input order."""
+    """A file of trees that is written tree by tree, and that a later call can go on with after a kill.
+
+    Trees are added to `part`, the file's name with `.partial`, as they are finished. `finish` writes them to `path` in
+    the order of the prompts and removes `part`, so `path` is never half written. The order of calls is `open`, read to
+    its end, then `append` for each new tree, then `finish`.
+
+    path: the finished file; its trees are compressed if the name ends in `.gz`.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -57,7 +79,15 @@ class TreeFile:
         self._place: dict[str, tuple[int, int]] = {}  # id -> (offset, length) of its line in `part`
 
     def open(self, *, resume: bool) -> Iterator["ReasoningTree"]:
-        """Starts afresh, or gives the trees that are there one by one. Run it to its end before `append`."""
+        """Starts afresh, or yields the trees that are stored already, one by one.
+
+        This is a generator, and nothing happens before it is read; read it to its end before `append`. A last line that
+        was cut off when a command was stopped is removed.
+
+        resume: whether to go on with the trees of `part` or, if there is none, of `path`. Otherwise `part` is emptied.
+
+        Raises `DataError` for a line that holds no tree, and for broken gzip data.
+        """
         if not resume:
             self.part.write_bytes(b"")
         elif not self.part.exists():
@@ -82,7 +112,7 @@ class TreeFile:
         offset = 0
         with self.part.open("r+b") as f:
             for number, line in enumerate(f, 1):
-                if not line.endswith(b"\n"):  # the run was stopped while it wrote this line
+                if not line.endswith(b"\n"):  # the command was stopped while it wrote this line
                     break
                 try:
                     tree = ReasoningTree.from_dict(json.loads(line))
@@ -94,14 +124,17 @@ class TreeFile:
             f.truncate(offset)
 
     def append(self, tree: "ReasoningTree") -> None:
-        """Puts a finished tree on disk."""
+        """Adds a finished tree to `part`; once this has returned, a kill of the process cannot lose the tree."""
         line = (json.dumps(tree.to_dict(), ensure_ascii=False, allow_nan=False) + "\n").encode()
         with self.part.open("ab") as f:
             self._place[tree.id] = (f.tell(), len(line))
             f.write(line)
 
     def finish(self, ids: Sequence[str]) -> None:
-        """Writes `path`, whole or not at all, and removes `part`."""
+        """Writes `path`, whole or not at all, and removes `part`.
+
+        ids: the ids of all trees, in the order the file is to have.
+        """
         new = self.path.with_name(self.path.name + ".new")
         opener: Any = gzip.open if self.path.suffix == ".gz" else open
         with self.part.open("rb") as source, opener(new, "wb") as target:
@@ -114,11 +147,18 @@ class TreeFile:
 
 
 def step_file(step: int, rank: int | None = None) -> str:
-    """The name of the file that holds the trees of a training step; `rank` where each process writes its own."""
+    """The name of the file that holds the trees of a training step.
+
+    step: the optimiser step, from 1.
+    rank: the number of the process, where each of several writes its own file; None for a single process.
+    """
     return f"step_{step:06d}{'' if rank is None else f'_rank{rank}'}.jsonl.gz"
 
 
 def tree_files(folder: Path) -> tuple[tuple[int, Path], ...]:
-    """(step, file) of the trees that a run stored as `step_file` names them, in order of step."""
+    """The files of trees in a folder that have names as `step_file` makes them, compressed or not.
+
+    Returns (step, file) pairs in order of step.
+    """
     found = [(re.fullmatch(r"step_(\d+)(_rank\d+)?\.jsonl(\.gz)?", p.name), p) for p in sorted(folder.glob("step_*"))]
     return tuple(sorted((int(m[1]), p) for m, p in found if m))

@@ -1,4 +1,4 @@
-"""LoRA adapters: PEFT's options as settings of a run."""
+"""LoRA adapters: what a run's settings say of them becomes PEFT's configuration, and is tried on the model early."""
 
 import dataclasses
 from typing import Any
@@ -10,11 +10,14 @@ from .settings import RunSettings
 
 
 def lora_config(run: RunSettings) -> Any | None:
-    """`peft.LoraConfig` of a run's settings, or None for a run that trains all weights.
+    """The `peft.LoraConfig` of a run, or None for a run that trains all weights.
 
-    `lora_r` and `lora_alpha` are its rank and scale, `lora` holds any other of its fields, and these two as well. What
-    is given nowhere is PEFT's default, but that all linear layers get an adapter.
-    Raises `ConfigError` for an unknown field or a value that PEFT refuses, `DependencyError` without PEFT.
+    run: its settings. `lora_r` and `lora_alpha` are rank and scale; `lora` maps any fields of `LoraConfig` to values,
+        and a scale in it goes before `lora_alpha`. A field given nowhere has PEFT's default, except that all linear
+        layers get an adapter and the task is causal language modelling.
+
+    Raises `ConfigError` for an unknown field, for two different ranks, or for a value that PEFT refuses;
+    `DependencyError` if PEFT is not installed.
     """
     if not run.trains_adapter:
         return None
@@ -39,10 +42,15 @@ def lora_config(run: RunSettings) -> Any | None:
 
 
 def check_adapter(config: Any, model_name: str) -> None:
-    """Raises `ConfigError` where the model has no layer that the adapter names.
+    """Checks that PEFT can put the adapter into the model, e.g. that the layers it names are there.
 
-    PEFT finds out when it puts the adapter in. Here it does so into a model without weights, before a run folder is
-    made, or an older one deleted.
+    PEFT finds out only when it puts the adapter in. So it is put into a model without weights first, before a run
+    folder is made or an older one deleted.
+
+    config: a `peft.LoraConfig`.
+    model_name: a model's name, folder or hub id.
+
+    Raises `ConfigError` with PEFT's reason if it cannot.
     """
     import copy
 
@@ -52,7 +60,7 @@ def check_adapter(config: Any, model_name: str) -> None:
 
     skeleton, _ = load_skeleton(model_name)
     trial = copy.deepcopy(config)
-    trial.init_lora_weights, trial.use_dora = True, False  # other ways to begin compute with the weights
+    trial.init_lora_weights, trial.use_dora = True, False  # the other ways to initialise an adapter need the weights
     try:
         get_peft_model(skeleton, trial)
     except (TypeError, ValueError) as e:

@@ -1,4 +1,7 @@
-"""`IBTPOConfig`: TRL's `GRPOConfig` plus the tree, the scores and the credit."""
+"""`IBTPOConfig`: TRL's `GRPOConfig` with options for trees, scores and credit, checked as a whole when it is made.
+
+docs/method.md, "What the paper leaves open", lists the options behind which a choice of this implementation stands.
+"""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +21,7 @@ from ..score import ScoreOptions
 from ..search import Budget, SearchOptions
 from .regularizers import CLIP_HIGHER_EPSILON, DEFAULT_COEFFICIENT, check_regularizer
 
-# TRL's and our own numbers that have a least value, which TRL finds out late or not at all.
+# The least value of each number, TRL's and our own: TRL checks these late or not at all.
 _LEAST: dict[str, float] = {
     **dict.fromkeys(("max_completion_length", "max_generated_tokens", "max_in_flight", "verifier_workers"), 1),
     **dict.fromkeys(("num_iterations", "steps_per_generation", "generation_batch_size"), 1),
@@ -29,7 +32,13 @@ LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vesp
 
 
 def check_least(options: Any, least: Mapping[str, float]) -> None:
-    """Raises `ConfigError` for an attribute of `options` that is below its least value."""
+    """Checks numbers that have a least value.
+
+    options: the object whose attributes are checked; None passes, for an option that was left out.
+    least: the least value by the name of the attribute.
+
+    Raises `ConfigError` for a value below it, and for one that is no finite number.
+    """
     for name, low in least.items():
         value = getattr(options, name)
         if value is not None and not (isinstance(value, int | float) and low <= value < math.inf):
@@ -37,7 +46,13 @@ def check_least(options: Any, least: Mapping[str, float]) -> None:
 
 
 def check_engine(engine: str, use_vllm: bool) -> None:
-    """Raises `ConfigError` for an engine that cannot sample in training, before anything is loaded."""
+    """Checks that an engine can sample in training, before any model is loaded.
+
+    engine: "transformers", or the dotted path of a factory, which is imported here.
+    use_vllm: TRL's option; only "transformers", the default, goes with it.
+
+    Raises `ConfigError` for any other engine, for a path that cannot be imported, and for a path beside `use_vllm`.
+    """
     if engine == "transformers":
         return
     if not is_dotted_path(engine):
@@ -50,16 +65,33 @@ def check_engine(engine: str, use_vllm: bool) -> None:
 
 
 def _own(default: Any, help: str) -> Any:
+    """A field that only the trainer has; one that other options objects have, too, is an `option` of the one table."""
     return field(default=default, metadata={"help": help})
 
 
 @dataclass
 class IBTPOConfig(GRPOConfig):
-    """Configuration of [`IBTPOTrainer`]. Only what differs from `trl.GRPOConfig` is listed here.
+    """Configuration of [`IBTPOTrainer`]: a `trl.GRPOConfig`, of which only what is new or differs is declared here.
 
-    Changed defaults, to the paper's: temperature 0.7, top_p 0.95, top_k 20, max_completion_length 2048, beta (the KL
-    weight) 0.001 with plain k3, loss_type "grpo", learning_rate 1e-6, logging_steps 1. `num_generations` (G) is 12
-    where the generation batch of a process allows it, else TRL's 8. bf16 is off on a machine without an accelerator.
+    Each field says what it means in its `help`, which `ibtpo train --options` prints. Fields that are new:
+
+    - `tree` to `lookahead`: how trees grow, are scored and turned into advantages.
+    - `regularizer`, `regularizer_coef`: see `regularizers`.
+    - `engine` to `verifier_workers`: how answers are sampled and verified.
+    - `max_generated_tokens` ends a run after so many tokens; `packed_tokens` bounds the shared-prefix update;
+      `save_trees_every` and `run_dir` say which trees are stored, and where.
+
+    Defaults that differ from TRL's: temperature 0.7, top_p 0.95, top_k 20, max_completion_length 2048, beta (the KL
+    weight) 0.001 with plain k3, loss_type "grpo", learning_rate 1e-6, logging_steps 1. bf16 is off on a machine without
+    an accelerator. `num_generations` (G) follows from `tree` if that is given; else it is 12 where 12 divides the
+    generation batch, and otherwise TRL's 8.
+
+    A tree stays in one process, so the rows of a process, per_device_train_batch_size x steps_per_generation, must be a
+    multiple of G. With checkpoints by steps, `save_steps` must end with a generation batch, because TRL does not store
+    one that is half used: a run resumed from within would sample it again, with other weights.
+
+    Raises `ConfigError` for a value that is wrong, for values that do not fit each other, and for options of TRL that
+    have not been shown to work with trees.
     """
 
     tree: str | None = option("tree", default=None, help=f"{OPTIONS['tree'].help}; default: from num_generations")
@@ -106,6 +138,7 @@ class IBTPOConfig(GRPOConfig):
     logging_steps: float = _own(1, "log every n optimiser steps")
 
     def __post_init__(self) -> None:
+        # TRL's own `__post_init__` runs in the middle: what it would turn into defaults of its own comes before it.
         if self.bf16 is None and not self.fp16 and not torch.accelerator.is_available():
             self.bf16 = False
         for name, kind in IBTPOConfig.__annotations__.items():
@@ -145,7 +178,8 @@ class IBTPOConfig(GRPOConfig):
                 f"save_steps ({self.save_steps:g}) must end with a generation batch, that is every "
                 f"{cycle / self.gradient_accumulation_steps:g} steps, or a resumed run would sample it again"
             )
-        if self.branch_beta is not None and not self.branch_beta > 0:  # where it is used its name is ib_beta
+        # `ScoreOptions` would refuse it, too, but by the name it has there, ib_beta.
+        if self.branch_beta is not None and not self.branch_beta > 0:
             raise ConfigError(f"branch_beta must be > 0, got {self.branch_beta}")
         if self.ib_policy not in ("old", "ref"):
             raise ConfigError(f"ib_policy must be 'old' or 'ref', got {self.ib_policy!r}")
@@ -156,7 +190,7 @@ class IBTPOConfig(GRPOConfig):
         if self.deterministic_rollouts is None:
             self.deterministic_rollouts = not torch.accelerator.is_available()
         check_engine(self.engine, self.use_vllm)
-        self.search_options()  # raises for options that do not fit
+        self.search_options()  # made only for their checks, which raise `ConfigError`
         self.credit_options()
         if self.ib_policy == "ref" and not takes_confidence(self.advantage):
             raise ConfigError(
@@ -165,6 +199,7 @@ class IBTPOConfig(GRPOConfig):
             )
 
     def _default_num_generations(self) -> int:
+        """G where none is given; see the class. TRL has not filled in its own defaults yet."""
         if self.tree is not None:
             return Budget.parse(self.tree).trajectories
         steps = self.steps_per_generation or self.gradient_accumulation_steps
@@ -172,7 +207,7 @@ class IBTPOConfig(GRPOConfig):
         return 12 if rows % 12 == 0 else 8
 
     def _refuse_untested(self) -> None:
-        """Options of TRL whose code paths have not been shown to work with one advantage a token, or with trees."""
+        """Refuses options of TRL that have not been shown to work with trees, or with one advantage a token."""
         refused = {
             "use_liger_kernel": self.use_liger_kernel,
             "off_policy_mask_threshold": self.off_policy_mask_threshold is not None,
@@ -194,7 +229,13 @@ class IBTPOConfig(GRPOConfig):
             raise ConfigError(f"IB-TPO does not support {', '.join(found)}; remove it or use trl.GRPOTrainer")
 
     def budget(self) -> Budget:
-        """The tree's budget; without `tree`, a third of G as first rollouts and then one branch a round."""
+        """The tree's budget.
+
+        Without `tree`, a third of the G rollouts start at the root, at least 2, and the others are one branch a round;
+        with branching "independent" all G start at the root.
+
+        Raises `ConfigError` if `tree` grows another number of trajectories than `num_generations`.
+        """
         assert self.num_generations is not None
         if self.tree is None and self.branching == "independent":
             return Budget(self.num_generations, 1)
@@ -210,15 +251,18 @@ class IBTPOConfig(GRPOConfig):
         return budget
 
     def score_options(self) -> ScoreOptions:
-        """β, value, confidence, weight and ratio prior."""
+        """How nodes are scored for the credit: β, value, confidence, weight and ratio prior."""
         return pick(ScoreOptions, self)
 
     def credit_options(self) -> CreditOptions:
-        """How rewards become step advantages."""
+        """How rewards become an advantage for each step."""
         return pick(CreditOptions, self, score=self.score_options())
 
     def search_options(self, seed: int = 0) -> SearchOptions:
-        """How trees grow. seed: of one generation batch."""
+        """How trees grow. Their scores have `branch_beta` as their β, if it is given.
+
+        seed: the seed of one generation batch.
+        """
         branch_beta = self.ib_beta if self.branch_beta is None else self.branch_beta
         return pick(
             SearchOptions,

@@ -1,4 +1,4 @@
-"""Held-out accuracy of a run: before training, on the way, and after it."""
+"""Held-out accuracy of a run: before training, now and then while it trains, and after it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,8 +12,13 @@ from .settings import RunSettings
 class HeldOut:
     """Measures the model in training on problems it does not train on, and puts the results into the run folder.
 
-    trainer: an `IBTPOTrainer`. problems: the held-out ones; without any, nothing is ever measured.
-    say: called with a line about each result.
+    Every process must call `measure`, but the main one alone answers the problems; the others wait for it.
+
+    trainer: an `IBTPOTrainer`; its present weights, verifier and sampling options are used.
+    problems: the held-out problems; without any, nothing is ever measured.
+    run: the settings of the run: how many answers a problem (`eval_k`), and the system prompt.
+    folder: the run folder; `evals.jsonl` gets a row for each measurement, `eval.json` those before and after training.
+    say: called with a line of text about each result, in the main process.
     """
 
     def __init__(
@@ -27,7 +32,10 @@ class HeldOut:
         self.trainer, self.problems, self.run, self.folder, self.say = trainer, problems, run, folder, say
 
     def measure(self, name: str = "") -> None:
-        """Accuracy "before" or "after" training or, without a name, on the way; once: a resumed run has it."""
+        """Measures accuracy, unless the run folder already holds it for this step, as that of a resumed run may.
+
+        name: "before" or "after" training; empty for a measurement in between, which `eval.json` does not list.
+        """
         trainer, folder = self.trainer, self.folder
         step, tokens = trainer.state.global_step, trainer.generated_tokens
         if self.problems and trainer.accelerator.is_main_process and not self._is_measured(name, step):
@@ -41,12 +49,13 @@ class HeldOut:
         trainer.accelerator.wait_for_everyone()
 
     def _is_measured(self, name: str, step: int) -> bool:
+        """Whether the run folder holds a row of this step and, for a measurement with a name, a result by that name."""
         if name and name not in self.folder.read_eval():
             return False
         return any(row["step"] == step for row in self.folder.read_evals())
 
     def _evaluate(self) -> tuple[dict[str, Any], dict[str, float | None]]:
-        """The result, and each problem's mean grade."""
+        """The result as `eval.json` holds it, and each problem's mean grade by its id, None where none was graded."""
         from ..evaluation.evaluate import evaluate
         from ..search import Prompt, run_async
         from ..tasks.prompts import encode_prompt
@@ -54,7 +63,7 @@ class HeldOut:
 
         trainer, config = self.trainer, self.trainer.args
         engine = policy_engine(trainer, trainer.accelerator.unwrap_model(trainer.model))
-        engine.reset_cache()  # an engine of the user's may have been made before, for older weights
+        engine.reset_cache()  # an engine of the user's own may have been made before, with older weights
         prompts = []
         for p in self.problems:
             text, ids = encode_prompt(p, trainer.processing_class, system_prompt=self.run.system_prompt)

@@ -1,8 +1,11 @@
-"""A training run from settings to a finished run folder: loading, checks, evaluation, resume.
+"""A training run from settings to a finished run folder: checks, loading, training, evaluation, resume.
 
 run = ibtpo.train({"model": "nano", "data": "walk:train", "eval_data": "walk:test"}, max_generated_tokens=100_000)
 print(run.before["avg"], run.after["avg"])
 model, tokenizer = run.load_model()
+
+`train` is what `ibtpo train` calls. A run with several processes is started by `accelerate launch`: each process then
+runs this code from its beginning, and what only one of them may do is guarded by `is_main_process`.
 """
 
 import gc
@@ -26,10 +29,12 @@ class Run:
 
     path: the run folder: settings, metrics, trees, checkpoints, evaluations, and the trained model in `model`.
     settings: every option the run had, as `config.yaml` holds them.
-    before, after: held-out accuracy before and after training, with its interval, as `ibtpo eval` reports it
-        ("avg", "avg_ci", "pass", "k", "n", …); None where it was not measured.
-    generated_tokens: over the whole run and all processes, earlier parts of a resumed run included.
-    seconds: what this call took, loading and evaluation included.
+    before: held-out accuracy before training, with its interval, as `ibtpo eval` reports it ("avg", "avg_ci", "pass",
+        "k", "n", …); None where it was not measured.
+    after: the same after training.
+    generated_tokens: tokens sampled for trees over the whole run and all processes, earlier parts of a resumed run
+        included; tokens of evaluations are not counted.
+    seconds: what this call took, loading and evaluation included, earlier parts of a resumed run not.
     """
 
     path: Path
@@ -40,7 +45,10 @@ class Run:
     seconds: float
 
     def load_model(self, **how: Any) -> tuple[Any, Any]:
-        """The trained model, in eval mode, and its tokenizer. how: as for `ibtpo.load_model`, e.g. device."""
+        """Loads the trained model, in eval mode, and its tokenizer from the folder `model`.
+
+        how: keyword arguments of `ibtpo.load_model`, such as device.
+        """
         from ..engines.models import load_model
 
         return load_model(str(self.path / "model"), **how)
@@ -48,10 +56,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that has been checked as far as can be without loading anything.
+    """A run that has been checked as far as can be without loading the model or the data.
 
-    settings: every option spelt out. run, config: the same as `RunSettings` and `IBTPOConfig`.
-    adapter: `peft.LoraConfig` or None. resume: whether a run is gone on with; prolonged: whether to a later end.
+    settings: every option spelt out, as `config.yaml` holds them.
+    run: the part of the settings that is the command's own, a `RunSettings`.
+    config: the part that is the trainer's, an `IBTPOConfig`.
+    adapter: a `peft.LoraConfig`, or None when all weights are trained.
+    folder: the run folder, which need not exist yet.
+    resume: whether a run that is there is continued.
+    prolonged: whether it is continued to a later end than it had.
     """
 
     settings: dict[str, Any]
@@ -73,21 +86,42 @@ def train(
     on_message: Callable[[str], None] | None = None,
     **overrides: Any,
 ) -> Run:
-    """Trains a model as `ibtpo train` does, and prints nothing: progress goes to `callbacks` and `on_message`.
+    """Trains a model as `ibtpo train` does, and leaves everything in a run folder. Prints nothing by itself.
 
     recipe: the name of a shipped recipe, a path to a YAML file, or a mapping of settings; without one the embedded
         model on the embedded task.
     output: the run folder; by default `runs/NAME-METHOD-TIME`.
-    resume: True to go on with the run in `output`, or the run folder itself. A run keeps its settings, but its end may
-        be put off: max_generated_tokens, max_steps or num_train_epochs. "after" is measured anew then.
-    overwrite: start again in an existing run folder. It is emptied only once the model is loaded and all is checked.
-    callbacks: transformers' `TrainerCallback`s, told of each step and each log.
-    on_message: called with a line now and then: what is trained, held-out accuracy, where a run goes on from.
-    overrides: settings that go before the recipe's, e.g. learning_rate=1e-6; `ibtpo train --options` lists them.
+    resume: True to go on with the run in `output`, or the run folder itself. A run keeps its settings; only its end
+        may be put off, by max_generated_tokens, max_steps or num_train_epochs.
+    overwrite: start again in an existing run folder. It is emptied only once the model, the problems and the adapter
+        are loaded and checked.
+    callbacks: transformers' `TrainerCallback`s, called at each step and each log.
+    on_message: called with a line of text now and then: what is trained, held-out accuracy, where a run goes on from.
+    overrides: settings that take the place of the recipe's, e.g. learning_rate=1e-6; `ibtpo train --options` lists
+        them.
 
-    Works inside a running event loop, as in a notebook. Started by `accelerate launch`, every process gets the result.
+    Returns the finished run: the trained model is in its folder, and held-out accuracy is measured where the settings
+    name held-out problems.
+
+    Resuming goes on from the last checkpoint that is whole, or from the start if there is none. The steps after that
+    checkpoint are trained once more, with the same questions and the same seeds (on a CPU in float32 to the same
+    losses), and their metrics and held-out results take the place of the old ones. Nothing up to the checkpoint is
+    repeated, held-out results included. When the end is put off, "after" is measured anew, and `evals.jsonl` keeps the
+    earlier result.
+
+    Started by `accelerate launch`, every process makes this call with the same arguments, trains its share of the
+    questions, calls its own `callbacks` and gets the same result. The main process alone writes settings, metrics and
+    evaluations, answers the held-out problems while the others wait, and calls `on_message`. The run folder must be on
+    a file system that all of them see.
+
+    Works inside a running event loop, as in a notebook. What it changes in the process stays changed: transformers'
+    verbosity and progress bars, TRL's log level, two warning filters, PyTorch's threads if `threads` is set, and the
+    garbage collector, which no longer looks at what was loaded before training. Without `callbacks` and `on_message`,
+    trackers and TRL's tables are kept from printing, too.
+
     Raises `ConfigError` for options that are unknown or do not fit, `CheckpointError` for a run folder that cannot be
-    gone on with, and what `load_model`, `load_problems` and the verifiers raise.
+    continued, `DependencyError` where PEFT or a tracker is needed and missing, `VerifierError` when all answers of a
+    step fail in the verifier, and what `load_model`, `load_problems` and the engines raise.
     """
     prepared = prepare(recipe, overrides, output=output, resume=resume, overwrite=overwrite)
     return _train(prepared, overwrite, list(callbacks), on_message)
@@ -101,7 +135,13 @@ def prepare(
     resume: bool | str | os.PathLike[str] | None = False,
     overwrite: bool = False,
 ) -> Prepared:
-    """Resolves and checks a run; touches no file. Arguments and errors: see `train`."""
+    """Resolves and checks the settings of a run. Reads the recipe, or the run to resume, and writes nothing.
+
+    recipe, output, resume, overwrite: see `train`.
+    overrides: the settings that `train` takes as keyword arguments.
+
+    Raises the `ConfigError`, `CheckpointError` and `DependencyError` of `train`, as far as settings alone can tell.
+    """
     quiet_warnings()
     from . import settings as st
     from .adapter import lora_config
@@ -134,13 +174,13 @@ def prepare(
 
 
 def quiet_warnings() -> None:
-    """TRL's own defaults set off transformers' deprecation warnings: nothing the user can act on."""
+    """Hides warnings that no user can act on: TRL's own defaults set off deprecation warnings of transformers."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
 
 
 def same_everywhere(value: Any) -> Any:
-    """The main process's value, in every process."""
+    """Returns the main process's `value` in every process; all of them must make this call."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return value
     from accelerate import PartialState
@@ -166,6 +206,7 @@ def _train(prepared: Prepared, overwrite: bool, callbacks: list[Any], on_message
     from .trackers import check_installed, files_in
     from .trainer import IBTPOTrainer
 
+    # Order matters: what can fail comes, as far as possible, before the run folder is made or emptied.
     run, config, folder, resume = prepared.run, prepared.config, prepared.folder, prepared.resume
     check_installed(config.report_to)
     transformers.logging.set_verbosity_error()
@@ -182,14 +223,15 @@ def _train(prepared: Prepared, overwrite: bool, callbacks: list[Any], on_message
             on_message(text)
 
     if resume:
-        folder.read_eval(), folder.read_evals()  # raise now rather than after training
+        folder.read_eval(), folder.read_evals()  # a broken file raises now rather than after training
     elif state.is_main_process:
         folder.check_free(overwrite)
 
     model, tokenizer = load_model(run.model, dtype=run.dtype, attention=run.attn_implementation)
     if run.attn_implementation == "flex_attention" and model.device.type == "cpu":
         raise ConfigError("flex_attention cannot train on a CPU: PyTorch has no backward for it there")
-    model.generation_config.eos_token_id = eos_token_ids(model, tokenizer)  # a chat model's end of turn, too
+    # A chat model's end of turn ends an answer, too, though its generation config may not say so.
+    model.generation_config.eos_token_id = eos_token_ids(model, tokenizer)
     rows, held_out, verifiers = _problems(run, model, tokenizer)
     if prepared.adapter is not None:
         check_adapter(prepared.adapter, run.model)
@@ -201,7 +243,7 @@ def _train(prepared: Prepared, overwrite: bool, callbacks: list[Any], on_message
         )
     what = f"{prepared.settings['method']}: {run.model} on {run.data} ({len(rows)} problems)"
     say(f"{what}, {config.num_generations} answers a question, run folder {folder.path}")
-    if state.is_main_process:  # only now: what can fail before must not cost an older run
+    if state.is_main_process:  # only now is an older run deleted: an error before must not cost it
         if not resume:
             folder.create(prepared.settings, collect_env(), overwrite)
         elif prepared.prolonged:
@@ -228,16 +270,17 @@ def _train(prepared: Prepared, overwrite: bool, callbacks: list[Any], on_message
         say("going on " + (f"from {checkpoint.name}" if checkpoint else "from the start: no checkpoint was finished"))
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     if resume and held_out and state.is_main_process:
-        folder.add_evals(step + 1)  # without rows: what comes after the checkpoint is measured again
+        folder.add_evals(step + 1)  # drops the rows after the checkpoint, whose steps will be measured again
     limit = config.max_generated_tokens
     if checkpoint and limit and json.loads((checkpoint / STATE_FILE).read_text())["generated_tokens"] >= limit:
-        trainer._load_from_checkpoint(str(checkpoint))  # all tokens are spent: nothing is left to train
+        # All tokens are spent. `trainer.train` would sample one more step before it looked at the budget.
+        trainer._load_from_checkpoint(str(checkpoint))
         trainer.load_counts(checkpoint / STATE_FILE)
         trainer.state.global_step = step
     else:
         if run.eval_every_tokens:
             trainer.add_callback(EveryTokens(trainer, run.eval_every_tokens, accuracy.measure))
-        gc.freeze()  # or each full collection walks all that was imported, a third of a second
+        gc.freeze()  # else each full collection walks all objects made by the imports, a third of a second
         with files_in(folder.path, config.report_to, quiet):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(folder.path / "model"))
@@ -250,7 +293,7 @@ def _train(prepared: Prepared, overwrite: bool, callbacks: list[Any], on_message
 
 
 def _problems(run: Any, model: Any, tokenizer: Any) -> tuple[list[dict[str, Any]], list[Any], list[str]]:
-    """The rows to train on, the held-out problems, and the names of the verifiers for both."""
+    """Loads and checks the problems: the rows to train on, the held-out ones, and the verifiers' names for both."""
     from ..tasks.problems import load_problems, verifier_for
     from ..tasks.prompts import check_prompt_length, encode_prompt, trl_prompt
 

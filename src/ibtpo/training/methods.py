@@ -1,8 +1,12 @@
-"""The methods that can be trained and compared: each is a preset of branching rule, advantage and regulariser."""
+"""The methods that can be trained and compared: each is a preset of branching rule, advantage and regulariser.
+
+IB-TPO is arXiv 2605.28109; docs/method.md tells how each of the others departs from its paper.
+"""
 
 from typing import Any
 
-# A method sets these options of `IBTPOConfig`; all others stay as the user configured them.
+# By the name of a method, the options of `IBTPOConfig` that it sets; all others stay as the user configured them, but
+# that `settings.resolve` also gives a method without branches its group size.
 METHODS: dict[str, dict[str, Any]] = {
     "ibtpo": {"branching": "ib", "advantage": "ibtpo", "regularizer": "none"},
     "grpo": {"branching": "independent", "advantage": "grpo", "regularizer": "none"},

@@ -1,10 +1,14 @@
-"""Where the trainer's trees are sampled: the policy itself, or TRL's vLLM, in this process or on a server.
+"""What samples the trainer's trees: the policy itself, or TRL's vLLM, in this process or on a server.
 
-TRL's `use_vllm` generates whole batches; a tree asks for one rollout after another. So TRL sets vLLM up, pushes the
-weights and puts it to sleep as it always does, and the engines of `ibtpo.engines` do the sampling in between.
-Two things are changed in what TRL sets up, because trees and TRL's importance ratio both depend on them: vLLM reports
-log-probs of the full softmax, which the trainer scores, in place of those renormalised after top-p and top-k; and a
-weight sync that leaves the prefix cache as it was is an error.
+TRL's `use_vllm` generates whole batches, but a tree asks for one rollout after another. So TRL sets vLLM up with its
+options, and the engines of `ibtpo.engines` do the sampling; `rollout_engine` copies the weights and puts vLLM to sleep
+when TRL would. Two things are changed in what TRL sets up, because trees and TRL's importance ratio depend on them.
+vLLM must report log-probs of the full softmax, as the trainer computes them, not those renormalised after top-p and
+top-k: in this process it is set up that way, and a server that does otherwise is refused. And a copy of the weights
+that leaves vLLM's prefix cache in place is an error, because the cache holds values of the old weights.
+
+Every process samples its own trees. With a vLLM server all of them send requests to it, and the main process alone
+sends the weights.
 """
 
 import logging
@@ -27,14 +31,14 @@ from ..errors import ConfigError, EngineError
 
 
 class TreeGeneration(VLLMGeneration):
-    """TRL's vLLM backend, its log-probs and its weight sync as trees need them."""
+    """TRL's vLLM backend with two changes that trees need, see above: log-probs of the full softmax, a checked sync."""
 
     def _init_vllm(self) -> None:
         if self.mode != "colocate":
             super()._init_vllm()
             return
 
-        # Left alone, vLLM would run a float32 model in bfloat16, and its log-probs would be off by 0.1 and more.
+        # By default vLLM runs a float32 model in bfloat16, and its log-probs are then off by 0.1 and more.
         precision = {"bf16": "bfloat16", "fp16": "float16"}.get(self.accelerator.mixed_precision)
         dtype = precision or str(self.model.dtype).removeprefix("torch.")
 
@@ -42,14 +46,17 @@ class TreeGeneration(VLLMGeneration):
             ours = {"dtype": dtype, **CPU_OPTIONS} if _packs_weights() else {"dtype": dtype}
             return llm_class(**{**ours, **options, "enable_prefix_caching": True, **FULL_SOFTMAX})
 
-        llm_class: Any = getattr(trl_vllm, "LLM", None)  # None without vLLM, of which TRL complains by itself
+        llm_class: Any = getattr(trl_vllm, "LLM", None)  # None where vLLM is missing: TRL reports that itself
         with _in_place(trl_vllm, "LLM", build):
             super()._init_vllm()
 
     def sync_weights(self) -> None:
-        """TRL's; then makes sure that no prefix of older weights is left."""
+        """Copies the weights to vLLM as TRL does, then makes sure that no prefix of older weights is cached.
+
+        Every process must call this. Raises `EngineError` if vLLM keeps its prefix cache.
+        """
         if self.mode == "colocate" and _packs_weights():
-            # vLLM on a CPU multiplies with packed copies, which TRL's way of loading cannot reach.
+            # vLLM on a CPU computes with packed copies of the weights, which TRL's way of loading does not renew.
             if self.enable_sleep_mode:
                 self.llm.wake_up(tags=["weights"])
                 self._llm_weights_sleeping = False
@@ -66,18 +73,20 @@ class TreeGeneration(VLLMGeneration):
             raise EngineError("vLLM did not reset its prefix cache after the weight sync; its prefixes are stale")
 
     def _server_forgot(self) -> bool:
+        """Whether the server says that it has reset its prefix cache."""
         client = self.vllm_client
         response = client.session.post(f"{client.base_url}/reset_prefix_cache")
-        # An empty body is the answer of older versions, which cannot tell.
+        # Older versions answer with an empty body and do not say whether it worked.
         return response.status_code == 200 and (not response.content or response.json().get("success", True))
 
 
 @contextmanager
 def tree_generation() -> Iterator[None]:
-    """While TRL's trainer is built: it takes `TreeGeneration` for its vLLM backend."""
+    """Makes TRL's trainer, if it is built inside the block, use `TreeGeneration` as its vLLM backend."""
 
     def expected(record: logging.LogRecord) -> bool:
-        return "logprobs-mode processed_logits" not in record.getMessage()  # what our servers are started with
+        # TRL warns of a server that is started with this option, but trees need it.
+        return "logprobs-mode processed_logits" not in record.getMessage()
 
     logger = logging.getLogger(trl_grpo.__name__)
     logger.addFilter(expected)
@@ -90,7 +99,7 @@ def tree_generation() -> Iterator[None]:
 
 @contextmanager
 def _in_place(module: Any, name: str, value: Any) -> Iterator[None]:
-    """A name of a module means something else inside the block."""
+    """Gives the name `name` in `module` another value inside the block."""
     missing = object()
     before = getattr(module, name, missing)
     setattr(module, name, value)
@@ -104,7 +113,11 @@ def _in_place(module: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def policy_engine(trainer: Any, model: Any) -> Engine:
-    """The engine that samples from `model`, the trainer's policy, in this process, as the option `engine` says."""
+    """Makes the engine of the option `engine`, which samples in this process.
+
+    trainer: an `IBTPOTrainer`, for its options and its tokenizer.
+    model: the policy, without the wrappers of distributed training.
+    """
     args = trainer.args
     if args.engine != "transformers":
         return make_engine(args.engine, model, trainer._tokenizer, max_in_flight=args.max_in_flight)
@@ -118,7 +131,14 @@ def policy_engine(trainer: Any, model: Any) -> Engine:
 
 @contextmanager
 def rollout_engine(trainer: Any) -> Iterator[Engine]:
-    """The engine for one generation batch, with the trainer's present weights."""
+    """Gives the block an engine that samples from the trainer's present weights.
+
+    The engine is made at the first use and kept. Before and after the block what it caches is dropped, because weights
+    change between generation batches and the update needs the memory. Under DeepSpeed ZeRO-3 the weights are gathered
+    while the block runs; with vLLM they are copied first if they have changed.
+
+    trainer: an `IBTPOTrainer`.
+    """
     if trainer.use_vllm:
         with _vllm(trainer) as engine:
             yield engine
@@ -139,6 +159,7 @@ def rollout_engine(trainer: Any) -> Iterator[Engine]:
 
 @contextmanager
 def _vllm(trainer: Any) -> Iterator[Engine]:
+    """The same for vLLM, following the order of TRL's own calls: sync weights, wake up, generate, sleep."""
     generation = trainer.vllm_generation
     sleeps = generation.mode == "colocate" and generation.enable_sleep_mode
     if trainer.state.global_step != trainer._last_loaded_step or (sleeps and generation._llm_weights_sleeping):
@@ -162,7 +183,10 @@ def _colocated(trainer: Any) -> VLLMEngine:
 
 
 def _server_engine(trainer: Any) -> Engine:
-    """Every process asks the server itself; only the weights go through the main one."""
+    """An engine on TRL's vLLM server.
+
+    Raises `ConfigError` if the server reports log-probs that are known not to be those of the full softmax.
+    """
     from ..engines.connect import connect
     from ..engines.server import FULL_LOGPROBS_HINT
 
@@ -186,7 +210,7 @@ def _server_engine(trainer: Any) -> Engine:
 
 
 def _packs_weights() -> bool:
-    """Whether vLLM runs on a CPU."""
+    """Whether vLLM computes with packed copies of the weights, which it does on a CPU."""
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_cpu())

@@ -1,6 +1,8 @@
 """Settings of `ibtpo train`: a recipe, a method and `--key value` overrides become one checked set of options.
 
-Two kinds of key share one flat namespace: those of `RunSettings` below and every field of `IBTPOConfig`.
+Two kinds of key share one flat namespace: those of `RunSettings` below and every field of `IBTPOConfig`. The way of a
+run's settings: `base_settings` reads the recipe, `resolve` merges it with method and overrides, `split` takes the two
+kinds of key apart, `make_config` makes the trainer's configuration, and `resolved` is what `config.yaml` then holds.
 """
 
 import dataclasses
@@ -27,10 +29,11 @@ from ..verify.pool import function_name
 from .config import IBTPOConfig, check_least
 from .methods import METHODS
 
-# Flat groups of 8 cost about as many tokens as trees of 12 (spec section 9), and TRL's default is 8.
+# G of a method without branches: in the paper 8 independent answers cost about as many tokens as a tree of 12, and 8 is
+# TRL's default, too.
 FLAT_GROUP = 8
 
-# Set by the command itself, from the run folder and the number of processes; what to use in their place.
+# Fields that the command sets itself, from the run folder and the number of processes, and what to use in their place.
 _RESERVED = {
     "output_dir": "--output",
     "run_dir": "--output",
@@ -48,12 +51,16 @@ _LORA_HELP = "other fields of peft.LoraConfig, e.g. {r: 8, target_modules: [q_pr
 
 
 def _setting(default: Any, help: str) -> Any:
+    """A field of `RunSettings`, with the help text that `ibtpo train --options` prints."""
     return field(default=default, metadata={"help": help})
 
 
 @dataclass
 class RunSettings:
-    """What a run needs besides the trainer's configuration."""
+    """What a run needs besides the trainer's configuration: model, data, evaluation, batch and adapter.
+
+    Each field says what it means in its `help`. Raises `ConfigError` for a value that is wrong.
+    """
 
     model: str = _setting("nano", "nano, smollm2-135m, a folder or a hub id")
     dtype: str = _setting("float32", "the model's floating point type")
@@ -94,7 +101,7 @@ class RunSettings:
 
     @property
     def verifiers(self) -> list[str]:
-        """The names of the verifiers; none where the data decides."""
+        """The names of the verifiers; empty where the data decides."""
         return [self.verifier] if isinstance(self.verifier, str) else list(self.verifier or ())
 
     @property
@@ -108,6 +115,7 @@ class RunSettings:
         return bool(self.lora_r or self.lora)
 
 
+# The least value of each number.
 _LEAST = {
     **dict.fromkeys(("limit", "eval_limit", "eval_k", "eval_every_tokens"), 1),
     **dict.fromkeys(("prompts_per_step", "rows_per_forward", "threads"), 1),
@@ -116,25 +124,26 @@ _LEAST = {
 
 
 def known_settings() -> dict[str, Any]:
-    """Every key `ibtpo train` takes, with the type of its values."""
+    """Every key that a recipe or a command line may set, with the type of its values."""
     hints = {**typing.get_type_hints(IBTPOConfig), **typing.get_type_hints(RunSettings)}
     names = [f.name for cls in (IBTPOConfig, RunSettings) for f in dataclasses.fields(cls) if f.init]
     return {name: hints[name] for name in names if name not in _RESERVED}
 
 
 def describe() -> list[tuple[str, Any, str]]:
-    """(name, default, help) of the run's options and of those IB-TPO adds to TRL or gives another default."""
+    """The name, default and help text of every option that TRL does not have, or has with another default."""
     ours = [f for f in dataclasses.fields(IBTPOConfig) if f.name in IBTPOConfig.__annotations__]
     fields = [*dataclasses.fields(RunSettings), *ours]
     return [(f.name, f.default, f.metadata["help"]) for f in fields if f.name not in _RESERVED]
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The keys of a YAML recipe."""
+    """Reads the settings of a YAML recipe. Raises `ConfigError` for one that belongs to the command line."""
     return _without_switches(read_yaml(path), str(path))
 
 
 def _without_switches(recipe: dict[str, Any], where: str) -> dict[str, Any]:
+    """The recipe as it is, if no key of it belongs to the command line. where: what an error names as its source."""
     for name in (*TRAIN_SWITCHES, "output", "resume"):
         if name in recipe:
             raise ConfigError(f"{where}: {name!r} is for the command line: --{name.replace('_', '-')}")
@@ -142,9 +151,16 @@ def _without_switches(recipe: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def resolve(recipe: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Recipe, method and overrides as one dictionary, every key known and of the right type.
+    """Merges recipe, method and overrides into one set of settings, each of a known name and of the right type.
 
-    A method in the recipe gives way to the recipe's own keys; one in `overrides` replaces them.
+    A method is a preset of options. Where the recipe names the method, the recipe's own keys go before the preset;
+    where `overrides` name it, the preset goes before the recipe. `overrides` go before everything.
+
+    recipe: settings by name.
+    overrides: settings by name.
+
+    Raises `ConfigError` for an unknown name or method, for a setting that the command sets itself, and for a value of
+    the wrong type.
     """
     known = known_settings()
     for name in (*recipe, *overrides):
@@ -165,14 +181,23 @@ def resolve(recipe: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
 
 
 def resolved(settings: dict[str, Any], config: IBTPOConfig) -> dict[str, Any]:
-    """The settings with every option of the method spelt out: what `config.yaml` holds."""
+    """The settings as `config.yaml` holds them.
+
+    These are every option that TRL does not have, or has with another default, and those of TRL's own that were given.
+
+    settings: what `resolve` returned.
+    config: the configuration that `make_config` made of them.
+    """
     run, _ = split(settings)
     own = {name: getattr(config, name) for name in IBTPOConfig.__annotations__ if name not in _RESERVED}
     return {**dataclasses.asdict(run), **settings, **own}
 
 
 def _refuse_schedules(trainer: dict[str, Any]) -> None:
-    """A run that ends at a token budget has no known number of steps: nothing can be a share of it."""
+    """Refuses schedules that are a share of all steps: a run that ends at a token budget has no known number of them.
+
+    trainer: the trainer's settings.
+    """
     kind = trainer.get("lr_scheduler_type", "constant")
     if kind not in ("constant", "constant_with_warmup"):
         raise ConfigError(f"lr_scheduler_type {kind} needs a number of steps; give max_steps or num_train_epochs in "
@@ -185,9 +210,11 @@ def _refuse_schedules(trainer: dict[str, Any]) -> None:
 
 
 def _typed(name: str, hint: Any, value: Any) -> Any:
-    """A value as what its option holds, or a `ConfigError`.
+    """A value converted to the type of its option, or a `ConfigError`.
 
-    name: the option. hint: the type of its field. value: as YAML reads it, which takes 1e-6 for text and no number.
+    name: the option, for messages.
+    hint: the type of its field.
+    value: the value as YAML reads it, which takes 1e-6 for a text, not a number.
     """
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
@@ -222,7 +249,11 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
 
 
 def _number(name: str, value: Any, *, whole: bool) -> float:
-    """A finite number; an integer stays one where the option may be one. whole: whether it may."""
+    """A finite number read from a number or a text.
+
+    name: the option, for messages.
+    whole: whether a whole number becomes an integer, for options that may be one.
+    """
     if isinstance(value, bool):
         raise ConfigError(f"{name} must be a number, got {value}")
     try:
@@ -235,19 +266,29 @@ def _number(name: str, value: Any, *, whole: bool) -> float:
 
 
 def _short(value: Any) -> str:
-    """A value in a message: a few words of it, however deep it is."""
+    """A value as a message shows it: cut short, however deep it is."""
     return reprlib.repr(value)
 
 
 def split(settings: dict[str, Any]) -> tuple[RunSettings, dict[str, Any]]:
-    """The run's own settings and the trainer's."""
+    """Takes the settings apart: those of the run, checked, and those of the trainer, by name."""
     own = {f.name for f in dataclasses.fields(RunSettings)}
     run = RunSettings(**{k: v for k, v in settings.items() if k in own})
     return run, {k: v for k, v in settings.items() if k not in own}
 
 
 def make_config(run: RunSettings, trainer: dict[str, Any], folder: Path) -> IBTPOConfig:
-    """The trainer's configuration: batch sizes from prompts_per_step, G and the number of processes."""
+    """Makes the trainer's configuration, with batch sizes from prompts_per_step, G and the number of processes.
+
+    A step samples prompts_per_step x G answers, each process the same share. A process's share is computed in forward
+    passes of `rows_per_forward` answers, whose gradients are accumulated.
+
+    run: the run's own settings.
+    trainer: the trainer's settings by name; what they leave out has the defaults of a run, then `IBTPOConfig`'s.
+    folder: the run folder, for checkpoints and trees.
+
+    Raises `ConfigError` for settings that do not fit each other.
+    """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     group = trainer.get("num_generations")
     if group is not None and group < 2:
@@ -268,7 +309,7 @@ def make_config(run: RunSettings, trainer: dict[str, Any], folder: Path) -> IBTP
         )
     defaults: dict[str, Any] = {
         "report_to": "none",
-        "run_name": folder.name,  # in trackers
+        "run_name": folder.name,  # what trackers call the run
         "disable_tqdm": True,
         "lr_scheduler_type": "constant",
         "save_steps": 10,
@@ -277,7 +318,7 @@ def make_config(run: RunSettings, trainer: dict[str, Any], folder: Path) -> IBTP
         "restore_callback_states_from_checkpoint": False,
     }
     if trainer.get("max_generated_tokens") is not None:
-        defaults["max_steps"] = 1_000_000  # the token budget ends the run
+        defaults["max_steps"] = 1_000_000  # more than any budget lasts: the tokens end the run
         _refuse_schedules(trainer)
     if trainer.get("reward_weights") is not None:
         check_weights(trainer["reward_weights"], run.verifiers or ["the one that goes with the data"])
@@ -303,7 +344,15 @@ def make_config(run: RunSettings, trainer: dict[str, Any], folder: Path) -> IBTP
 def base_settings(
     recipe: str | os.PathLike[str] | Mapping[str, Any] | None, overrides: Mapping[str, Any]
 ) -> tuple[str, dict[str, Any]]:
-    """Name and keys a run starts from: the recipe; without one the embedded task's, or for other data none."""
+    """The name and the settings that a run starts from.
+
+    recipe: the name of a shipped recipe, a YAML file, or settings by name. None stands for the recipe of the embedded
+        task, or for no settings if `overrides` name other data.
+    overrides: the settings given beside the recipe; only `data` is looked at.
+
+    Returns the name, of which the default run folder is made, and the settings. Raises `ConfigError` for a recipe that
+    does not exist or cannot be read.
+    """
     if isinstance(recipe, Mapping):
         return "run", _without_switches(dict(recipe), "the recipe")
     recipe = None if recipe is None else os.fspath(recipe)
@@ -314,15 +363,19 @@ def base_settings(
     return recipe or "nano-walk", read_recipe(find_recipe(recipe or "nano-walk"))
 
 
-# What may change when a run is gone on with: where it ends.
+# The settings that may change when a run is resumed: those that say where it ends.
 ENDS = ("max_generated_tokens", "max_steps", "num_train_epochs")
 
 
 def prolong(settings: dict[str, Any], changes: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The settings of a run that is gone on with, to a later end.
+    """The settings of a resumed run, whose end may be put off.
 
-    settings: the run's. changes: of `ENDS`, those that move the end; empty for none. folder: of the run, for messages.
-    Raises `ConfigError` for a change of anything else, of an end that the run does not have, or to an earlier one.
+    settings: those the run was started with.
+    changes: those of `ENDS` that move the end; empty if it stays.
+    folder: the run folder, for messages.
+
+    Raises `ConfigError` for a change of any other setting, for an end that the run does not have, and for an earlier
+    end.
     """
     others = [name for name in changes if name not in ENDS]
     if others:

@@ -1,10 +1,30 @@
-"""`IBTPOTrainer`: TRL's `GRPOTrainer` with trees in place of groups and one advantage a step in place of one a group.
+"""`IBTPOTrainer`: TRL's `GRPOTrainer` with trees in place of groups, and an advantage for each step of an answer.
 
-Three things change, in the order of a training step; TRL's loss, optimiser, checkpoints and logging stay as they are.
-`_generate_single_turn` grows one tree a question and hands TRL its G trajectories, `_calculate_rewards` hands it the
-rewards the trees were grown with, and `_generate_and_score_completions` replaces the (B,) advantages by (B, T) ones.
+TRL's loss, optimiser and logging stay as they are. What changes are methods of TRL's trainer that are overridden here,
+in the order in which they run. Once a generation batch, that is every `steps_per_generation * num_iterations`
+micro-batches, when `_prepare_inputs` needs a new one:
 
-Shapes: B rows of this process (trees one after the other, G rows each), T tokens of the longest completion.
+1. `_generate_and_score_completions` encloses the other three. It remembers the rows, whose columns the verifier needs.
+2. `_generate_single_turn` grows one tree a question, each process its own, and hands TRL the G trajectories of each.
+3. `_calculate_rewards` hands TRL the rewards that the trees were grown with, in place of calling the functions again.
+4. When TRL is done, `_credit` replaces its (B,) advantages by (B, T) ones, and `_log_trees` logs and stores the trees.
+
+TRL then shuffles the rows and cuts them into micro-batches, and `_prepare_inputs` brings rows with the same prompt
+together again. For every micro-batch `_compute_loss` gives TRL's loss the term of IBRO, if asked for, and
+`_get_per_token_logps_and_entropies` computes the log-probs of that loss with each shared prefix only once (`packed`);
+it does so for the log-probs of the reference and the old policy between 2 and 3, too. In TRL's own evaluation, when the
+model is in eval mode, sampling, rewards and advantages are TRL's.
+
+Processes: each grows, credits and stores the trees of its own questions. Rewards, the divisor of the advantages and the
+diagnostics are gathered, so every process counts the same tokens and stops at the same step.
+
+Resuming: the steps after a checkpoint get the same questions, whose order depends on (seed, epoch) alone, and the same
+rollout seeds, which depend on (seed, optimiser step, place). A checkpoint holds the tokens and seconds so far in a file
+of our own, `ibtpo_state.json`. It holds no sampled answers; that is why `IBTPOConfig` has checkpoints end with a
+generation batch.
+
+Shapes: B rows of this process (trees one after the other, G rows each), T tokens of the longest completion, N nodes of
+a tree, F reward functions.
 """
 
 import json
@@ -51,11 +71,22 @@ REFUSED = ("tools", "rollout_func", "environment_factory", "reward_processing_cl
 class IBTPOTrainer(GRPOTrainer):
     """Trains a causal language model with IB-TPO (arXiv 2605.28109).
 
-    Takes what `trl.GRPOTrainer` takes. `reward_funcs` are functions with TRL's signature, or names: "math",
-    "countdown", "choice", "walk", "ifeval" or "package.module:function", which run in child processes with a deadline.
-    The first one decides raw correctness.
+    It takes the arguments of `trl.GRPOTrainer`, except for `tools`, `rollout_func`, `environment_factory` and
+    `reward_processing_classes`.
 
-    trees: the trees of the last generation batch. verifier: what scores them.
+    model: the model, or its name, as for TRL.
+    reward_funcs: one or several: functions with TRL's signature, or names: "math", "countdown", "choice", "walk",
+        "ifeval" or "package.module:function", which run in child processes with a deadline. The first one decides raw
+        correctness. Each call gets a single answer, as soon as it ends.
+    args: an `IBTPOConfig`; by default one with the output folder "ibtpo-output".
+    train_dataset: rows with a `prompt` and the columns that the rewards need; an `id`, if there is one, names the tree.
+    kwargs: TRL's other arguments.
+
+    The attribute `trees` holds this process's trees of the last generation batch, `verifier` what scores them, and
+    `generated_tokens` the tokens sampled so far, over the whole run and all processes.
+
+    Raises `ConfigError` for arguments that do not fit, when it is made; `VerifierError` from training when every answer
+    of a process's trees failed in the verifier; `CheckpointError` from resuming when a checkpoint cannot be read.
     """
 
     args: IBTPOConfig
@@ -96,7 +127,7 @@ class IBTPOTrainer(GRPOTrainer):
             super().__init__(model, reward_functions(self.verifier), args, train_dataset, **kwargs)
         if self._tokenizer.pad_token_id is None:
             raise ConfigError("the tokenizer has neither a padding nor an end-of-sequence token; set its pad_token")
-        # TRL puts the tokenizer's there even if it has none; without one, answers run to the length limit.
+        # TRL puts the tokenizer's token there even if it is None. Without any, answers run to the length limit.
         self.eos_token_ids = [token for token in self.eos_token_ids if token is not None]
         if self.is_fsdp_enabled:
             raise ConfigError("trees cannot be grown under FSDP: use DDP, or DeepSpeed ZeRO")
@@ -109,10 +140,11 @@ class IBTPOTrainer(GRPOTrainer):
         self.add_callback(self.timer.callback(self))
         self.trees: list[ReasoningTree] = []
         self.generated_tokens = 0  # over the whole run and all processes
-        self._engine: Engine | None = None  # see `rollouts`
-        self._engine_model: Any = None  # which model it samples from
+        self._engine: Engine | None = None  # kept from batch to batch by `rollouts.rollout_engine`
+        self._engine_model: Any = None  # the model that it samples from
         self._generate_every = args.steps_per_generation * args.num_iterations
-        self._trees_until = 0  # the last step whose trees were, or could have been, written
+        self._trees_until = 0  # the last step at which `_log_trees` decided whether to write trees
+        # What one hook leaves for a later one.
         self._rows: list[dict[str, Any]] = []
         self._rewards: list[tuple[float | None, ...]] = []
         self._forward: tuple[torch.Tensor, torch.Tensor | None] | None = None
@@ -121,6 +153,7 @@ class IBTPOTrainer(GRPOTrainer):
     # --- sampling ----------------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's batch for the loss, with its (B,) advantages replaced by the (B, T) advantages of the trees' steps."""
         if not self.model.training:  # evaluation is TRL's own
             return super()._generate_and_score_completions(inputs)
         if "image" in inputs[0] or "images" in inputs[0]:
@@ -135,12 +168,20 @@ class IBTPOTrainer(GRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, **kwargs: Any
     ) -> tuple[list[list[int]], list[list[float]] | None]:
-        """One tree a question; returns (B,) completions and their sampling log-probs."""
+        """Grows one tree a question and returns the token ids and sampling log-probs of its B trajectories.
+
+        prompt_ids: B prompts as token ids, each `num_generations` times in a row.
+        num_generations: G, trajectories of a tree.
+
+        The seed comes from the run's seed, the optimiser step and the place within it, so a resumed run grows the same
+        trees again.
+        """
         if not self.model.training:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **kwargs)
         prompts = self._prompts(prompt_ids, num_generations)
         if isinstance(self.verifier, RewardFunctions):
-            # Rewards come leaf by leaf, in no order a table of rows could use: log_extra is accepted and dropped.
+            # TRL's log_extra adds columns to its table of completions, row by row. Rewards are called answer by answer
+            # in the order answers end, which is not that of the rows, so what is logged that way is dropped.
             self.verifier.extra = {
                 "trainer_state": self.state,
                 "log_metric": self._log_metric,
@@ -167,12 +208,13 @@ class IBTPOTrainer(GRPOTrainer):
         return [t.completion_ids(i) for t, i in pairs], [t.completion_logprobs(i) for t, i in pairs]
 
     async def _grow(self, search: TreeSearch, prompts: list[Prompt]) -> list[ReasoningTree]:
-        # Entered here, not by the caller: gradient mode and autocast belong to the thread that runs the loop.
+        # Both modes belong to a thread, and the event loop may run in another one than the caller: so enter them here.
         # vLLM has a precision of its own.
         with torch.no_grad(), nullcontext() if self.use_vllm else self.accelerator.autocast():
             return await search.grow_all(prompts)
 
     def _prompts(self, prompt_ids: list[list[int]], group: int) -> list[Prompt]:
+        """The questions of the batch, of which TRL repeats each `group` times in a row."""
         prompts, seen = [], set()
         for i in range(0, len(prompt_ids), group):
             row = self._rows[i]
@@ -188,7 +230,7 @@ class IBTPOTrainer(GRPOTrainer):
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
-        """(B over all processes, F) the rewards the trees were grown with, NaN for none."""
+        """The rewards that the trees were grown with: (B of all processes, F), NaN where there is none."""
         if not self.model.training:
             return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         rows = [[float("nan") if r is None else r for r in verdict] for verdict in self._rewards]
@@ -197,7 +239,10 @@ class IBTPOTrainer(GRPOTrainer):
     # --- credit ------------------------------------------------------------------------------------------------
 
     def _credit(self, output: dict[str, Any]) -> None:
-        """Replaces the (B,) advantages by (B, T) step advantages, in the batch and in the logged table."""
+        """Replaces TRL's (B,) advantages by (B, T) step advantages, in the batch and in the table that TRL logs.
+
+        output: TRL's batch, its rows in the order of the trees and their leaves; it is changed in place.
+        """
         options = self.args.credit_options()
         confidence = self._reference_confidence(output) if self.args.ib_policy == "ref" else [None] * len(self.trees)
         plain = [plain_advantages(t, options, c) for t, c in zip(self.trees, confidence, strict=True)]
@@ -207,11 +252,11 @@ class IBTPOTrainer(GRPOTrainer):
         for i, row in enumerate(rows):
             advantages[i, : len(row)] = torch.from_numpy(row)
         values = batch_values(self.trees, plain, options.advantage)
-        # The divisor is that of the whole batch: the trees of all processes decide it together.
+        # Some advantages are divided by one number for the whole batch, which the trees of all processes give together.
         divisor = 1.0 if values is None else batch_divisor(gather_object(values), options.advantage)
         advantages /= divisor
         output["advantages"] = advantages.to(self.accelerator.device)
-        # TRL has logged one GRPO advantage a row by now: put the mean over the row's tokens in its place.
+        # TRL has put its own advantage of each row into the table by now. The mean over the row's tokens replaces it.
         means = gather_object([float(row.sum()) / divisor / max(len(row), 1) for row in rows])
         logged = self._logs["advantages"]
         for _ in means:
@@ -219,14 +264,14 @@ class IBTPOTrainer(GRPOTrainer):
         logged.extend(means)
 
     def _reference_confidence(self, output: dict[str, Any]) -> list[np.ndarray]:
-        """Per tree (N,) the reference model's confidence in each step."""
+        """For each tree (N,) the reference model's confidence in each step; NaN for the root and where not known."""
         ref = output["ref_per_token_logps"].cpu()
         result, row = [], 0
         for tree in self.trees:
             pi = np.full(len(tree.nodes), np.nan)
             for leaf in tree.leaves:
                 start = 0
-                # A truncated answer masked out of the loss has no reference log-probs.
+                # With mask_truncated_completions a truncated answer has no reference log-probs: its steps are left out.
                 for n in tree.path(leaf.node) if output["completion_mask"][row].any() else ():
                     end = start + len(tree.nodes[n].step.token_ids)
                     pi[n] = step_confidence(ref[row, start:end].tolist(), self.args.confidence)
@@ -238,15 +283,19 @@ class IBTPOTrainer(GRPOTrainer):
     # --- loss --------------------------------------------------------------------------------------------------
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        """TRL's values; with `packed_tokens`, from one forward over the distinct tokens of the rows."""
+        """TRL's log-probs and entropies; with `packed_tokens`, each shared prefix is computed only once for them.
+
+        They are kept for `_compute_loss`, which runs next when this is called from TRL's loss.
+        """
         plain = super()._get_per_token_logps_and_entropies
+        # With gradients, `training_step` counts the time already; without, the call comes from inside its pause.
         with self.timer.measure("update", only_if=not torch.is_grad_enabled()):
             result = self._packed(plain, *args, **kwargs) if self._packed else plain(*args, **kwargs)
         self._forward = (result[0], result[1])
         return result
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """TRL's loss; IBRO adds its term."""
+        """TRL's loss, minus the term of IBRO if that is the regulariser; logs how far engine and trainer are apart."""
         loss = super()._compute_loss(model, inputs)
         assert self._forward is not None
         logps, entropies = self._forward
@@ -255,7 +304,7 @@ class IBTPOTrainer(GRPOTrainer):
         mask = inputs["completion_mask"]
         before_update = self._step % self._generate_every < self.args.gradient_accumulation_steps
         if mode == "train" and before_update and "sampling_per_token_logps" in inputs:
-            # Until the first update after sampling, engine and trainer are the same model: any gap is numerical.
+            # Until the first update after sampling, engine and trainer have the same weights: any gap is numerical.
             gap = ((logps.detach() - inputs["sampling_per_token_logps"]).abs() * mask).max()
             self._metrics[mode]["sampling/logp_gap_max"].append(self.accelerator.gather(gap).max().item())
         if self.args.regularizer == "ibro" and entropies is not None:
@@ -265,11 +314,15 @@ class IBTPOTrainer(GRPOTrainer):
         return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """TRL's; counts what sampling did not take as update."""
+        """TRL's training step. Its time is "update", but for that of `_prepare_inputs`, which is mostly sampling."""
         with self.timer.measure("update"):
             return super().training_step(*args, **kwargs)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """The next micro-batch. After a new generation batch, rows of a prompt are brought together before it is cut.
+
+        That is done only if prefixes are shared in the update and there is more than one micro-batch.
+        """
         if not self.model.training:
             return super()._prepare_inputs(generation_batch)
         buffered = self._buffered_inputs
@@ -284,14 +337,19 @@ class IBTPOTrainer(GRPOTrainer):
     # --- order of the questions --------------------------------------------------------------------------------
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
-        """TRL's sampler, its order a function of (seed, epoch), so that a resumed run meets the same questions."""
+        """TRL's sampler, in an order that (seed, epoch) decide, so that a resumed run meets the same questions."""
         sampler = super()._get_train_sampler(dataset)
+        # The epoch is a float that grows step by step; at the start of an epoch it may be a rounding error too small.
         return _EpochOrder(sampler, self.args.seed, lambda: int((self.state.epoch or 0) + 1e-6))
 
     # --- logging and state -------------------------------------------------------------------------------------
 
     def _log_trees(self) -> None:
-        """Diagnostics of the batch (all processes), the token budget, and now and then the trees themselves."""
+        """Logs the diagnostics of all processes' trees, ends a run whose tokens are spent, and stores trees at times.
+
+        Each process writes its own trees; the main one also shows its first tree to the trackers. A step's number is
+        that of the optimiser step which the trees are for, counted from 1.
+        """
         settings = {**asdict(self.args.credit_options()), "ib_policy": self.args.ib_policy}
         for tree in self.trees:
             tree.meta["credit"] = settings
@@ -316,6 +374,7 @@ class IBTPOTrainer(GRPOTrainer):
                 show_tree(self, self.trees[0], step)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """TRL's checkpoint, and then a file of our own with the tokens and seconds so far."""
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = os.path.join(
@@ -339,14 +398,17 @@ class IBTPOTrainer(GRPOTrainer):
                 self.load_counts(path)
 
     def load_counts(self, path: str | Path) -> None:
-        """Tokens and seconds so far, from a checkpoint's file of our own."""
+        """Takes over the tokens and seconds so far from the file that we add to a checkpoint, given by its path."""
         with open(path) as f:
             counts = json.load(f)
         self.generated_tokens, self.timer.trained = counts["generated_tokens"], counts.get("seconds", 0.0)
 
 
 def _regroup(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """TRL's shuffled micro-batches with the rows of a question brought together, so that they can share prefixes."""
+    """TRL's shuffled micro-batches with the rows of a question brought together, so that they can share prefixes.
+
+    docs/method.md, "Shared prefixes in the update", says what that changes.
+    """
     whole = {
         key: torch.cat([batch[key] for batch in batches]) if value is not None and value.ndim else value
         for key, value in batches[0].items()
@@ -360,7 +422,10 @@ def _regroup(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @contextmanager
 def _reading(checkpoint: str | None) -> Iterator[None]:
-    """Names the checkpoint whose files are damaged: readers of weights and pickles raise anything."""
+    """Turns any error of the block into a `CheckpointError` that names the checkpoint.
+
+    Anything may be raised where weights and pickles are damaged, so everything is caught.
+    """
     try:
         yield
     except Exception as e:
@@ -370,7 +435,14 @@ def _reading(checkpoint: str | None) -> Iterator[None]:
 
 
 class _EpochOrder(torch.utils.data.Sampler):
-    """A `RepeatSampler` whose shuffling starts anew from (seed, epoch) each time it is iterated."""
+    """A sampler of TRL's whose shuffling starts anew from (seed, epoch) each time it is iterated.
+
+    Left alone, TRL's generator goes on from one epoch to the next, but starts from the seed in a resumed run.
+
+    sampler: TRL's `RepeatSampler`.
+    seed: the run's seed.
+    epoch: gives the number of the present epoch.
+    """
 
     def __init__(self, sampler: Any, seed: int, epoch: Callable[[], int]) -> None:
         self.sampler = sampler

@@ -1,6 +1,7 @@
 """What the tree viewer shows: the trees of a file or a run folder, scored, and packed for the page.
 
-A page holds an index (one entry a tree, all in one compressed chunk) and a chunk a tree, read when the tree is opened.
+A page holds an index, with an entry for each tree, in one compressed chunk, and each tree in a chunk of its own, which
+the browser unpacks only when the tree is opened.
 """
 
 import base64
@@ -22,17 +23,19 @@ from ..storage.tree_file import tree_files
 from ..tree import ReasoningTree, read_trees
 
 SCORE_OPTIONS = ("ib_beta", "value", "confidence", "weight", "ratio_prior")
-COLOURS = ("ib_score", "p_hat", "advantage")  # what a step can be coloured by
-PROMPT_START = 120  # characters of a prompt in the index
+COLOURS = ("ib_score", "p_hat", "advantage")  # the numbers that can colour the steps of a tree
+PROMPT_START = 120  # how many characters of a prompt the index holds
 
 
 @dataclass(slots=True)
 class Source:
-    """Trees to look at.
+    """A file or a folder of trees to look at.
 
-    path: the file or folder. files: the files of trees, each with its training step; None for a file by itself.
-    is_run: whether it is a folder. notes: what could not be read and is left out.
-    remarks: what is shown otherwise than it was trained, and why.
+    path: the file or folder.
+    files: the files of trees in order, each with its training step; the step is None for a file by itself.
+    is_run: whether `path` is a folder, whose broken lines are left out in place of raising.
+    notes: what could not be read and is left out; filled by `trees`.
+    remarks: what is shown otherwise than it was trained, and why; filled by `scored`.
     """
 
     path: Path
@@ -40,15 +43,19 @@ class Source:
     is_run: bool
     notes: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
-    _unusable: set[str] = field(default_factory=set)  # names of advantages that could not be had
+    _unusable: set[str] = field(default_factory=set)  # names of stored advantages that do not load or that fail here
 
     def trees(self) -> Iterator[tuple[int | None, ReasoningTree]]:
-        """All trees in order. A run folder's wrong lines become notes; a tree file's raise `DataError`."""
+        """Yields all trees in order, each with its training step or None.
+
+        A tree that cannot be read or scored becomes a note in a run folder; in a file by itself it raises `DataError`.
+        """
         note = (lambda error: self.notes.append(str(error))) if self.is_run else None
         for step, file in self.files:
             for tree in read_trees(file, note):
                 try:
-                    # Not the stored advantage: that it cannot be loaded here is no fault of the file.
+                    # Checks the stored options, except for the advantage: if that is a function which cannot be loaded
+                    # here, the file is still right, and `scored` finds a way.
                     options_of(tree, {"advantage": "ibtpo"})
                 except DataError as e:
                     error = DataError(f"{file}: {e}")
@@ -61,10 +68,15 @@ class Source:
     def scored(
         self, tree: ReasoningTree, overrides: Mapping[str, Any] | None = None
     ) -> tuple[CreditOptions, dict[str, Any]]:
-        """The options a tree is shown with and its `tree_scores`.
+        """The options that a tree is shown with, and its `tree_scores`.
 
-        overrides: see `options_of`. Where the advantage that the tree was trained with cannot be had here, because it
-        is a function of the user's that does not load or fails, IB-TPO's takes its place and a remark says so.
+        If the tree was trained with an advantage that is a function of the user's, and this does not load here or
+        fails, IB-TPO's advantage takes its place, and a remark says so.
+
+        tree: the tree.
+        overrides: options that take the place of the stored ones; see `options_of`.
+
+        Raises `ConfigError` for an override that is wrong.
         """
         given = {k: v for k, v in (overrides or {}).items() if v is not None}
         name = stored_advantage(tree)
@@ -75,7 +87,7 @@ class Source:
             return options, tree_scores(tree, options)
         except ConfigError as e:
             if "advantage" in given or name == "ibtpo":
-                raise  # an option given by hand is wrong
+                raise  # no stored function is at fault, so an override must be
             error = e
         options = options_of(tree, {**given, "advantage": "ibtpo"})  # raises if it is another option that is wrong
         record = tree_scores(tree, options)
@@ -85,7 +97,12 @@ class Source:
 
 
 def open_source(path: str | Path) -> Source:
-    """A tree file; or a folder of `step_*.jsonl.gz`, a run's or its `trees`, files of several processes too."""
+    """Finds the trees of a path: a file of trees, a run folder, or a folder of `step_*.jsonl.gz`.
+
+    A run of several processes has several files a step; all of them are taken.
+
+    Raises `DataError` for a folder that holds no such files.
+    """
     path = Path(path)
     if not path.is_dir():
         return Source(path, [(None, path)], is_run=False)
@@ -99,17 +116,23 @@ def open_source(path: str | Path) -> Source:
 
 
 def tree_key(tree_id: str, step: int | None = None) -> str:
-    """What names a tree in a link: `trees.html#tree=KEY`. step: its training step, for a tree of a run folder."""
+    """The key that names a tree in a link, as in `trees.html#tree=KEY`, escaped as a browser does it.
+
+    tree_id: the id of the tree.
+    step: its training step, for a tree of a run folder, which may hold trees with the same id at many steps.
+    """
     return quote(tree_id if step is None else f"{step}:{tree_id}", safe="!'()*~")  # as encodeURIComponent
 
 
 def options_of(tree: ReasoningTree, overrides: Mapping[str, Any] | None = None) -> CreditOptions:
-    """The options the tree was grown or trained with, as its meta says, with `overrides` on top; else the defaults.
+    """The options that a tree was trained with, else grown with, else the defaults, as its meta says.
 
-    overrides: advantage, lam and the names of `SCORE_OPTIONS`; None is as good as absent.
+    tree: the tree, whose meta is free-form.
+    overrides: options that go before the stored ones: advantage, lam and the names of `SCORE_OPTIONS`. None is the
+        same as leaving one out.
 
-    Raises `ConfigError` for wrong ones and for a stored advantage that cannot be loaded here, `DataError` for other
-    stored options that are wrong.
+    Raises `ConfigError` for an override that is wrong and for a stored advantage that cannot be loaded here,
+    `DataError` for other stored options that are wrong.
     """
     given = {k: v for k, v in (overrides or {}).items() if v is not None}
     credit, search = (m if isinstance(m := tree.meta.get(k), dict) else {} for k in ("credit", "search"))
@@ -123,7 +146,7 @@ def options_of(tree: ReasoningTree, overrides: Mapping[str, Any] | None = None) 
             ib_on_uniform_trees=credit.get("ib_on_uniform_trees") is not False,
             prefix_weight=credit.get("prefix_weight", "trajectories"),
         )
-    except (TypeError, ValueError, AttributeError) as e:  # meta is free-form: anybody may have written it
+    except (TypeError, ValueError, AttributeError) as e:  # anybody may have written the meta
         raise DataError(f"tree {tree.id!r}: the options in its meta cannot be used: {e}") from e
     score = replace(options.score, **{k: v for k, v in given.items() if k in SCORE_OPTIONS})
     advantage = given.get("advantage", stored_advantage(tree))
@@ -131,14 +154,14 @@ def options_of(tree: ReasoningTree, overrides: Mapping[str, Any] | None = None) 
 
 
 def stored_advantage(tree: ReasoningTree) -> str:
-    """The name of the advantage the tree was trained with; "ibtpo" where its meta says none."""
+    """The name of the advantage that the tree was trained with; "ibtpo" if its meta names none."""
     credit = tree.meta.get("credit")
     name = credit.get("advantage") if isinstance(credit, dict) else None
     return name if isinstance(name, str) and name else "ibtpo"
 
 
 def about_advantage(options: CreditOptions) -> str:
-    """What the column "advantage" of `tree_scores` holds, in words for the page's legend."""
+    """Says in words what the column "advantage" of `tree_scores` holds, for the legend of the page."""
     words = "A_GL + λ·A_IB" if options.advantage == "ibtpo" else "mean over the answers through the step"
     left_out = []
     if options.prefix_weight != "trajectories":
@@ -149,7 +172,12 @@ def about_advantage(options: CreditOptions) -> str:
 
 
 def index_entry(tree: ReasoningTree, step: int | None, record: Mapping[str, Any]) -> dict[str, Any]:
-    """One line of the index, its prompt whole. `kind`: "right" or "wrong" when all answers are, else ""."""
+    """A tree's entry in the index, its prompt not cut yet. `kind` is "right" or "wrong" if all answers are, else "".
+
+    tree: the tree.
+    step: its training step, or None.
+    record: its `tree_scores`.
+    """
     correct = correctness(tree)
     uniform = bool(correct) and not record["effective"]
     kind = "right" if uniform and correct[0] >= 1 else "wrong" if uniform and correct[0] <= 0 else ""
@@ -169,9 +197,15 @@ def index_entry(tree: ReasoningTree, step: int | None, record: Mapping[str, Any]
 
 
 def pack_index(entries: list[dict[str, Any]]) -> tuple[dict[str, list[Any]], int]:
-    """The index as columns, prompts cut short; and how many characters (UTF-16) of a prompt it leaves out.
+    """Turns the entries into columns with short prompts, for the page.
 
-    What all prompts begin with, up to the end of a line (a chat template's system message), tells nobody anything.
+    Lines that all prompts begin with, such as a chat template's system message, are left out: they tell no tree from
+    another. So is what is too long.
+
+    entries: what `index_entry` returned for each tree, at least one.
+
+    Returns the columns, and how many characters of the beginning were left out, counted as JavaScript counts them
+    (UTF-16 code units).
     """
     prompts = [e["prompt"] for e in entries]
     shared = _common_start(min(prompts), max(prompts)) if len(set(prompts)) > 1 else ""
@@ -188,7 +222,13 @@ def _common_start(a: str, b: str) -> str:
 def tree_chunk(
     tree: ReasoningTree, step: int | None, record: Mapping[str, Any], options: CreditOptions
 ) -> dict[str, Any]:
-    """Everything the page shows of one tree; lists run over the nodes, the root first."""
+    """Everything that the page shows of one tree; lists run over its nodes, the root first.
+
+    tree: the tree.
+    step: its training step, or None.
+    record: its `tree_scores`.
+    options: the options that these were computed with.
+    """
     nodes = tree.nodes
     return {
         "id": tree.id,
@@ -216,7 +256,7 @@ def tree_chunk(
 
 
 def _made(tree: ReasoningTree, options: CreditOptions) -> dict[str, str]:
-    """How the tree was made and scored, as far as it says, ready to be read."""
+    """How the tree was made and scored, as far as its meta says, in texts to show."""
     search, credit = (m if isinstance(m := tree.meta.get(k), dict) else {} for k in ("search", "credit"))
     budget = b if isinstance(b := search.get("budget"), dict) else {}
     s = options.score
@@ -233,7 +273,10 @@ def _made(tree: ReasoningTree, options: CreditOptions) -> dict[str, str]:
 
 
 def compact(value: float | None) -> float | int | None:
-    """The value within 1e-9 (or twelve digits) in as few characters as that takes."""
+    """The value rounded, so that JSON needs few characters for it; None for NaN and infinities.
+
+    Values below 1e-5 keep four digits, values from 100 on twelve, and those between ten decimals.
+    """
     if value is None or not math.isfinite(value):
         return None
     if abs(value) < 1e-5:
@@ -244,7 +287,10 @@ def compact(value: float | None) -> float | int | None:
 
 
 def pack(value: Any) -> str:
-    """A JSON value as base64 of gzip: nothing in it can be taken for markup. The same value, the same text."""
+    """A JSON value as base64 of gzip, a text in which nothing can be taken for markup.
+
+    The same value always gives the same text.
+    """
     data = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # A lone surrogate could come from a file's name or a foreign meta; it has no UTF-8.
     return base64.b64encode(gzip.compress(data.encode("utf-8", "replace"), 6, mtime=0)).decode()

@@ -1,4 +1,7 @@
-"""The trees as plain nested lists, for browsers without JavaScript: the first trees, up to a stated size."""
+"""The trees as plain nested lists, for browsers without JavaScript.
+
+Only the first trees are written this way, as many as `MOST_BYTES` hold; the page says how many are left out.
+"""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -8,8 +11,8 @@ from .._text import visible
 from ..tree import ROOT, Leaf, ReasoningTree
 from .data import tree_key
 
-MOST_BYTES = 400_000  # of markup
-MOST_TEXT = 4_000  # characters of a step
+MOST_BYTES = 400_000  # of markup, for all trees together
+MOST_TEXT = 4_000  # characters shown of a prompt or of a step
 
 
 def leaf_mark(leaf: Leaf) -> str:
@@ -23,7 +26,7 @@ def leaf_mark(leaf: Leaf) -> str:
 
 
 def marks_of(tree: ReasoningTree) -> dict[int, list[str]]:
-    """The verdicts of the answers that end at a node, by node."""
+    """By node, the verdicts of the answers that end there; several where equal answers were sampled."""
     marks: dict[int, list[str]] = {}
     for leaf in tree.leaves:
         marks.setdefault(leaf.node, []).append(leaf_mark(leaf))
@@ -31,7 +34,7 @@ def marks_of(tree: ReasoningTree) -> dict[int, list[str]]:
 
 
 def number(value: float | None) -> str:
-    """A score as people read it: a sign, three digits, "–" for none."""
+    """A score as people read it: with its sign and three decimals (from 1000 on, three digits), "–" for None."""
     if value is None:
         return "–"
     text = f"{value:+.3f}" if abs(value) < 1000 else f"{value:+.3g}"
@@ -39,19 +42,27 @@ def number(value: float | None) -> str:
 
 
 def answers(tree: ReasoningTree) -> str:
-    """How many, in words: 12 answers, 1 answer."""
+    """How many answers a tree has, in words: "12 answers", "1 answer"."""
     return f"{len(tree.leaves)} answer{'s' * (len(tree.leaves) != 1)}"
 
 
 class NestedLists:
-    """Collects trees until they fill `MOST_BYTES`."""
+    """Collects trees as nested lists until they fill `MOST_BYTES`.
+
+    The first tree that does not fit ends the collection, so that what is shown are the first trees of the page.
+    """
 
     def __init__(self) -> None:
         self._parts: list[str] = []
         self._size = self._shown = self._all = 0
 
     def add(self, tree: ReasoningTree, step: int | None, record: Mapping[str, Any]) -> None:
-        """Adds a tree if there is still room."""
+        """Adds a tree if there is still room, and counts it if not.
+
+        tree: the tree.
+        step: its training step, or None.
+        record: its `tree_scores`.
+        """
         self._all += 1
         if self._shown < self._all - 1:
             return
@@ -63,7 +74,10 @@ class NestedLists:
         self._parts.append(part)
 
     def finish(self, notes: Sequence[str]) -> str:
-        """The markup, with a line that says what is left out."""
+        """The markup of all that was added, with a line that says how many trees are left out.
+
+        notes: further lines, such as what could not be read.
+        """
         left = self._all - self._shown
         which = f"the first {self._shown} of {self._all} trees" if left else "the trees"
         told = f"This browser runs no JavaScript: here are {which} as lists."
@@ -84,7 +98,10 @@ def _tree(tree: ReasoningTree, step: int | None, record: Mapping[str, Any], open
 
 
 def _steps(tree: ReasoningTree, record: Mapping[str, Any]) -> str:
-    """Steps one after another in a list, lists inside it only where the tree forks. No recursion: trees are deep."""
+    """The steps of a tree, one after another in a list, with lists inside it only where the tree forks.
+
+    A stack of what is still to be written stands in for recursion, which deep trees would take too far.
+    """
     marks, out = marks_of(tree), []
     stack: list[int | str] = _fork(tree.nodes[ROOT].children)
     while stack:
@@ -106,11 +123,12 @@ def _steps(tree: ReasoningTree, record: Mapping[str, Any]) -> str:
 
 
 def _fork(children: Sequence[int]) -> list[int | str]:
-    """What to write for the branches of a fork, last first: a list of branches, each a list of steps."""
+    """What to write for the branches of a fork, as a stack, the last piece first: a list of lists of steps."""
     branches = [part for child in reversed(children) for part in ("</ol></li>\n", child, "<li><ol>")]
     return ["</ul>\n", *branches, "<ul>"]
 
 
 def _text(text: str) -> str:
+    """A text as markup, cut at `MOST_TEXT` characters."""
     more = f" … [{len(text) - MOST_TEXT} more characters]" if len(text) > MOST_TEXT else ""
     return html.escape(visible(text[:MOST_TEXT].strip("\n"))) + more
