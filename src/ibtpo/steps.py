@@ -8,6 +8,7 @@ alone and cutting its whole trajectory give the same steps.
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 
 from ._extras import load_object
 from .errors import ConfigError, unknown
@@ -160,9 +161,16 @@ def make_splitter(name: str) -> Splitter:
             except ValueError as e:
                 raise ConfigError(f"splitter 'noisy:SHARE' needs a share, got {value!r:.80}; e.g. noisy:0.1") from e
             return noisy(share)
-    if value.isidentifier():
-        return load_object(name, "splitter")
     known = ("blank_line", "delimiter:TEXT", "regex:PATTERN", "tokens:COUNT", "sentence", "noisy:SHARE")
+    if value.isidentifier():
+        try:
+            return load_object(name, "splitter")
+        except ConfigError as e:
+            # `delimeter:END` has the form of a dotted path: say what was meant, unless a module of that name exists.
+            near = get_close_matches(kind, [form.partition(":")[0] for form in known], n=1)
+            if near and isinstance(e.__cause__, ModuleNotFoundError) and e.__cause__.name == kind:
+                raise ConfigError(f"{e}; did you mean {near[0]!r}?") from e
+            raise
     raise unknown("splitter", name, known)
 
 
