@@ -8,8 +8,8 @@ sampled right after s as Monte Carlo draws, it becomes
     η1(s_b) = p̂(a*|s_b)/p̂(a*|s) − (1 + 1/β)     the information gained from the environment
     η2(s_b) = π(s_b)                               the model's confidence in that branch
 
-The factor (1+β) is as the paper prints it; exact algebra gives β, and the ranking of nodes is the same. What else the paper
-leaves open is a field of `ScoreOptions`; docs/method.md, "What the paper leaves open", lists it all.
+The factor (1+β) is as the paper prints it; exact algebra gives β, and the ranking of nodes is the same. What else the
+paper leaves open is a field of `ScoreOptions`; docs/method.md, "What the paper leaves open", lists it all.
 
 A number that is not defined is NaN, not zero: η1 and η2 of the root, the score of a node without children, and p̂ and
 η1 of a node under which no reward is known.
