@@ -27,7 +27,7 @@ from ..verify.pool import function_name
 from .config import IBTPOConfig, check_least
 from .methods import METHODS
 
-# Flat groups of 8 cost about as many tokens as trees of 12 (spec section 9), and TRL's default is 8.
+# Flat groups of 8 cost about as many tokens as the paper's trees of 12, and TRL's default is 8.
 FLAT_GROUP = 8
 
 # Set by the command itself, from the run folder and the number of processes; what to use in their place.
