@@ -2,7 +2,8 @@
 
 `ib` is the rule of the paper (arXiv 2605.28109; docs/method.md, "One training step", point 2); the others are the
 baselines it is compared with. A rule is a function of the form `BranchingRule`. It sees the tree alone, and not which
-rollouts are under way. Ties are broken by a hash of the place's tokens, so that the order of siblings cannot matter.
+rollouts are under way. Which of two equal scores comes first, the paper leaves open. Here a hash of the place's tokens
+decides, so that the order of siblings cannot matter.
 """
 
 from collections.abc import Callable, Sequence

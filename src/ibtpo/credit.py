@@ -6,8 +6,8 @@ parts `a_gl` and `a_ib`; the others are the baselines it is compared with. An ad
 number. Where nothing is known of a step, because no reward is, it gets 0. An advantage of your own is named by its
 dotted path `package.module:function`, see docs/method.md, "Functions of your own".
 
-The standard deviation of rewards is TRL's: that of a sample, plus 1e-4. So a tree whose trajectories share nothing
-gives exactly TRL's GRPO advantages when λ is 0.
+Which standard deviation of rewards is meant, the paper leaves open. Here it is TRL's: that of a sample, plus 1e-4. So a
+tree whose trajectories share nothing gives exactly TRL's GRPO advantages when λ is 0.
 
 Shapes: N nodes, the root included; L leaves; D steps on the path to a leaf; T tokens of a trajectory.
 """
