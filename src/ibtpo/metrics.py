@@ -42,10 +42,8 @@ def tree_record(tree: ReasoningTree, options: ScoreOptions | None = None) -> Rec
 
     options: how the tree is scored, for `ib_score` and `cov_eta`.
 
-    Two of the numbers need a definition here:
-    branch_depth: how many steps lie before a branch on average, as a share of the mean number of steps of an answer.
-    branch_cost: how many tokens a branch has on average, as a share of those of a first rollout; the paper has about
-        0.48.
+    Two numbers are shares of a mean: `branch_depth` is how many steps lie before a branch, of the steps of an answer,
+    and `branch_cost` is how many tokens a branch has, of the tokens of a first rollout (about 0.48 in the paper).
     """
     scores = score_tree(tree, options)
     correct = correctness(tree)

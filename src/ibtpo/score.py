@@ -141,7 +141,13 @@ def values(tree: ReasoningTree, value: str = "leaves") -> tuple[np.ndarray, np.n
 
 
 def score_tree(tree: ReasoningTree, options: ScoreOptions | None = None) -> Scores:
-    """Computes every score of a tree, by the equations at the head of this file.
+    """Computes every score of a tree.
+
+        η1(s)       = p̂(a*|s)/p̂(a*|s_parent) − (1 + 1/β)
+        η2(s)       = π(s)
+        IB-Score(s) = (1+β)/B · Σ_b η1(s_b)·η2(s_b)    over the B draws s_b that were sampled right after s
+
+    A draw under which no reward is known is left out, and B counts the others.
 
     tree: N nodes. Time and memory grow with N plus leaves times depth.
     options: β and the choices left open; the defaults where nothing is given.
