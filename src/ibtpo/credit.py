@@ -177,7 +177,8 @@ def grpo(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:
 
         A(τ) = (R(τ) − mean({R})) / (std({R}) + 1e-4)
 
-    Returns L arrays, the i-th (D_i,), with the same number for each step of a trajectory.
+    Returns L arrays, the i-th (D_i,), with the same number for each step of a trajectory: 0 in a tree whose rewards are
+    all equal.
     """
     rewards = leaf_rewards(tree)
     known = rewards[~np.isnan(rewards)]
