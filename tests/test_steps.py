@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -131,6 +132,7 @@ def test_noise_is_a_matter_of_the_steps_own_text() -> None:
         ("noisy:1.5", "from 0 to 1, got 1.5"),
         ("noisy:nan", "from 0 to 1, got nan"),
         ("no.such.module:f", "cannot load"),
+        ("delimeter:END", "No module named 'delimeter'; did you mean 'delimiter'"),
         ("os.path:no_such_function", "cannot load"),
         (".:f", "cannot load"),
         ("", "unknown splitter"),
@@ -139,6 +141,16 @@ def test_noise_is_a_matter_of_the_steps_own_text() -> None:
 def test_a_wrong_splitter_is_an_error_that_says_why(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_splitter(name)
+
+
+def test_a_module_of_your_own_may_be_called_nearly_like_a_built_in_splitter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "sentences.py").write_text("def cut(pieces):\n    return [len(pieces)]\n")
+    assert make_splitter("sentences:cut")(["A. ", "B."]) == [2]
+    with pytest.raises(ConfigError, match=r"'missing' does not exist in module 'sentences' \(.*\)$"):
+        make_splitter("sentences:missing")
 
 
 # --- cut

@@ -2,8 +2,11 @@
 
     prompt -> tree -> scores -> credit -> update -> report
 
-Names are loaded when they are first used, so `import ibtpo` costs nothing and the numpy-only parts work without torch.
-What is listed here is the public surface; modules' other names may change.
+The method is that of Jiang et al., "Long Live The Balance: Information Bottleneck Driven Tree-based Policy
+Optimization" (arXiv 2605.28109); docs/method.md says where each part of it is implemented.
+
+The names in `__all__` are the public interface; other names of the modules may change. A name is loaded when it is
+first used, so that `import ibtpo` costs next to nothing, and what needs numpy alone works without torch.
 """
 
 import importlib
@@ -88,6 +91,7 @@ __all__ = [
     "write_trees",
 ]
 
+# Public name -> the module that defines it.
 _MODULE_OF = {
     "AdvantageFunction": "credit",
     "BatchScale": "credit",
@@ -129,6 +133,7 @@ _MODULE_OF = {
 
 
 def __getattr__(name: str) -> Any:
+    """Loads a public name at its first use; Python calls this for a name that the module does not have yet."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'ibtpo' has no attribute {name!r}")
     try:

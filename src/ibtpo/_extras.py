@@ -8,7 +8,7 @@ from typing import Any
 from ._text import describe
 from .errors import ConfigError, DependencyError
 
-# Which extra of ours brings a package, for errors that name the install line.
+# Optional package -> the extra of ours that installs it, for errors that name the install line.
 EXTRAS = {
     "accelerate": "train",
     "datasets": "train",
@@ -30,9 +30,12 @@ EXTRAS = {
 
 
 def missing_package(error: ModuleNotFoundError, what: str) -> DependencyError | None:
-    """The error to raise in place of `error`; None if it is about no optional package of ours.
+    """The error that tells how to install a missing package, to be raised in place of Python's.
 
-    what: what needs the package, the subject of the message.
+    error: what the import raised.
+    what: what needs the package, in words for the message.
+
+    Returns None if the missing module belongs to no optional package of ours.
     """
     package = (error.name or "").partition(".")[0]
     extra = EXTRAS.get(package)
@@ -78,15 +81,15 @@ def find_modules_here() -> None:
     """Lets modules in the current folder be imported, as `python -m` does; an installed command does not by itself."""
     try:
         here = os.getcwd()
-    except FileNotFoundError:  # somebody has deleted it
+    except FileNotFoundError:  # the folder has been deleted since this process started
         return
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
 
 
 def child_environment() -> dict[str, str]:
-    """Environment variables for a child process that is to find the same modules in the same places as this one.
+    """The environment variables for a child process that has to find the same modules in the same places as this one.
 
-    The child's import path is this process's, in its order, the current folder written out where it was "".
+    PYTHONPATH is this process's import path in its order, with the current folder's name where the path has "".
     """
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}

@@ -1,8 +1,8 @@
 """The one table of options: each option of trees, scores, credit, sampling and verifying, declared once.
 
-A field of a dataclass (`ScoreOptions`, `IBTPOConfig`, …) and an option of the command line take default, help and
-choices from their row here. The rows stand in a module of their own, apart from the dataclasses, because a help text
-must not load numpy, which scores need, or torch, which the trainer's configuration needs.
+A field of a dataclass (`ScoreOptions`, `IBTPOConfig`, …) and the command-line option of the same name take default,
+help and choices from their row here. The rows stand in a module of their own, apart from the dataclasses, because
+`--help` must not load numpy, which scores need, or torch, which the trainer's configuration needs.
 """
 
 import dataclasses
@@ -17,11 +17,11 @@ DOTTED = "package.module:function"  # stands among the choices where a function 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One row.
+    """One row of the table.
 
-    default: the value where nothing is given; its type is the option's type.
-    help: what it means, in a few words, without default and choices.
-    choices: what may be given, if that can be listed.
+    default: the value where nothing is given; its type is the type of the option.
+    help: what the option means, in a few words, without default and choices.
+    choices: the values that may be given, if they can be listed; a form such as "tokens:COUNT" is one of them.
     """
 
     default: Any
@@ -30,7 +30,7 @@ class Option:
 
     @property
     def text(self) -> str:
-        """The help text with the choices."""
+        """The help text, followed by the choices where there are any."""
         if not self.choices:
             return self.help
         return f"{self.help}: {', '.join(self.choices[:-1])} or {self.choices[-1]}"
@@ -70,29 +70,35 @@ OPTIONS = {
 
 
 def option(name: str, **changes: Any) -> Any:
-    """A dataclass field for the option `name`. changes: what differs there (default, help, choices)."""
+    """A dataclass field that takes default, help and choices from a row.
+
+    name: the row's key in `OPTIONS`.
+    changes: what is different in this dataclass: default, help or choices.
+    """
     row = dataclasses.replace(OPTIONS[name], **changes)
     return dataclasses.field(default=row.default, metadata={"help": row.text, "choices": row.choices})
 
 
 def pick(cls: Callable[..., T], source: Any, **given: Any) -> T:
-    """An options object made by name from whatever holds its fields: a configuration, or a parsed command line.
+    """Makes an options object from whatever holds its fields by name: a configuration, or a parsed command line.
 
-    cls: the dataclass to make. source: its attributes of the same names as the fields are taken; a field it lacks
-    keeps its default. given: values that go before those of `source`.
+    cls: the dataclass to make.
+    source: the object whose attributes give the fields of the same names; a field that it lacks keeps its default.
+    given: values that are used instead of those of `source`.
     """
     names = [f.name for f in dataclasses.fields(cls) if f.name not in given and hasattr(source, f.name)]  # type: ignore[arg-type]
     return cls(**{name: getattr(source, name) for name in names}, **given)
 
 
-# Names that stored trees and results of earlier versions hold, and today's.
+# Names that trees and results stored by earlier versions hold -> today's names.
 RENAMED = {"beta": "ib_beta", "max_new_tokens": "max_completion_length"}
 
 
 def todays_names(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Options read from a file, at any depth under the names they have today; the file may be of an earlier version.
+    """Options that were read from a file of any version, under the names they have today.
 
-    For options of trees, scores, credit and sampling only: in a trainer's settings `beta` is TRL's KL weight.
+    stored: names and values; a value may hold options in its turn. They must be options of trees, scores, credit or
+        sampling: in a trainer's settings `beta` is not ours, but TRL's weight of the KL term.
     """
     return {
         RENAMED.get(key, key): todays_names(value) if isinstance(value, Mapping) else value

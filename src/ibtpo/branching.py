@@ -1,7 +1,9 @@
-"""Branching rules: where the next rollouts of a tree start (spec section 4, baselines of section 7).
+"""Branching rules: where the next rollouts of a tree start.
 
-A rule is a function `(tree, k, options, seed) -> list[BranchPoint]`: at most k different places, best first. Rules see
-the tree alone; ties are broken by a hash of the place's tokens, so that the order of siblings cannot matter.
+`ib` is the rule of the paper (arXiv 2605.28109; docs/method.md, "One training step", point 2); the others are the
+baselines it is compared with. A rule is a function of the form `BranchingRule`. It sees the tree alone, and not which
+rollouts are under way. Which of two equal scores comes first, the paper leaves open. Here a hash of the place's tokens
+decides, so that the order of siblings cannot matter.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,9 +19,12 @@ from .tree import ROOT, ReasoningTree
 
 @dataclass(frozen=True, slots=True)
 class BranchPoint:
-    """A place to branch: right after `node`'s step, or before its token `offset` (0 < offset) when that is given.
+    """A place to branch.
 
-    score: what the rule saw there, or None.
+    node: the id of the node; a new rollout continues right after its step.
+    offset: where it is given, the rollout starts inside the step instead, before the token with this index. It must be
+        above 0.
+    score: the number for which the rule chose the place, or None. It is stored with the rollouts that start there.
     """
 
     node: int
@@ -27,44 +32,55 @@ class BranchPoint:
     score: float | None = None
 
 
+# A rule takes (tree, k, options, seed) and gives at least one and at most k different places, the best first.
+#   tree: the tree so far, with at least one trajectory.
+#   k: how many places are asked for.
+#   options: how the tree is scored.
+#   seed: the source of all randomness; the same seed and tree give the same places.
 BranchingRule = Callable[[ReasoningTree, int, ScoreOptions, int], list[BranchPoint]]
 
 
 def _tie(tree: ReasoningTree, node: int, seed: int) -> int:
+    """A hash of the sampled tokens down to `node`: it orders equal scores, whatever ids the nodes have."""
     return stable_hash(seed, tree.id, tuple(tree.prefix_ids(node)[len(tree.prompt_ids) :]))
 
 
 def _top(
     tree: ReasoningTree, nodes: Sequence[int] | np.ndarray, score: Sequence[float] | np.ndarray, k: int, seed: int
 ) -> list[BranchPoint]:
-    """The k nodes of highest score; scores equal to ten digits are ties."""
+    """The places after the k nodes of the highest score, the best first; scores equal to ten digits are ties.
+
+    nodes: (M,) ids.
+    score: (M,) their scores, finite.
+    """
     values = np.asarray(score, dtype=float)
     k = min(k, len(values))
     least = values.max() if k == 1 else np.partition(values, -k)[-k]
-    # Round and hash only what may be chosen.
+    # Rounding and hashing are slow, so only the nodes that may be chosen go through them.
     best = np.flatnonzero(values >= least - 1e-9 * abs(least)).tolist()
     ranked = sorted(best, key=lambda i: (-float(f"{values[i]:.10g}"), _tie(tree, int(nodes[i]), seed)))
     return [BranchPoint(int(nodes[i]), None, float(values[i])) for i in ranked[:k]]
 
 
 def independent(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> list[BranchPoint]:
-    """Always the root: independent answers, as in GRPO."""
+    """Always the root, so that all answers of a tree are independent, as in GRPO."""
     return [BranchPoint(ROOT)]
 
 
 def random(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> list[BranchPoint]:
-    """Nodes with children (the root among them), uniformly at random."""
-    nodes = tree.branchable() or [ROOT]  # all answers so far may be empty
+    """k nodes with children, the root among them, uniformly at random. It is the paper's RandTree."""
+    nodes = tree.branchable() or [ROOT]  # no node has children if all answers so far are empty
     ranked = sorted(nodes, key=lambda n: stable_hash(seed, tree.id, len(tree.leaves), _tie(tree, n, seed)))
     return [BranchPoint(n) for n in ranked[:k]]
 
 
 def fixed_width(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> list[BranchPoint]:
-    """TreePO (arXiv 2508.17445): every active path forks in two at each depth until the tree is wide enough.
+    """The rule of TreePO (arXiv 2508.17445): every path forks in two at each depth, until the tree is wide enough.
 
-    Sampling segment by segment and forking at a boundary gives the same distribution as sampling on and branching at
-    that boundary later, so the rule picks the shallowest steps that were continued only once; when all were continued
-    twice, TreePO's fallback: a step at random. TreePO's segments are of fixed length: use splitter "tokens:512".
+    TreePO samples segment by segment and forks where a segment ends. To sample on and branch at that end later gives
+    the same distribution, so the rule picks the shallowest steps that were continued only once. When all were continued
+    twice, it picks at random, which is TreePO's fallback. TreePO's segments have a fixed length, for which there is the
+    splitter "tokens:512". What else is left out stands in docs/method.md, "Departures".
     """
     nodes = [n for n in tree.branchable() if n != ROOT]
     continued = {n: sum(tree.nodes[c].draws for c in tree.nodes[n].children) for n in nodes}
@@ -75,15 +91,17 @@ def fixed_width(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -
 
 
 def entropy(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> list[BranchPoint]:
-    """EPTree of TreeRL (arXiv 2506.11902): resample the tokens the model was most surprised by, −log π(token).
+    """EPTree, the rule of TreeRL (arXiv 2506.11902): the tokens that surprised the model most, −log π(token), first.
 
-    Token positions, not step ends: the chosen token is left out of the prefix and drawn again. A place where the tree
-    already branches is not chosen again; each node gives its best position, so k places lie in k nodes.
+    Places are tokens, not ends of steps: the chosen token is left out of the prefix and drawn again. A place where the
+    tree branches already is not chosen again. Each node offers its best token only, so that k places lie in k nodes.
+    What TreeRL has besides stands in docs/method.md, "Departures".
     """
     nodes, offsets, surprisal = [], {}, []
     for node in tree.nodes[1:]:
+        # To draw an only child's first token again is to branch right after this node's step.
         after = tree.nodes[node.children[0]].step.logprobs[:1] if len(node.children) == 1 else ()
-        candidates = [*node.step.logprobs, *after][1:]  # the node's own first token belongs to its parent's places
+        candidates = [*node.step.logprobs, *after][1:]  # its own first token is a place of its parent
         if candidates:
             offsets[node.id] = 1 + candidates.index(min(candidates))
             nodes.append(node.id)
@@ -99,10 +117,13 @@ def entropy(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> li
 
 
 def ib(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> list[BranchPoint]:
-    """IBTree: the nodes with children, the root among them, that have the highest IB-Score."""
+    """IBTree, the paper's rule: the k nodes with the highest IB-Score (see score.py), the root among them.
+
+    Only nodes with children have a score. While no reward is known, there is none at all, and the rule is `random`.
+    """
     ib_score = running_ib_scores(tree, options)
     nodes = np.flatnonzero(~np.isnan(ib_score))
-    if not len(nodes):  # every verifier failed so far: nothing to rank by
+    if not len(nodes):  # the verifier has failed for every answer so far
         return random(tree, k, options, seed)
     return _top(tree, nodes, ib_score[nodes], k, seed)
 

@@ -1,11 +1,15 @@
 """Step advantages: what each step of each trajectory is credited with.
 
-An advantage is a function `(tree, options) -> PathAdvantages`: for each of the L leaves the (D,) advantages of the D
-steps on its path; all tokens of a step get the step's value. A trajectory whose reward is unknown gets 0 wherever
-nothing is known. The functions here have names; one of your own is named by its dotted path `package.module:function`.
+`ibtpo` is the advantage of the paper (arXiv 2605.28109; docs/method.md, "One training step", point 3), from its two
+parts `a_gl` and `a_ib`; the others are the baselines it is compared with. An advantage is a function of the form
+`AdvantageFunction`: a tree in, one number out for each step on the path to each leaf. All tokens of a step get its
+number. Where nothing is known of a step, because no reward is, it gets 0. An advantage of your own is named by its
+dotted path `package.module:function`, see docs/method.md, "Functions of your own".
 
-TRL's constants are kept (sample standard deviation plus 1e-4), so that a tree whose trajectories share nothing gives
-exactly TRL's GRPO advantages.
+Which standard deviation of rewards is meant, the paper leaves open. Here it is TRL's: that of a sample, plus 1e-4. So a
+tree whose trajectories share nothing gives exactly TRL's GRPO advantages when λ is 0.
+
+Shapes: N nodes, the root included; L leaves; D steps on the path to a leaf; T tokens of a trajectory.
 """
 
 import inspect
@@ -23,30 +27,33 @@ from .errors import ConfigError, unknown
 from .score import LARGEST, ScoreOptions, Scores, effective, score_tree
 from .tree import ROOT, ReasoningTree
 
-STD_FLOOR = 1e-4  # TRL's: keeps a float residue in the standard deviation from becoming a huge advantage
+STD_FLOOR = 1e-4  # as in TRL: a standard deviation that is nearly 0 must not make a huge advantage
 
-PathAdvantages = list[np.ndarray]  # L arrays, the i-th (D_i,): a number for each step on the path to leaf i
+PathAdvantages = list[np.ndarray]  # L arrays; the i-th has shape (D_i,), a number for each step on the path to leaf i
 
 
 class AdvantageFunction(Protocol):
-    """An advantage: a tree and the options in, the advantages of the steps along each path out.
+    """The form of an advantage: a tree and the options in, the advantages of the steps along each path out.
 
-    The function may take a keyword `confidence` besides: (N,) another policy's confidence in each node's step, handed
-    to it when training with `ib_policy="ref"`. It may carry an attribute `batch_scale`, a `BatchScale`.
+    The function may also take a keyword `confidence`, (N,): another policy's confidence in the step of each node. It is
+    given in training with `ib_policy="ref"`. The function may carry an attribute `batch_scale`, a `BatchScale`.
     """
 
     def __call__(self, tree: ReasoningTree, options: "CreditOptions", /) -> PathAdvantages:
-        """L arrays, the i-th (D_i,): a finite number for each step on the path to leaf i."""
+        """Computes the advantages of one tree.
+
+        Returns L arrays, of which the i-th, (D_i,), holds a finite number for each step on the path to leaf i.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class BatchScale:
-    """Divides the advantages of a whole batch by one number, which all its trees together decide.
+    """Divides the advantages of a whole batch by one number, to which all its trees contribute.
 
-    values: `(tree, paths) -> floats`, what one tree contributes; paths are its advantages as the function gave them,
-        before any weight of shared prefixes.
-    scale: the divisor, not 0, from the contributions of all trees of the batch, over all processes.
+    values: `(tree, paths) -> floats`, what one tree contributes, any number of finite values. `paths` are its
+        advantages as the function gave them, before `prefix_weight`.
+    scale: `(values) -> float`, the divisor from what all trees of the batch contribute, over all processes; not 0.
     """
 
     values: Callable[[ReasoningTree, PathAdvantages], Sequence[float]]
@@ -55,14 +62,21 @@ class BatchScale:
 
 @dataclass(frozen=True, slots=True)
 class CreditOptions:
-    """How the reward becomes step advantages.
+    """How rewards become step advantages.
+
+    The last two fields are choices that the paper leaves open (docs/method.md, "What the paper leaves open"), as are
+    those of `score`.
 
     advantage: "ibtpo", "grpo", "treerl", "treepo", or a dotted path `package.module:function` to an
         `AdvantageFunction`, which is loaded when the options are made.
-    lam: λ, the weight of the local IB term (paper: 0.1; 0.5 collapses).
-    score: β, value, confidence, … of the scores underneath.
-    ib_on_uniform_trees: keep A_IB = −π/β in trees whose leaves are all right or all wrong (a push towards diversity).
-    prefix_weight: how often a token shared by n trajectories counts: "trajectories" n times, "sqrt" √n, "once" 1.
+    lam: λ, the weight of the local term A_IB. The paper uses 0.1 and reports that 0.5 collapses.
+    score: β, and how values and confidences are computed. Of the four names only "ibtpo" uses it.
+    ib_on_uniform_trees: whether A_IB stays in a tree whose rewards are all equal. There A_GL is 0, and A_IB, without a
+        `ratio_prior`, is −π/β: a push towards diversity.
+    prefix_weight: how often a token that n trajectories share counts in the update: "trajectories" is n times, "sqrt"
+        is √n times, and "once" is once.
+
+    Raises `ConfigError` for a value out of range, an unknown name, and a function that cannot be loaded.
     """
 
     advantage: str = option("advantage")
@@ -80,23 +94,32 @@ class CreditOptions:
 
 
 def leaf_rewards(tree: ReasoningTree) -> np.ndarray:
-    """(L,) rewards, NaN where unknown."""
+    """The (L,) rewards R(τ) of a tree's leaves, NaN where a reward is unknown."""
     return np.array([math.nan if leaf.reward is None else leaf.reward for leaf in tree.leaves])
 
 
 def reward_std(rewards: np.ndarray) -> float:
-    """Sample standard deviation of the known rewards; 0 for fewer than two."""
+    """std({R(τ)}), the sample standard deviation of the known rewards.
+
+    rewards: (L,), NaN where unknown.
+
+    Returns exactly 0 when fewer than two are known, or when all are equal up to rounding.
+    """
     known = rewards[~np.isnan(rewards)]
     if len(known) < 2 or not effective(known.tolist()):
         return 0.0
-    mean = math.fsum(known) / len(known)  # exactly rounded: the order of trajectories cannot change the result
+    mean = math.fsum(known) / len(known)  # fsum rounds once, so the order of trajectories cannot change the result
     return math.sqrt(math.fsum((known - mean) ** 2) / (len(known) - 1))
 
 
 def a_gl(tree: ReasoningTree, scores: Scores) -> np.ndarray:
-    """(N,) global advantage (p̂(a*|s) − p̂(a*|q)) / std({R(τ)}): the step's value against the whole tree's.
+    """Compares the value of each step with the value of the whole tree: the global part of the paper's advantage.
 
-    0 when all rewards are equal; NaN where p̂ is unknown.
+        A_GL(s) = (p̂(a*|s) − p̂(a*|q)) / (std({R(τ)}) + 1e-4)
+
+    scores: the `score_tree` of the same tree. p̂(a*|q) is the value of the root.
+
+    Returns (N,) advantages: all 0 when all rewards are equal, and NaN where p̂ is unknown.
     """
     std = reward_std(leaf_rewards(tree))
     delta = scores.p_hat - scores.p_hat[ROOT]
@@ -104,17 +127,28 @@ def a_gl(tree: ReasoningTree, scores: Scores) -> np.ndarray:
 
 
 def a_ib(scores: Scores, confidence: np.ndarray | None = None) -> np.ndarray:
-    """(N,) local advantage (p̂(a*|s)/p̂(a*|parent) − (1 + 1/β)) · π(s): the step against its own siblings.
+    """Compares the value of each step with that of its parent, that is, with its own siblings: the local part.
 
-    confidence: (N,) π to use in place of the sampling policy's, e.g. the reference model's. NaN for the root.
+        A_IB(s) = (p̂(a*|s)/p̂(a*|s_parent) − (1 + 1/β)) · π(s) = η1(s) · π(s)
+
+    The paper writes π_ref and leaves open which policy that is. By default it is the one that sampled the tree, π_old.
+
+    scores: the `score_tree` of a tree.
+    confidence: (N,) π(s) of another policy to use instead, such as the reference model's (`ib_policy="ref"`).
+
+    Returns (N,) advantages, NaN for the root and where p̂ is unknown.
     """
     return scores.eta1 * (scores.eta2 if confidence is None else confidence)
 
 
 def ibtpo(tree: ReasoningTree, options: CreditOptions, *, confidence: np.ndarray | None = None) -> PathAdvantages:
-    """A(s) = A_GL(s) + λ·A_IB(s). Compares a step with the whole tree and with its own siblings.
+    """Compares each step with the whole tree and with its own siblings: the advantage of IB-TPO.
 
-    confidence: see `a_ib`.
+        A(s) = A_GL(s) + λ·A_IB(s)
+
+    confidence: (N,) see `a_ib`.
+
+    Returns L arrays, the i-th (D_i,).
     """
     return _along_paths(tree, node_advantage(tree, options, confidence=confidence))
 
@@ -122,7 +156,14 @@ def ibtpo(tree: ReasoningTree, options: CreditOptions, *, confidence: np.ndarray
 def node_advantage(
     tree: ReasoningTree, options: CreditOptions, scores: Scores | None = None, confidence: np.ndarray | None = None
 ) -> np.ndarray:
-    """(N,) the IB-TPO advantage of each node; NaN for the root and where nothing is known."""
+    """The advantage A(s) = A_GL(s) + λ·A_IB(s) of each node, from which `ibtpo` takes those along each path.
+
+    options: λ, `ib_on_uniform_trees`, and how the tree is scored.
+    scores: the `score_tree` of the tree, if it is known already.
+    confidence: (N,) see `a_ib`.
+
+    Returns (N,) advantages, NaN for the root and where nothing is known.
+    """
     scores = scores or score_tree(tree, options.score)
     total = a_gl(tree, scores)
     if options.ib_on_uniform_trees or reward_std(leaf_rewards(tree)) > 0:
@@ -132,7 +173,13 @@ def node_advantage(
 
 
 def grpo(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:
-    """A = (R − mean) / (std + 1e-4), the same for every step of a trajectory. Compares whole trajectories."""
+    """Compares each trajectory with all others of its tree: the advantage of GRPO (arXiv 2402.03300), as in TRL.
+
+        A(τ) = (R(τ) − mean({R})) / (std({R}) + 1e-4)
+
+    Returns L arrays, the i-th (D_i,), with the same number for each step of a trajectory: 0 in a tree whose rewards are
+    all equal.
+    """
     rewards = leaf_rewards(tree)
     known = rewards[~np.isnan(rewards)]
     std = reward_std(rewards)
@@ -142,7 +189,15 @@ def grpo(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:
 
 
 def treerl(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:
-    """TreeRL (arXiv 2506.11902): ((V(s) − V(root)) + (V(s) − V(parent))) / √(leaves under s), V the mean reward."""
+    """Compares the value of each step with the whole tree's and with its parent's: the advantage of TreeRL.
+
+        A(s) = ((V(s) − V(root)) + (V(s) − V(parent))) / √n
+
+    V is the mean reward of the leaves under a node, and n is how many there are under s. It follows the paper (arXiv
+    2506.11902); how the code released with that differs stands in docs/method.md, "Departures".
+
+    Returns L arrays, the i-th (D_i,).
+    """
     scores = score_tree(tree, ScoreOptions(value="leaves"))
     parents = [n.parent for n in tree.nodes[1:]]
     step = np.full(len(tree.nodes), math.nan)
@@ -153,10 +208,15 @@ def treerl(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:
 
 
 def treepo(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:
-    """TreePO (arXiv 2508.17445): mean over the sub-groups sharing each ancestor of R − mean(R of the sub-group).
+    """Compares each trajectory with those that share its first steps: the advantage of TreePO (arXiv 2508.17445).
 
-    One value a trajectory. The root's sub-group is the whole tree; a sub-group of one below it is skipped. The paper
-    divides by a standard deviation over the batch, which is the `batch_scale` of this function.
+        A(τ) = mean over the nodes s on the path of τ, the root included, of R(τ) − mean(R of the leaves under s)
+
+    A node below the root with a single leaf under it is left out. TreePO then divides by a standard deviation over the
+    batch; that is the `batch_scale` of this function (docs/method.md, "Departures").
+
+    Returns L arrays, the i-th (D_i,), with the same number for each step of a trajectory: 0 in a tree whose rewards are
+    all equal.
     """
     rewards = leaf_rewards(tree)
     scores = score_tree(tree, ScoreOptions(value="leaves"))
@@ -170,12 +230,12 @@ def treepo(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:
 
 
 def _treepo_values(tree: ReasoningTree, paths: PathAdvantages) -> list[float]:
-    """The value of each trajectory with steps; none of a tree without a signal, which TreePO leaves out."""
+    """What a tree contributes to TreePO's divisor: its trajectories' advantages; nothing if all rewards are equal."""
     return [float(a[0]) for a in paths if len(a)] if reward_std(leaf_rewards(tree)) > 0 else []
 
 
 def _treepo_scale(values: Sequence[float]) -> float:
-    """The sample standard deviation of all values plus 1e-4."""
+    """TreePO's divisor: the sample standard deviation of all values, plus 1e-4."""
     return reward_std(np.asarray(values, dtype=float)) + STD_FLOOR
 
 
@@ -191,9 +251,10 @@ ADVANTAGES: dict[str, AdvantageFunction] = {
 
 
 def find_advantage(name: str) -> AdvantageFunction:
-    """An advantage by name or dotted path `package.module:function`.
+    """The advantage that a name, or a dotted path `package.module:function`, stands for.
 
-    Raises `ConfigError` for an unknown name, a function that cannot be loaded, and a `batch_scale` that is none.
+    Raises `ConfigError` for an unknown name, a function that cannot be loaded, and a `batch_scale` that is no
+    `BatchScale`.
     """
     if name in ADVANTAGES:
         return ADVANTAGES[name]
@@ -207,7 +268,7 @@ def find_advantage(name: str) -> AdvantageFunction:
 
 
 def takes_confidence(name: str) -> bool:
-    """Whether an advantage takes the keyword `confidence`, so that `ib_policy="ref"` means something to it."""
+    """Whether the advantage called `name` takes the keyword `confidence`; only then can `ib_policy="ref"` be used."""
     try:
         parameter = inspect.signature(find_advantage(name)).parameters.get("confidence")
     except ValueError:  # a function written in C may not say what it takes
@@ -218,19 +279,30 @@ def takes_confidence(name: str) -> bool:
 def path_advantages(
     tree: ReasoningTree, options: CreditOptions, confidence: np.ndarray | None = None
 ) -> PathAdvantages:
-    """The chosen advantage along each trajectory's path, weighted for shared prefixes; see `plain_advantages`."""
+    """The advantage that the options choose, along the path of each trajectory, after `prefix_weight`.
+
+    A division by the batch's scale (`BatchScale`) is not part of it.
+
+    options: the advantage, and what it depends on.
+    confidence: (N,) see `a_ib`; only for an advantage that takes it.
+
+    Returns L arrays, the i-th (D_i,). Raises `ConfigError` as `plain_advantages` does.
+    """
     return weigh_prefixes(tree, plain_advantages(tree, options, confidence), options.prefix_weight)
 
 
 def plain_advantages(
     tree: ReasoningTree, options: CreditOptions, confidence: np.ndarray | None = None
 ) -> PathAdvantages:
-    """The chosen advantage along each trajectory's path as its function gives it.
+    """The advantage that the options choose, along the path of each trajectory, as its function gives it.
 
+    options: the advantage, and what it depends on.
     confidence: (N,) see `a_ib`; only for an advantage that takes it.
 
-    Raises `ConfigError`, naming the function, when one of the user's fails or gives anything else than one finite
-    number for each step of each path.
+    Returns L arrays, the i-th (D_i,), before `prefix_weight`.
+
+    Raises `ConfigError`, naming the function, when one of the user's own fails or gives anything else than one finite
+    number for each step of each path, and when `confidence` is given to one that does not take it.
     """
     name, function = options.advantage, find_advantage(options.advantage)
     given: dict[str, Any] = {} if confidence is None else {"confidence": confidence}
@@ -246,7 +318,7 @@ def plain_advantages(
 
 
 def _checked(tree: ReasoningTree, result: Any, name: str) -> PathAdvantages:
-    """What a user's function gave, as arrays. Raises `ConfigError` for the first thing that is wrong with it."""
+    """What a user's own function gave, as arrays. Raises `ConfigError` for the first thing that is wrong with it."""
     of = f"of tree {tree.id!r}"
     try:
         paths = [np.asarray(a, dtype=float) for a in result]
@@ -273,8 +345,12 @@ def _checked(tree: ReasoningTree, result: Any, name: str) -> PathAdvantages:
 
 
 def weigh_prefixes(tree: ReasoningTree, paths: PathAdvantages, prefix_weight: str) -> PathAdvantages:
-    """The advantages of steps that n trajectories share, so weighted that they count n times, √n times or once.
+    """Scales the advantages of steps that n trajectories share, so that in all they count n times, √n times or once.
 
+    The loss adds up trajectories, so without a weight a shared step counts n times; "sqrt" divides it by √n, and
+    "once" by n.
+
+    paths: L arrays, the i-th (D_i,); returned in the same form.
     prefix_weight: see `CreditOptions`.
     """
     if prefix_weight == "trajectories":
@@ -287,9 +363,13 @@ def weigh_prefixes(tree: ReasoningTree, paths: PathAdvantages, prefix_weight: st
 
 
 def batch_values(trees: Sequence[ReasoningTree], paths: Sequence[PathAdvantages], name: str) -> list[float] | None:
-    """What trees contribute to the divisor of their batch; None for an advantage without a `BatchScale`.
+    """What the trees of this process contribute to the divisor of their batch.
 
-    trees: of this process. paths: their `plain_advantages`. name: of the advantage.
+    trees: this process's trees of the batch.
+    paths: the `plain_advantages` of each.
+    name: the advantage's name or dotted path.
+
+    Returns their values in one list, or None for an advantage without a `BatchScale`.
 
     Raises `ConfigError`, naming the advantage, when a contribution is no finite number.
     """
@@ -307,9 +387,10 @@ def batch_values(trees: Sequence[ReasoningTree], paths: Sequence[PathAdvantages]
 
 
 def batch_divisor(values: Sequence[float], name: str) -> float:
-    """The number by which a batch's advantages are divided.
+    """The number by which the advantages of a batch are divided, for an advantage with a `BatchScale`.
 
-    values: `batch_values` of all trees of the batch, over all processes. name: of the advantage.
+    values: the `batch_values` of all trees of the batch, over all processes.
+    name: the advantage's name or dotted path.
 
     Raises `ConfigError`, naming the advantage, unless its `BatchScale` gives a finite number other than 0.
     """
@@ -324,7 +405,12 @@ def batch_divisor(values: Sequence[float], name: str) -> float:
 
 
 def token_advantages(tree: ReasoningTree, paths: PathAdvantages) -> list[np.ndarray]:
-    """L arrays, the i-th (T_i,): each token of trajectory i gets its step's advantage."""
+    """Gives each token of a trajectory the advantage of its step.
+
+    paths: L arrays, the i-th (D_i,), a number for each step.
+
+    Returns L arrays, the i-th (T_i,), a number for each token.
+    """
     return [
         np.repeat(a, [len(tree.nodes[n].step.token_ids) for n in tree.path(leaf.node)])
         for a, leaf in zip(paths, tree.leaves, strict=True)
@@ -332,10 +418,12 @@ def token_advantages(tree: ReasoningTree, paths: PathAdvantages) -> list[np.ndar
 
 
 def _along_paths(tree: ReasoningTree, node_value: np.ndarray) -> PathAdvantages:
+    """The (N,) values of nodes as values of the steps along each path, 0 where a value is NaN."""
     filled = np.nan_to_num(node_value, nan=0.0)
     return [filled[tree.path(leaf.node)] for leaf in tree.leaves]
 
 
 def _per_trajectory(tree: ReasoningTree, value: np.ndarray) -> PathAdvantages:
+    """The (L,) values of trajectories as values of each of their steps, 0 where a value is NaN."""
     filled = np.nan_to_num(value, nan=0.0)
     return [np.full(len(tree.path(leaf.node)), filled[i]) for i, leaf in enumerate(tree.leaves)]

@@ -20,6 +20,8 @@ class RunningScores:
     """The IB-Scores of one tree, which `refresh` brings up to date.
 
     options: how the tree is scored.
+
+    `ib_score` holds the scores. The equations are those at the head of score.py.
     """
 
     def __init__(self, options: ScoreOptions) -> None:
@@ -31,9 +33,9 @@ class RunningScores:
         """Forgets the tree, so that the next `refresh` starts from its first node."""
         self._leaves = self._nodes = 0  # how many of each have been taken in
         self._room = np.full(64, math.nan)  # the scores, with room for nodes to come
-        # The following lists hold one value a node. (Single elements of arrays are slow to read.)
-        self._eta2: list[float] = []
-        self._p_hat: list[float] = []
+        # The lists below hold one value a node. They are no arrays, whose single elements are slow to read.
+        self._eta2: list[float] = []  # π of the step
+        self._p_hat: list[float] = []  # the value
         self._density: list[float] = []  # p-hat as it enters the ratio to the parent's, that is, after smoothing
         self._sums: list[Fraction] = []  # of the rewards under a node; exact, so that their order cannot change a value
         self._own: dict[int, list[float]] = {}  # the rewards of the leaves that end at a node, if there are any
@@ -41,11 +43,14 @@ class RunningScores:
 
     @property
     def ib_score(self) -> np.ndarray:
-        """(N,) the IB-Score of each node as in `Scores`, NaN where it is not defined."""
+        """The (N,) IB-Scores of the nodes as of the last `refresh`, NaN where one is not defined; see `Scores`."""
         return self._room[: self._nodes]
 
     def refresh(self, tree: ReasoningTree) -> None:
-        """Takes in the trajectories that were added to the tree since the last call."""
+        """Takes in the trajectories that were added to the tree since the last call.
+
+        It must be called with the same tree each time. After a `ReasoningTree.split` all is computed anew.
+        """
         if tree.cuts != self._cuts:  # A step was cut in two since, which gave nodes new ids.
             self._cuts = tree.cuts
             self._reset()
@@ -61,7 +66,7 @@ class RunningScores:
                     self._sums[node] += exact
                     self._known[node] += 1
         self._leaves = len(tree.leaves)
-        # Children first: a node's score needs theirs, and their ids are above its own.
+        # Children come first, because a node's score needs their values. Their ids are higher than its own.
         self._score(tree, sorted(touched, reverse=True))
 
     def _grow(self, tree: ReasoningTree) -> None:
@@ -107,6 +112,7 @@ class RunningScores:
                 self._room[i] = (1 + o.ib_beta) / draws * math.fsum(terms)
 
 
+# What was computed for each tree; an entry goes when its tree does.
 _RUNNING: WeakKeyDictionary[ReasoningTree, RunningScores] = WeakKeyDictionary()
 
 

@@ -1,7 +1,9 @@
-"""The numbers that show whether exploration and exploitation are in balance (spec section 8).
+"""The numbers that show whether exploration and exploitation are in balance, from Eff-Rate to Cov(η1, η2).
 
-`tree_record` measures one tree; `summarise` turns the records of a batch (of all processes) into the logged metrics.
-Groups are judged on raw correctness, never on a shaped reward. docs/metrics.md says how to read each number.
+`tree_record` measures one tree; `summarise` turns the records of a batch, over all processes, into the logged metrics.
+`tree_scores` and `readable` show a single tree node by node. Whether a group carries a signal is judged on raw
+correctness, never on a shaped reward. The rates and the covariance are those of the paper (arXiv 2605.28109);
+docs/metrics.md says how to read each number.
 """
 
 import json
@@ -18,25 +20,30 @@ from .tree import ROOT, ReasoningTree
 
 Record = dict[str, float]
 
-COLUMNS = ("p_hat", "eta1", "eta2", "ib_score", "a_gl", "a_ib", "advantage")  # of a node
+COLUMNS = ("p_hat", "eta1", "eta2", "ib_score", "a_gl", "a_ib", "advantage")  # what `tree_scores` gives of each node
 
 
 def correctness(tree: ReasoningTree) -> list[float]:
-    """The known raw correctness of the leaves, see `tree.Leaf.correct`; leaves without one are left out."""
+    """The raw correctness of the leaves for which it is known, see `tree.Leaf.correct`: at most L numbers."""
     return [float(c) for c in tree.correct if c is not None]
 
 
 def rescued(tree: ReasoningTree) -> bool:
-    """Whether the first rollouts were all right or all wrong and a branch made the group differ: a signal bought."""
+    """Whether branching gave the tree a signal that it had not: the first B0 rollouts were alike, and the whole is not.
+
+    Alike means that they were all right or all wrong.
+    """
     first = [float(c) for c, r in zip(tree.correct, tree.rollouts, strict=False) if r.round == 0 and c is not None]
     return bool(first) and not effective(first) and effective(correctness(tree))
 
 
 def tree_record(tree: ReasoningTree, options: ScoreOptions | None = None) -> Record:
-    """Measures one tree; NaN where a number is not defined.
+    """Measures one tree. docs/metrics.md lists every number that is returned; it is NaN where it is not defined.
 
-    branch_depth: steps from the root to where a branch started, as a share of the mean steps of an answer.
-    branch_cost: tokens of a branch as a share of the mean tokens of a first rollout (paper: about 0.48).
+    options: how the tree is scored, for `ib_score` and `cov_eta`.
+
+    Two numbers are shares of a mean: `branch_depth` is how many steps lie before a branch, of the steps of an answer,
+    and `branch_cost` is how many tokens a branch has, of the tokens of a first rollout (about 0.48 in the paper).
     """
     scores = score_tree(tree, options)
     correct = correctness(tree)
@@ -69,7 +76,12 @@ def tree_record(tree: ReasoningTree, options: ScoreOptions | None = None) -> Rec
 
 
 def summarise(records: Sequence[Record]) -> dict[str, float]:
-    """Means over trees, except that trajectories, generated tokens and verifier errors are added up."""
+    """The logged metrics of a batch: means over its trees, where trees without the number (NaN) are left out.
+
+    Trajectories, generated tokens and verifier errors are added up instead.
+
+    records: the `tree_record` of each tree, at least one.
+    """
     out: dict[str, float] = {}
     for key in records[0]:
         column = [r[key] for r in records]
@@ -81,16 +93,20 @@ def summarise(records: Sequence[Record]) -> dict[str, float]:
 
 
 def _mean(values: Iterable[float]) -> float:
+    """The mean of the values that are not NaN; NaN if there is none."""
     known = [v for v in values if not math.isnan(v)]
     return math.fsum(known) / len(known) if known else math.nan
 
 
 def tree_scores(tree: ReasoningTree, options: CreditOptions) -> dict[str, Any]:
-    """Everything `ibtpo score --json` prints of one tree; None where a number is not defined.
+    """Everything that `ibtpo score --json` prints of one tree, as JSON values; None where a number is not defined.
 
-    `effective` looks at raw correctness, `avg_reward` is the mean of the known rewards. A node's `advantage` is that of
-    `options.advantage`: for "ibtpo" A_GL + λ·A_IB; for any other the mean, over the trajectories through the node, of
-    what its tokens get, before `prefix_weight` and before a division by the batch's scale.
+    options: the advantage, and how the tree is scored.
+
+    In the result, `nodes` holds the `COLUMNS` of each node, `effective` says whether raw correctness differs between
+    the leaves, and `avg_reward` is the mean of the known rewards. The `advantage` of a node is A_GL + λ·A_IB for
+    "ibtpo". For any other it is the mean, over the trajectories through the node, of what its tokens get there, before
+    `prefix_weight` and before a division by the batch's scale.
     """
     scores = score_tree(tree, options.score)
     columns: dict[str, np.ndarray] = {
@@ -114,7 +130,7 @@ def tree_scores(tree: ReasoningTree, options: CreditOptions) -> dict[str, Any]:
 
 
 def _advantage(tree: ReasoningTree, options: CreditOptions, scores: Scores) -> np.ndarray:
-    """(N,) the advantage of each node as `tree_scores` describes it; NaN for the root."""
+    """The (N,) advantages of the nodes as `tree_scores` describes them; NaN for the root."""
     if options.advantage == "ibtpo":
         return node_advantage(tree, options, scores)
     through: list[list[float]] = [[] for _ in tree.nodes]
@@ -125,13 +141,17 @@ def _advantage(tree: ReasoningTree, options: CreditOptions, scores: Scores) -> n
 
 
 def _or_none(value: float) -> float | None:
+    """`value`, or None for NaN and infinity, which JSON cannot hold."""
     return value if math.isfinite(value) else None
 
 
 def readable(tree: ReasoningTree, record: dict[str, Any]) -> str:
-    """A tree as a table, a step under the one it follows."""
+    """A tree as a table for the terminal: a row for each node, indented under the step that it follows.
+
+    record: the `tree_scores` of the tree.
+    """
     rows, texts, stack = [], [], [(ROOT, 0)]
-    while stack:  # depth first, so that a step stands under the one it follows
+    while stack:  # depth first, so that the steps of an answer stand below each other
         node, depth = stack.pop()
         stack += [(child, depth + 1) for child in reversed(tree.nodes[node].children)]
         scores = record["nodes"][node]

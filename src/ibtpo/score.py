@@ -1,14 +1,18 @@
-"""p-hat, η1, η2 and the IB-Score of every node of a tree (spec sections 2 and 3).
+"""The value p̂, η1, η2 and the IB-Score of every node of a tree, as IB-TPO defines them (arXiv 2605.28109).
 
-The Information Bottleneck objective of a chain, J = (β+1)·H(τ|q) − β·H(τ|a*,q), becomes per step, with Tsallis
-entropy of order 2 and a node's sampled children as Monte Carlo draws,
+The Information Bottleneck objective of a chain of steps τ that answers the question q, where a* is a right answer, is
+J = (β+1)·H(τ|q) − β·H(τ|a*,q). For a single step s, with the Tsallis entropy of order 2 and the B draws s_b that were
+sampled right after s as Monte Carlo draws, it becomes
 
     IB-Score(s) = (1+β)/B · Σ_b η1(s_b)·η2(s_b)
-    η1(s_b) = p̂(a*|s_b)/p̂(a*|s) − (1 + 1/β)     information gained from the environment
+    η1(s_b) = p̂(a*|s_b)/p̂(a*|s) − (1 + 1/β)     the information gained from the environment
     η2(s_b) = π(s_b)                               the model's confidence in that branch
 
-Everything is NaN where it is not defined (η of the root, the score of a node without children, p̂ of a node under
-which no reward is known): "none" is not zero.
+The factor (1+β) is as the paper prints it; exact algebra gives β, and the ranking of nodes is the same. What else the
+paper leaves open is a field of `ScoreOptions`; docs/method.md, "What the paper leaves open", lists it all.
+
+A number that is not defined is NaN, not zero: η1 and η2 of the root, the score of a node without children, and p̂ and
+η1 of a node under which no reward is known.
 """
 
 import math
@@ -21,22 +25,27 @@ from ._options import OPTIONS, option
 from .errors import ConfigError, unknown
 from .tree import ROOT, ReasoningTree
 
-NO_VALUE = 1e-12  # a parent's value at or below this carries no information: the ratio is 1
+NO_VALUE = 1e-12  # the 0/0 rule: where p̂ of the parent is at most this, the ratio p̂(s)/p̂(parent) is set to 1
 
-LARGEST = 1e15  # of a weight: beyond it scores overflow or lose all their digits
+LARGEST = 1e15  # bounds β, λ and the prior: beyond it scores overflow or lose all their digits
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreOptions:
-    """What the paper leaves open, and β.
+    """β, and the choices that the paper leaves open (docs/method.md, "What the paper leaves open").
 
-    ib_beta: β > 0 of the Information Bottleneck (paper: 5).
-    value: "leaves", the share of correct leaves under a node (the paper's reward density), or "draws", the mean over
-        children weighted by their draws, which a much-branched subtree does not dominate.
-    confidence: π of a step from its tokens' log-probs: "geomean" exp(mean), "joint" exp(sum), "head:k" exp(sum of the
-        first k).
-    weight: "draws", a child counts as often as it was drawn, or "unique", once.
-    ratio_prior: a ≥ 0 smooths the p̂ inside the ratio as (k+a)/(n+2a) with k = p̂·n of n leaves; 0 is off.
+    ib_beta: β > 0 of the Information Bottleneck; 5 in the paper.
+    value: what p̂ of a node is. "leaves" is the mean reward of the leaves under it, which for rewards of 0 and 1 is the
+        share of correct ones, the paper's reward density. "draws" is the mean over its children weighted by their
+        draws, so that a subtree with many branches does not dominate.
+    confidence: π of a step of several tokens, from their log-probabilities: "geomean" is exp(mean), "joint" is
+        exp(sum), and "head:k" is exp(sum of the first k). The joint probability vanishes on long steps.
+    weight: how often a child counts among the B draws of its parent's score: "draws", as often as it was drawn, or
+        "unique", once.
+    ratio_prior: a ≥ 0 smooths both values of the ratio p̂(s)/p̂(parent) as (k+a)/(n+2a), where n is the number of leaves
+        under the node and k = p̂·n. At 0 nothing is smoothed, and a parent with the value 0 gives the ratio 1.
+
+    Raises `ConfigError` for a value out of range or an unknown name.
     """
 
     ib_beta: float = option("ib_beta")
@@ -62,10 +71,14 @@ class ScoreOptions:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Arrays over the N nodes of one tree, NaN where not defined.
+    """The scores of the N nodes of one tree, by node id; NaN where one is not defined.
 
-    p_hat: (N,) value. leaf_count: (N,) leaves with a known reward under the node. eta1, eta2, ib_score: (N,).
-    ratio: (N,) p̂(node)/p̂(parent) under the 0/0 rule.
+    p_hat: (N,) p̂(a*|s), the value of each node.
+    leaf_count: (N,) integers, how many leaves under each node have a known reward.
+    ratio: (N,) p̂(a*|s)/p̂(a*|parent), smoothed where `ratio_prior` says so, and 1 where the parent's value is 0 or less.
+    eta1: (N,) η1 = ratio − (1 + 1/β).
+    eta2: (N,) η2 = π(s).
+    ib_score: (N,) the IB-Score.
     """
 
     p_hat: np.ndarray
@@ -77,7 +90,13 @@ class Scores:
 
 
 def step_confidence(logprobs: Sequence[float], kind: str) -> float:
-    """π of a step from its tokens' (T,) log-probabilities; see `ScoreOptions.confidence`."""
+    """π(s), the probability that stands for a whole step.
+
+    logprobs: (T,) log-probabilities of the step's tokens, at least one.
+    kind: see `ScoreOptions.confidence`.
+
+    Raises `ConfigError` for an unknown kind.
+    """
     if kind == "geomean":
         return math.exp(math.fsum(logprobs) / len(logprobs))
     if kind == "joint":
@@ -89,13 +108,16 @@ def step_confidence(logprobs: Sequence[float], kind: str) -> float:
 
 
 def values(tree: ReasoningTree, value: str = "leaves") -> tuple[np.ndarray, np.ndarray]:
-    """(N,) p̂(a*|s) and (N,) number of leaves with a known reward under s.
+    """The values of the nodes: (N,) p̂(a*|s), NaN where no reward is known, and (N,) how many leaves under s have one.
 
-    Sums are exactly rounded, so that the order of siblings cannot change a result.
+    tree: N nodes; leaves whose reward is unknown count for nothing.
+    value: "leaves" or "draws", see `ScoreOptions.value`. With "draws" an answer that ends at a node counts as one draw.
+
+    Sums are rounded once, by `math.fsum`, so that the order of siblings cannot change a result.
     """
     n = len(tree.nodes)
-    rewards: list[list[float]] = [[] for _ in range(n)]  # of all leaves under the node
-    own: list[list[float]] = [[] for _ in range(n)]  # of the leaves that end at the node
+    rewards: list[list[float]] = [[] for _ in range(n)]  # the rewards of all leaves under each node
+    own: list[list[float]] = [[] for _ in range(n)]  # the rewards of the leaves that end at each node
     for leaf in tree.leaves:
         if leaf.reward is None:
             continue
@@ -106,7 +128,7 @@ def values(tree: ReasoningTree, value: str = "leaves") -> tuple[np.ndarray, np.n
             node = tree.nodes[node].parent
     count = np.array([len(r) for r in rewards], dtype=np.int64)
     p_hat = np.full(n, math.nan)
-    for i in range(n - 1, -1, -1):  # a parent's id is below its children's
+    for i in range(n - 1, -1, -1):  # children before parents, whose ids are lower
         if not count[i]:
             continue
         if value == "leaves":
@@ -119,19 +141,31 @@ def values(tree: ReasoningTree, value: str = "leaves") -> tuple[np.ndarray, np.n
 
 
 def score_tree(tree: ReasoningTree, options: ScoreOptions | None = None) -> Scores:
-    """All scores of a tree. Time and memory are linear in nodes plus leaves times depth."""
+    """Computes every score of a tree.
+
+        η1(s)       = p̂(a*|s)/p̂(a*|s_parent) − (1 + 1/β)
+        η2(s)       = π(s)
+        IB-Score(s) = (1+β)/B · Σ_b η1(s_b)·η2(s_b)    over the B draws s_b that were sampled right after s
+
+    A draw under which no reward is known is left out, and B counts the others.
+
+    tree: N nodes. Time and memory grow with N plus leaves times depth.
+    options: β and the choices left open; the defaults where nothing is given.
+    """
     options = options or ScoreOptions()
     n = len(tree.nodes)
     p_hat, count = values(tree, options.value)
     a, beta = options.ratio_prior, options.ib_beta
     density = (p_hat * count + a) / (count + 2 * a) if a else p_hat
     ratio, eta2, ib_score = np.full(n, math.nan), np.full(n, math.nan), np.full(n, math.nan)
+    # η1 and η2 compare each step with the one before it.
     for node in tree.nodes[1:]:
         eta2[node.id] = step_confidence(node.step.logprobs, options.confidence)
         if count[node.id]:
             parent = density[node.parent]
             ratio[node.id] = density[node.id] / parent if parent > NO_VALUE else 1.0
     eta1 = ratio - (1 + 1 / beta)
+    # IB-Score(s) = (1+β)/B · Σ_b η1(s_b)·η2(s_b), over the draws under which a reward is known.
     for node in tree.nodes:
         terms, draws = [], 0
         for c in node.children:
@@ -145,16 +179,18 @@ def score_tree(tree: ReasoningTree, options: ScoreOptions | None = None) -> Scor
 
 
 def tree_ib_score(scores: Scores) -> float:
-    """Mean IB-Score over the nodes with children; NaN if there is none."""
+    """The mean IB-Score of the nodes that have one; NaN if there is none."""
     known = scores.ib_score[~np.isnan(scores.ib_score)]
     return float(math.fsum(known) / len(known)) if len(known) else math.nan
 
 
 def eta_covariance(tree: ReasoningTree, scores: Scores) -> float:
-    """Cov(η1, η2) over siblings: positive when the model's confidence lies where the information is.
+    """Cov(η1, η2) over siblings: positive where the model is more confident in the steps that lead to right answers.
 
-    For each node from which at least two draws are known: the draws-weighted population covariance over its children.
-    The mean over such nodes; NaN if there is none.
+    For a node with at least two draws under which a reward is known, it is the population covariance over those
+    children, weighted by their draws. The result is the mean over such nodes, NaN if there is none.
+
+    scores: the `score_tree` of the same tree.
     """
     covariances = []
     for node in tree.nodes:
@@ -175,5 +211,8 @@ def eta_covariance(tree: ReasoningTree, scores: Scores) -> float:
 
 
 def effective(rewards: Sequence[float]) -> bool:
-    """Whether a group's rewards differ, so that it carries a signal; a spread below 1e-9 is float residue."""
+    """Whether the rewards of a group differ, so that an advantage has something to compare.
+
+    rewards: the known rewards, any number. A difference of at most 1e-9 is taken for rounding.
+    """
     return len(rewards) > 1 and max(rewards) - min(rewards) > 1e-9

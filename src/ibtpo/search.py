@@ -1,15 +1,19 @@
-"""Growing trees: one coroutine a prompt, no barrier between prompts. docs/method.md gives the method.
+"""Growing trees: IBTree, the tree sampling of IB-TPO (arXiv 2605.28109), for any branching rule.
+
+docs/method.md, "One training step", points 1 and 2, gives the method.
 
     search = TreeSearch(engine, verifier, decode, SearchOptions(budget=Budget.parse("4,9,1,1")))
-    trees = asyncio.run(search.grow_all(prompts))                 # all trees, in order
-    asyncio.run(search.grow_each(prompts, lambda tree: print(tree.id)))  # one after the other, none kept
+    trees = asyncio.run(search.grow_all(prompts))  # all trees, in the order of the prompts
+    asyncio.run(search.grow_each(prompts, lambda tree: print(tree.id)))  # each as soon as it is whole; none is kept
 
-B0 rollouts start at the root; then, round after round, the branching rule picks K places and each gets B rollouts.
-Without lookahead every reward of a round is known before the next round's places are chosen. With a lookahead of n,
-places are chosen while up to n earlier rounds still run, and what those will bring is not known to the rule.
+B0 rollouts start at the root. Then, in each of L−1 rounds, the branching rule picks K places, and B rollouts start at
+each of them. Without lookahead every reward of a round is known before the next round's places are chosen. With a
+lookahead of n, places are chosen while up to n earlier rounds still run, and what those will bring is not known to the
+rule.
 
+Each tree grows in a coroutine of its own and goes on as soon as its own rollouts have returned, whatever the others do.
 The seed of a rollout comes from (run seed, prompt id, tokens of the place, how many rollouts started there before), so
-that concurrency, batching and the order of arrival cannot change a tree.
+that concurrency, batching and the order of arrival cannot change a tree (docs/method.md, "What is deterministic").
 """
 
 import asyncio
@@ -33,15 +37,22 @@ from .verify import Verdict, Verifier
 
 T = TypeVar("T")
 
-MOST_TRAJECTORIES = 65536  # of a tree; all first rollouts are queued at once
+MOST_TRAJECTORIES = 65536  # in a tree: all of its first rollouts are queued at once and must fit in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How large a tree grows: B0 first rollouts, then L−1 rounds of K places with B rollouts each.
+    """How large a tree grows: the paper's (B0, L, K, B), which are (4, 9, 1, 1) there.
 
-    tokens: stop, in place of the L rounds, when the next branch would take the tree's generated tokens beyond this.
-    What a branch would cost is what the known continuations of its place cost on average.
+    b0: B0, how many rollouts start at the root in the first round.
+    rounds: L, the number of rounds, the first one included.
+    k: K, at how many places each further round branches.
+    b: B, how many rollouts start at each of them.
+    tokens: where it is given, `rounds` does not count; the tree stops when its next round would take its generated
+        tokens beyond this number. A branch is expected to cost what the known continuations of its place cost on
+        average.
+
+    Raises `ConfigError` for a number below 1 and for a tree of more than 65536 trajectories.
     """
 
     b0: int = 4
@@ -61,12 +72,18 @@ class Budget:
 
     @property
     def trajectories(self) -> int:
-        """G = B0 + (L−1)·K·B."""
+        """G = B0 + (L−1)·K·B, the number of trajectories of a tree without a token budget."""
         return self.b0 + (self.rounds - 1) * self.k * self.b
 
     @classmethod
     def parse(cls, text: str | Sequence[int], tokens: int | None = None) -> "Budget":
-        """From "B0,L,K,B" or four integers."""
+        """Makes a budget from its short form.
+
+        text: "B0,L,K,B" such as "4,9,1,1", or four integers.
+        tokens: see the class.
+
+        Raises `ConfigError` for anything else than four integers.
+        """
         try:
             parts = text.split(",") if isinstance(text, str) else list(text)
             b0, rounds, k, b = (int(p) for p in parts)
@@ -77,16 +94,25 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """Everything a tree depends on besides model, prompt and verifier.
+    """Everything that a tree depends on besides model, prompt and verifier, and how its requests are run.
 
-    branching: "ib", "entropy", "fixed_width", "random", "independent", or a dotted path to a rule.
-    splitter: see `steps.make_splitter`. max_completion_length: a trajectory's limit in tokens.
-    lookahead: rounds a tree may start before the running one has returned, from the scores it has by then, at the best
-        places that no running rollout started from. 0 is the paper's order; more keeps an engine busy that has few
-        prompts, at the price of scores that many rounds old. The tree depends on it, but not on timing.
-    max_in_flight: requests at the engine at once. retries: of a request that failed, with back-off.
-    deterministic: wait for each verdict before anything else happens, so that the engine's batches are the same in
-        every run (their composition touches the last bits of a float); costs overlap when verifying is slow.
+    budget: how large a tree grows.
+    sampling: how each token is drawn.
+    score: how the tree is scored for the branching rule.
+    branching: "ib", "entropy", "fixed_width", "random", "independent", or a dotted path `package.module:function` to a
+        `BranchingRule`.
+    splitter: where steps end, see `steps.make_splitter`.
+    max_completion_length: the most tokens of a trajectory, the prompt's not counted.
+    seed: the run's seed, from which those of all rollouts come.
+    lookahead: how many earlier rounds may still run when a round's places are chosen: the best by the scores so far
+        from which no running rollout started. 0 is the paper's order; more keeps an engine busy when there are few
+        prompts, with scores that are up to so many rounds old. The tree depends on this number, but not on timing.
+    max_in_flight: how many requests are at the engine at once.
+    retries: how often a request that failed is made again, each time after a longer wait.
+    deterministic: whether all else waits while an answer is verified. Then the engine's batches, which decide the last
+        bits of a float, are the same in every run. The price is that sampling and slow verifiers do not overlap.
+
+    Raises `ConfigError` for a value out of range, an unknown name, and a function that cannot be loaded.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -113,11 +139,14 @@ class SearchOptions:
         make_splitter(self.splitter)
 
 
-HOW_REQUESTS_RUN = ("max_in_flight", "retries", "deterministic")
+HOW_REQUESTS_RUN = ("max_in_flight", "retries", "deterministic")  # the options that are not stored with a tree
 
 
 def find_rule(name: str) -> BranchingRule:
-    """A branching rule by name or dotted path `package.module:function`."""
+    """The branching rule that a name, or a dotted path `package.module:function`, stands for.
+
+    Raises `ConfigError` for an unknown name and for a function that cannot be loaded.
+    """
     if name in BRANCHING:
         return BRANCHING[name]
     if ":" in name:
@@ -127,9 +156,13 @@ def find_rule(name: str) -> BranchingRule:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A question ready for the engine: its token ids, its text, and the columns its verifier gets.
+    """A question as the engine and the verifier need it.
 
-    conversational: the verifier gets completions as TRL's list of one assistant message.
+    id: a name that no other prompt of the same search has.
+    ids: (T,) the prompt's token ids.
+    text: the prompt's text.
+    columns: what the verifier gets besides, such as the reference answer under "answer".
+    conversational: whether the verifier gets a completion as TRL's list of one assistant message, and not as a string.
     """
 
     id: str
@@ -145,12 +178,12 @@ class TreeSearch:
     engine: what samples.
     verifier: what gives each answer its reward.
     decode: token ids -> text, special tokens skipped.
-    options: everything else a tree depends on.
-    on_rollout: called with each new trajectory's (tree, leaf index).
+    options: everything else that a tree depends on.
+    on_rollout: called with (tree, index of the leaf) for each trajectory that is added.
 
-    seconds: time spent in "verifying" (waiting for verdicts, when deterministic) and "credit" (choosing places).
-    verdicts: tree id -> (L,) verdicts in leaf order of each tree that `grow_all` returned, for callers that need each
-        reward function's own value.
+    `seconds` counts time since construction: under "verifying" that spent waiting for verdicts (with `deterministic`
+    only), and under "credit" that spent choosing places. `verdicts` holds, for each tree that `grow_all` returned, its
+    (L,) verdicts in the order of its leaves, by the tree's id; they have each reward function's own value.
     """
 
     def __init__(
@@ -173,7 +206,9 @@ class TreeSearch:
         self._rule = find_rule(options.branching)
 
     async def grow_all(self, prompts: Iterable[Prompt]) -> list[ReasoningTree]:
-        """One tree a prompt, in the order of the prompts; their verdicts are kept in `verdicts`.
+        """Grows a tree for each prompt, and returns them in the order of the prompts.
+
+        Their verdicts are kept in `verdicts`.
 
         Raises `EngineError` when a rollout failed for good, `ConfigError` for a prompt id that occurs twice.
         """
@@ -187,12 +222,13 @@ class TreeSearch:
         return [trees[prompt.id] for prompt in prompts]
 
     async def grow_each(self, prompts: Iterable[Prompt], on_tree: Callable[[ReasoningTree], None]) -> None:
-        """One tree a prompt, given to `on_tree` as soon as it is whole, in the order in which trees are done.
+        """Grows a tree for each prompt, and hands each over as soon as it is whole.
 
-        Neither trees nor verdicts are kept: however many prompts there are, memory holds the trees that are growing.
-        An exception of `on_tree` ends the search.
+        Neither trees nor verdicts are kept: however many prompts there are, memory holds only the trees that grow.
 
-        Raises `EngineError` when a rollout failed for good; trees finished before went through `on_tree`.
+        on_tree: called with each tree, in the order in which they are done. An exception of its own ends the search.
+
+        Raises `EngineError` when a rollout failed for good; trees that were whole by then went through `on_tree`.
         Raises `ConfigError` for a prompt id that occurs twice.
         """
         await self._grow_many(list(prompts), lambda tree, verdicts: on_tree(tree))
@@ -200,9 +236,11 @@ class TreeSearch:
     async def _grow_many(
         self, prompts: Sequence[Prompt], on_tree: Callable[[ReasoningTree, list[Verdict]], None]
     ) -> None:
+        """Grows a tree for each prompt, and calls `on_tree` with it and its verdicts as soon as it is whole."""
         o = self.options
         requests = asyncio.Semaphore(o.max_in_flight)
-        # What a growing tree keeps in flight: more trees than this would only wait, and finish late.
+        # `each` is how many requests a growing tree has under way. Only as many trees grow at once as keep the engine
+        # full: with more of them, each would wait longer for its requests, and all would be whole late.
         each = o.budget.k * o.budget.b * (1 + o.lookahead)
         growing = asyncio.Semaphore(max(1, -(-o.max_in_flight // each)))
 
@@ -217,18 +255,21 @@ class TreeSearch:
         await _all_or_none([one(p) for p in prompts])
 
     async def grow(self, prompt: Prompt) -> ReasoningTree:
-        """One tree."""
+        """Grows the tree of one prompt. Raises `EngineError` when a rollout failed for good."""
         return (await self.grow_all([prompt]))[0]
 
     async def _grow(self, prompt: Prompt, requests: asyncio.Semaphore) -> tuple[ReasoningTree, list[Verdict]]:
-        """A tree and (L,) the verdicts of its leaves."""
+        """Grows one tree, and returns it with the (L,) verdicts of its leaves.
+
+        requests: lets as many requests of all trees together through as `max_in_flight` says.
+        """
         o = self.options
         answer = prompt.columns.get("answer")
         tree = ReasoningTree(prompt.id, prompt.ids, prompt.text, None if answer is None else str(answer))
         # How the requests were run does not touch the tree, and so does not belong to it.
         tree.meta["search"] = {k: v for k, v in asdict(o).items() if k not in HOW_REQUESTS_RUN}
         verdicts: list[Verdict] = []
-        started: Counter[tuple[int, ...]] = Counter()
+        started: Counter[tuple[int, ...]] = Counter()  # sampled tokens before a place -> rollouts that started there
         running: deque[list[_Job]] = deque()  # rounds whose rollouts are under way, oldest first
         try:
             running.append(self._start([BranchPoint(ROOT)], o.budget.b0, 0, tree, prompt, started, running, requests))
@@ -247,7 +288,13 @@ class TreeSearch:
             await _cancel([job.task for jobs in running for job in jobs])
 
     def _choose(self, tree: ReasoningTree, round: int, running: Iterable[list["_Job"]]) -> list[BranchPoint]:
-        """The places of the next round, K of them, or none when the budget is spent."""
+        """The places of the next round: K of them, or none when the budget is spent.
+
+        Where the rule gives fewer than K, they are taken again in turn.
+
+        round: the number of the next round, 1 or more.
+        running: the rounds under way.
+        """
         o = self.options
         if o.budget.tokens is None and round >= o.budget.rounds:
             return []
@@ -259,12 +306,13 @@ class TreeSearch:
             raise ConfigError(f"branching rule {o.branching!r} failed: {type(e).__name__}: {e}") from e
         if not points:
             raise ConfigError(f"branching rule {o.branching!r} gave no place to branch; it must give at least one")
-        # What the running rounds will say of their places is not known yet: the next best ones first.
+        # Rollouts under way will change the scores of the places they started from, so other places go first.
         points.sort(key=lambda p: p.offset is None and p.node in taken)
         points = [points[i % min(len(points), o.budget.k)] for i in range(o.budget.k)]
         within = True
         if o.budget.tokens is not None:
-            spent = float(sum(max(1, r.tokens) for r in tree.rollouts))  # even empty answers use a budget up
+            # An empty answer counts as one token, or a tree of empty answers would never end.
+            spent = float(sum(max(1, r.tokens) for r in tree.rollouts))
             spent += sum(job.cost for jobs in running for job in jobs)
             within = spent + sum(self._cost(tree, p) for p in points) * o.budget.b <= o.budget.tokens
         self.seconds["credit"] += time.perf_counter() - begin
@@ -281,10 +329,13 @@ class TreeSearch:
         running: Iterable[list["_Job"]],
         requests: asyncio.Semaphore,
     ) -> list["_Job"]:
-        """Asks for `count` rollouts from each place."""
+        """Starts `count` rollouts from each place, and returns them as jobs without waiting for any.
+
+        A place inside a step is made the end of a step first, by `ReasoningTree.split`.
+        """
         o = self.options
         costs = [self._cost(tree, p) if tree.leaves and o.budget.tokens is not None else 0.0 for p in points]
-        # Cutting a step gives later ids a new number: keep hold of the nodes themselves.
+        # Cutting a step gives other nodes new ids, so the nodes themselves are remembered.
         places = [(tree.nodes[p.node], p, cost) for p, cost in zip(points, costs, strict=True)]
         for node, p, _ in places:
             if p.offset is not None and p.offset < len(node.step.token_ids):
@@ -306,13 +357,16 @@ class TreeSearch:
         return jobs
 
     async def _finish(self, running: "deque[list[_Job]]", tree: ReasoningTree, verdicts: list[Verdict]) -> None:
-        """Adds the oldest round's trajectories in the order they were asked for, whatever order they came in."""
+        """Waits for the oldest round under way, and adds its trajectories to the tree.
+
+        They are added in the order in which they were asked for, so that timing cannot change the tree.
+        """
         results = await asyncio.gather(*(job.task for job in running[0]))
         for job, (completion, pieces, verdict) in zip(running.popleft(), results, strict=True):
             ids = completion.token_ids
             steps = cut(ids, completion.logprobs, completion.entropies, pieces, self._splitter)
             stop = completion.stop_reason if verdict.error is None else "verifier_error"
-            # With a shaped reward, raw correctness is the first function's value.
+            # Of several reward functions the first one decides raw correctness; a single one's is the reward itself.
             correct = verdict.per_function[0] if len(verdict.per_function) > 1 else verdict.reward
             leaf = tree.add(job.node.id, steps, verdict.reward, stop, correct=correct, round=job.round, score=job.score)
             if verdict.error is not None:
@@ -324,11 +378,18 @@ class TreeSearch:
     async def _rollout(
         self, prompt: Prompt, prefix: list[int], sampled: tuple[int, ...], seed: int, requests: asyncio.Semaphore
     ) -> tuple[Completion, list[str], Verdict]:
+        """Samples one continuation and has the whole answer verified.
+
+        prefix: the tokens that the engine continues, the prompt's included.
+        sampled: those of them that were sampled, the prompt's left out.
+
+        Returns the completion, the (T,) text pieces of its tokens, and the verdict.
+        """
         room = self.options.max_completion_length - len(sampled)
         async with requests:
             completion = await self._generate(prompt, prefix, seed, room)
         ids = [*sampled, *completion.token_ids]
-        pieces = self._pieces(ids)  # of the whole answer: what a token decodes to depends on what stands before it
+        pieces = self._pieces(ids)  # of the whole answer, since a token's text depends on what stands before it
         text = "".join(pieces)
         row = {
             "prompt": prompt.text,
@@ -345,6 +406,7 @@ class TreeSearch:
         return completion, pieces[len(sampled) :], verdict
 
     async def _generate(self, prompt: Prompt, prefix: list[int], seed: int, room: int) -> Completion:
+        """Samples a continuation of at most `room` tokens; a request that fails is made again after a while."""
         o = self.options
         for attempt in range(o.retries + 1):
             try:
@@ -356,7 +418,10 @@ class TreeSearch:
         raise AssertionError("unreachable: the loop returns or raises")
 
     def _cost(self, tree: ReasoningTree, point: BranchPoint) -> float:
-        """Mean tokens the known trajectories through a place took after it."""
+        """How many tokens a rollout from a place is expected to take.
+
+        It is the mean number of tokens that the known trajectories through the place took after it.
+        """
         before = len(tree.prefix_ids(point.node)) - len(tree.prompt_ids)
         if point.offset is not None:
             before += point.offset - len(tree.nodes[point.node].step.token_ids)
@@ -369,7 +434,10 @@ class TreeSearch:
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run`, also where a loop is running already, as in a notebook: then in a thread of its own."""
+    """Runs a coroutine to its end, as `asyncio.run` does, also inside a running event loop, such as a notebook's.
+
+    There it runs in a thread of its own, and the caller's loop stands still until it is done.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -380,7 +448,13 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
 
 @dataclass(slots=True)
 class _Job:
-    """A rollout under way that started right after `node`'s step. cost: tokens it was expected to take."""
+    """A rollout under way that started right after the step of `node`.
+
+    score: what the rule saw in its place, or None.
+    round: 0 for the first B0 rollouts, then 1, 2, ….
+    cost: how many tokens it is expected to take; 0 without a token budget.
+    task: gives what `TreeSearch._rollout` returns.
+    """
 
     node: Node
     score: float | None
@@ -390,7 +464,7 @@ class _Job:
 
 
 async def _all_or_none(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Runs all jobs; when one fails, the others are cancelled and awaited, so that none lives on."""
+    """Runs all jobs. When one fails, the others are cancelled and awaited, so that none is left running."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
         await asyncio.gather(*tasks)
@@ -400,6 +474,7 @@ async def _all_or_none(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 
 async def _cancel(tasks: Sequence["asyncio.Task[Any]"]) -> None:
+    """Cancels tasks and waits until they have ended, whatever they end with."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

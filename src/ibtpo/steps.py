@@ -1,13 +1,17 @@
-"""Cutting a completion into steps, on token ids and their decoded pieces, never on re-tokenised text.
+"""Cutting a completion into the steps of a tree, on token ids and their decoded pieces, never on re-tokenised text.
 
-A splitter is a function from the (T,) text pieces of a completion's tokens to the ends of its steps: exclusive,
-increasing token positions, the last one T. A step starts afresh after the previous one's end, so cutting a branch
-alone and cutting its whole trajectory give the same steps.
+A splitter is a function from the (T,) text pieces of a completion's tokens to the ends of its steps. Ends are exclusive
+token positions, they increase, and the last one is T. The splitters here look at nothing before the step they are in,
+so that a branch, cut alone, gets the steps that its whole trajectory would get.
+
+The paper (arXiv 2605.28109) ends a step at a blank line, which is the default; docs/method.md, "Departures", says what
+a delimiter inside a token does.
 """
 
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 
 from ._extras import load_object
 from .errors import ConfigError, unknown
@@ -15,18 +19,23 @@ from .tree import Step
 
 Splitter = Callable[[Sequence[str]], list[int]]
 
-CUT = "\ufffd"  # what decoding gives for part of a character
+CUT = "\ufffd"  # what tokenizers give when the tokens end, or start, in the middle of a character's bytes
 _SENTENCE_END = re.compile(r"""[.!?。！？]["')\]]*$""")
 
 
 def delimiter(text: str = "\n\n") -> Splitter:
-    """A step ends with the token whose decoded text completes `text` (spec section 1, the paper's rule)."""
+    """A splitter that ends a step with the token whose decoded text completes `text`; a blank line is the paper's.
+
+    text: the delimiter. It may lie inside a token or be spread over several.
+
+    Raises `ConfigError` for an empty delimiter.
+    """
     if not text:
         raise ConfigError("the step delimiter must not be empty")
 
     def split(pieces: Sequence[str]) -> list[int]:
         ends, tail = [], ""
-        keep = len(text) - 1
+        keep = len(text) - 1  # a delimiter that the next token completes has at most so many characters before it
         for i, piece in enumerate(pieces, 1):
             tail += piece
             if text in tail:
@@ -42,7 +51,12 @@ def delimiter(text: str = "\n\n") -> Splitter:
 
 
 def pattern(regex: str) -> Splitter:
-    """A step ends with the token that completes a match of `regex` in the step's own text."""
+    """A splitter that ends a step with the token that completes a match of a pattern.
+
+    regex: a regular expression of Python's `re`, searched for in the text of the step alone.
+
+    Raises `ConfigError` for an expression that is wrong or matches the empty text.
+    """
     try:
         compiled = re.compile(regex)
     except re.error as e:
@@ -63,7 +77,10 @@ def pattern(regex: str) -> Splitter:
 
 
 def tokens(count: int) -> Splitter:
-    """A step is `count` tokens (TreePO's fixed-length segments)."""
+    """A splitter into steps of `count` tokens, the last one shorter: the segments of TreePO (arXiv 2508.17445).
+
+    Raises `ConfigError` for a count below 1.
+    """
     if count < 1:
         raise ConfigError(f"a step must have at least 1 token, got {count}")
 
@@ -74,7 +91,11 @@ def tokens(count: int) -> Splitter:
 
 
 def sentence() -> Splitter:
-    """A step ends at `.`, `!` or `?` (quotes and brackets may follow) when the next token starts with white space."""
+    """A splitter that ends a step with a sentence.
+
+    A sentence ends with a token that closes with `.`, `!` or `?`, or with their full-width forms, after which quotes
+    and brackets may follow; the next token must start with white space.
+    """
 
     def split(pieces: Sequence[str]) -> list[int]:
         ends, text = [], ""
@@ -90,17 +111,22 @@ def sentence() -> Splitter:
 
 
 def noisy(share: float) -> Splitter:
-    """Blank lines with a `share` of the boundaries wrong: half of those dropped, half 1 to 4 tokens late.
+    """A splitter at blank lines that puts some of the ends in the wrong place.
 
-    Which ones, a hash of the step's own text decides: a step that two trajectories share is cut alike in both, and a
-    branch is cut as its whole trajectory is. An early end would break that: a step starts afresh after it, and would
-    meet the blank line again.
+    It is for the paper's test of noise on step boundaries, whose form the paper does not give (docs/method.md,
+    "Departures"). Half of the wrong ends are dropped, and half come 1 to 4 tokens late. A hash of the step's own text
+    decides which ones, so that a step that two trajectories share is cut alike in both, and a branch is cut as its
+    whole trajectory is. No end comes early, because the step that starts there would meet the same blank line again.
+
+    share: the share of ends to put wrong, from 0 to 1.
+
+    Raises `ConfigError` for another share.
     """
     if not 0 <= share <= 1:
         raise ConfigError(f"the share of wrong step boundaries must be from 0 to 1, got {share:g}")
 
     def split(pieces: Sequence[str]) -> list[int]:
-        ends, step, tail, due = [], "", "", 0
+        ends, step, tail, due = [], "", "", 0  # due: where the step is to end, 0 until its blank line was met
         for i, piece in enumerate(pieces, 1):
             step += piece
             tail += piece
@@ -119,7 +145,11 @@ def noisy(share: float) -> Splitter:
 
 
 def _delay(step: str, share: float) -> int:
-    """By how many tokens the boundary after `step` is late: mostly 0, -1 where it is dropped."""
+    """How many tokens too late the end of a step comes: 0 where it is right, and -1 where it is dropped.
+
+    step: the text of the step, up to its blank line.
+    share: the share of ends to put wrong.
+    """
     digest = hashlib.blake2b(step.encode("utf-8", "surrogatepass"), digest_size=9).digest()
     if int.from_bytes(digest[:8], "big") / 2**64 >= share:
         return 0
@@ -127,18 +157,28 @@ def _delay(step: str, share: float) -> int:
 
 
 def _closed(ends: list[int], total: int) -> list[int]:
-    """The completion's own end closes the last step."""
+    """`ends` with the end of the completion, which closes the last step, added if it is missing.
+
+    total: T, the number of tokens of the completion.
+    """
     if total and (not ends or ends[-1] != total):
         ends.append(total)
     return ends
 
 
 def make_splitter(name: str) -> Splitter:
-    r"""A splitter by name.
+    r"""The splitter that a name stands for.
 
-    `"blank_line"` (default: `"\n\n"`), `"delimiter:TEXT"`, `"regex:PATTERN"`, `"tokens:COUNT"`, `"sentence"`,
-    `"noisy:SHARE"` (blank lines, a share of them misplaced), or a dotted path `"package.module:function"` to a splitter
-    of your own; the names before win over modules called the same. `\n` in TEXT may be written as backslash n.
+    name: one of
+        "blank_line": a step ends at a blank line, the paper's rule and the default.
+        "delimiter:TEXT": it ends at TEXT, in which a line break may be written as `\n`.
+        "regex:PATTERN": it ends where a regular expression matches.
+        "tokens:COUNT": it has a fixed number of tokens.
+        "sentence": it ends with a sentence.
+        "noisy:SHARE": it ends at a blank line, a share of which is put in the wrong place.
+        "package.module:function": a splitter of your own. A module called like one of the kinds above is not found.
+
+    Raises `ConfigError` for an unknown name, a wrong value after the colon, and a function that cannot be loaded.
     """
     kind, _, value = name.partition(":")
     match kind:
@@ -160,32 +200,41 @@ def make_splitter(name: str) -> Splitter:
             except ValueError as e:
                 raise ConfigError(f"splitter 'noisy:SHARE' needs a share, got {value!r:.80}; e.g. noisy:0.1") from e
             return noisy(share)
-    if value.isidentifier():
-        return load_object(name, "splitter")
     known = ("blank_line", "delimiter:TEXT", "regex:PATTERN", "tokens:COUNT", "sentence", "noisy:SHARE")
+    if value.isidentifier():
+        try:
+            return load_object(name, "splitter")
+        except ConfigError as e:
+            # `delimeter:END` has the form of a dotted path: say what was meant, unless a module of that name exists.
+            near = get_close_matches(kind, [form.partition(":")[0] for form in known], n=1)
+            if near and isinstance(e.__cause__, ModuleNotFoundError) and e.__cause__.name == kind:
+                raise ConfigError(f"{e}; did you mean {near[0]!r}?") from e
+            raise
     raise unknown("splitter", name, known)
 
 
 class PieceDecoder:
-    """Decodes tokens one by one so that the pieces, joined, are exactly the decoded whole.
+    """Tells which piece of a text each of its tokens stands for; the pieces, joined, are exactly the decoded text.
 
-    `decode(ids) -> str` is the tokenizer's, special tokens skipped. A character cut across tokens counts for the
-    token that completes it. Pieces come from a table; where they do not add up to the whole, the completion is
-    decoded prefix by prefix (slow, always right).
+    A character whose bytes are spread over several tokens counts for the token that completes it. Pieces are looked up
+    in tables of what single tokens decode to. Where those pieces do not add up to the whole text, it is decoded prefix
+    by prefix, which is slow but always right.
+
+    decode: token ids -> text, special tokens skipped, as a tokenizer does it.
     """
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
         self._decode = decode
-        self._alone: dict[int, str] = {}
-        self._inner: dict[int, str] = {}
+        self._alone: dict[int, str] = {}  # token id -> its text at the start of a text
+        self._inner: dict[int, str] = {}  # token id -> its text after another token
 
     def __call__(self, ids: Sequence[int]) -> list[str]:
-        """(T,) text pieces of `ids`."""
+        """The (T,) text pieces of the (T,) token ids `ids`, which make up a whole text."""
         whole = self._decode(list(ids))
         for t in ids:
             if t not in self._alone:
                 self._alone[t] = self._decode([t])
-        # Taken from these ids, not from what was decoded before: the pieces must depend on the ids alone.
+        # The anchor comes from these ids, not from an earlier call, so that the pieces depend on the ids alone.
         anchor = next((t for t in ids if self._alone[t].isalnum()), None)
         pieces: list[str] = []
         cut: list[int] = []  # tokens of a character that is not complete yet
@@ -194,6 +243,7 @@ class PieceDecoder:
             if cut or CUT in piece:
                 cut.append(t)
                 piece = self._decode(cut)
+                # In UTF-8 a character has at most four bytes, so after four tokens it is no longer waited for.
                 if piece.endswith(CUT) and len(cut) < 4:
                     piece = ""
                 else:
@@ -202,17 +252,21 @@ class PieceDecoder:
         return pieces if "".join(pieces) == whole else self._prefix_by_prefix(list(ids), whole)
 
     def _after(self, anchor: int, t: int) -> str:
-        """`t` inside a text: tokenizers of the SentencePiece kind drop a leading space at the very start only."""
+        """The text of token `t` inside a text, found by decoding it after the token `anchor`.
+
+        It can differ from the text of `t` alone: tokenizers of the SentencePiece kind drop a space that leads a text.
+        """
         if t not in self._inner:
             self._inner[t] = self._decode([anchor, t])[len(self._alone[anchor]) :]
         return self._inner[t]
 
     def _prefix_by_prefix(self, ids: list[int], whole: str) -> list[str]:
+        """The pieces of `ids`, which decode to `whole`: each is what one more token adds to the decoded text."""
         pieces: list[str] = []
-        seen = 0  # characters of the whole already given out
+        seen = 0  # how many characters of the whole the pieces hold so far
         for end in range(1, len(ids) + 1):
             text = whole if end == len(ids) else self._decode(ids[:end]).rstrip(CUT)
-            # A prefix may decode to characters that the next token changes: give out only what the whole confirms.
+            # The next token may still change the last characters of a prefix: keep only those that the whole has too.
             while not whole.startswith(text):
                 text = text[:-1]
             pieces.append(whole[seen : len(text)])
@@ -227,11 +281,20 @@ def cut(
     pieces: Sequence[str],
     splitter: Splitter,
 ) -> list[Step]:
-    """The steps of one completion; all sequences are (T,)."""
+    """The steps of one completion.
+
+    token_ids: (T,) what was sampled.
+    logprobs: (T,) sampling log-probabilities.
+    entropies: (T,) entropies in nats, or None.
+    pieces: (T,) the text of each token, see `PieceDecoder`.
+    splitter: where steps end.
+
+    Raises `ConfigError` when the splitter fails or gives anything else than increasing ends up to T.
+    """
     steps, start = [], 0
     try:
         ends = [int(end) for end in splitter(pieces)]
-    except Exception as e:  # it may be the user's
+    except Exception as e:  # the splitter may be the user's own, and raise anything
         raise ConfigError(f"the splitter failed: {type(e).__name__}: {e}") from e
     for end in ends:
         if end <= start:

@@ -1,10 +1,12 @@
-"""The reasoning tree: one question, its sampled answers, and the steps they share.
+"""The reasoning tree of IB-TPO (arXiv 2605.28109): one question, its sampled answers, and the steps they share.
 
-Flat list of nodes with a parent index. A node owns only the tokens of its own step. The law everything rests on:
-for every leaf, concatenating `token_ids` from the root to the leaf gives exactly what the model was conditioned on
-plus what it sampled.
+A tree is a flat list of nodes, each with the index of its parent. The root holds the prompt; every other node holds one
+step of an answer, and only the tokens of that step. One law holds for every leaf: the `token_ids` from the root down to
+the leaf, put one after the other, are exactly the tokens that the model was conditioned on and then sampled. Nothing is
+ever tokenised a second time.
 
-Legend for shapes: N nodes (root included), L leaves (one a trajectory), T tokens of a step or a completion.
+Shapes, here and in every file that works on trees: N nodes, the root included; L leaves, one a trajectory; T tokens of
+a step or of a completion.
 """
 
 import gzip
@@ -24,15 +26,21 @@ from .errors import DataError
 SCHEMA = "ibtpo.tree/1"
 ROOT = 0
 NO_PARENT = -1
-MOST_DRAWS = 2**31  # of a node
-MOST_REWARD = 1e18  # squared and summed it is still a 32-bit float
-LOGPROB_TOLERANCE = 0.01  # a log-probability above this is none; below it may be rounding
+MOST_DRAWS = 2**31  # counts in a file must be below this: draws of a node, tokens and round of a rollout
+MOST_REWARD = 1e18  # the square of a reward, and a sum of many squares, must still fit a 32-bit float
+LOGPROB_TOLERANCE = 0.01  # log-probabilities are at most 0; up to this much above is rounding, more is an error
 STOPS = ("eos", "length", "verifier_error", "engine_error")
 
 
 @dataclass(slots=True)
 class Step:
-    """The tokens of one step as sampled: `token_ids` (T,), their `logprobs` (T,) and `entropies` (T,) or None."""
+    """The tokens of one step, as they were sampled.
+
+    token_ids: (T,) ids, at least one.
+    text: what they decode to, special tokens left out; for the root, the prompt's text.
+    logprobs: (T,) natural-log probabilities under the policy that sampled them. The root has none: () there.
+    entropies: (T,) entropies, in nats, of the distributions they were drawn from, or None where the engine gives none.
+    """
 
     token_ids: tuple[int, ...]
     text: str
@@ -42,7 +50,14 @@ class Step:
 
 @dataclass(slots=True)
 class Node:
-    """A step in its place. `draws`: how often it was sampled from its parent. The root's step is the prompt."""
+    """A step in its place in the tree. The root's step is the prompt.
+
+    id: the node's index in `ReasoningTree.nodes`.
+    parent: the id of the node whose step comes before, `NO_PARENT` for the root.
+    step: the tokens.
+    draws: how often the step was sampled from its parent. Equal siblings are one node, so this can be more than 1.
+    children: ids of the steps that were sampled right after this one.
+    """
 
     id: int
     parent: int
@@ -55,11 +70,11 @@ class Node:
 class Leaf:
     """The end of one trajectory.
 
-    node: the id of its last step.
-    reward: the verifier's, or None where there is none (a verifier error is never a silent zero).
-    stop: one of `STOPS`.
-    correct: raw correctness, the first reward function's own value, or None where it gave none. Where there is a
-        single reward function it is the reward; a shaped reward, such as one with a length penalty, differs from it.
+    node: the id of its last step, or of the root for an empty answer.
+    reward: R(τ) as the verifier gave it, or None where there is none. A verifier error is never a silent zero.
+    stop: why the trajectory ended, one of `STOPS`.
+    correct: raw correctness, that is, the first reward function's own value, or None where it gave none. With a single
+        reward function it is the reward; with several it differs, for example by a length penalty.
     """
 
     node: int
@@ -70,10 +85,12 @@ class Leaf:
 
 @dataclass(slots=True)
 class Rollout:
-    """How one trajectory came about: leaf i of the tree ends rollout i.
+    """How one trajectory came about. Rollout i of a tree ends in leaf i.
 
-    at: the node it started from. tokens: how many it sampled. round: 0 for the first B0, then 1, 2, ….
-    score: what the branching rule saw in `at`, or None.
+    at: the id of the node after whose step it started.
+    tokens: how many tokens were sampled for it.
+    round: 0 for the first B0 rollouts, then 1, 2, … for the rounds of branches.
+    score: the score for which the branching rule chose `at`, such as its IB-Score; None where the rule gave none.
     """
 
     at: int
@@ -85,8 +102,14 @@ class Rollout:
 class ReasoningTree:
     """All trajectories of one question.
 
-    id: the prompt's id. prompt_ids: its tokens. answer: the reference answer, if any. meta: how the tree was made.
-    `nodes[0]` is the root; a parent's id is always below its children's.
+    id: the prompt's id.
+    prompt_ids: the prompt's token ids.
+    prompt: the prompt's text.
+    answer: the reference answer, or None.
+    meta: how the tree was made, as JSON values: `search` holds the options it was grown with.
+
+    `nodes` (N,) starts with the root, and a parent's id is always below its children's. `leaves` (L,) and `rollouts`
+    are in the order in which trajectories were added. A tree from a file may have no rollouts.
     """
 
     def __init__(
@@ -103,20 +126,22 @@ class ReasoningTree:
         self.nodes = [Node(ROOT, NO_PARENT, Step(tuple(prompt_ids), prompt, ()))]
         self.leaves: list[Leaf] = []
         self.rollouts: list[Rollout] = []
-        self.cuts = 0  # calls of `split`, each of which gave nodes new ids
+        self.cuts = 0  # calls of `split` so far; each gave some nodes new ids, so ids kept elsewhere are out of date
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
+        """The token ids of the prompt."""
         return self.nodes[ROOT].step.token_ids
 
     @property
     def prompt(self) -> str:
+        """The text of the prompt."""
         return self.nodes[ROOT].step.text
 
     # --- reading -----------------------------------------------------------------------------------------------
 
     def path(self, node: int) -> list[int]:
-        """Node ids from the first step down to `node`, the root left out."""
+        """The ids of the nodes from an answer's first step down to `node`, the root left out."""
         ids = []
         while node != ROOT:
             ids.append(node)
@@ -124,43 +149,46 @@ class ReasoningTree:
         return ids[::-1]
 
     def prefix_ids(self, node: int) -> list[int]:
-        """Prompt tokens plus all tokens down to the end of `node`'s step: what a branch there is conditioned on."""
+        """The prompt's tokens and all tokens down to the end of `node`'s step: what a branch there continues."""
         ids = list(self.prompt_ids)
         for n in self.path(node):
             ids.extend(self.nodes[n].step.token_ids)
         return ids
 
     def completion_ids(self, leaf: int) -> list[int]:
-        """(T,) the sampled tokens of trajectory `leaf`."""
+        """The (T,) sampled tokens of the trajectory with index `leaf` in `leaves`."""
         return [t for n in self.path(self.leaves[leaf].node) for t in self.nodes[n].step.token_ids]
 
     def completion_logprobs(self, leaf: int) -> list[float]:
-        """(T,) sampling log-probabilities of trajectory `leaf`."""
+        """The (T,) sampling log-probabilities of the trajectory with index `leaf` in `leaves`."""
         return [p for n in self.path(self.leaves[leaf].node) for p in self.nodes[n].step.logprobs]
 
     def completion_text(self, leaf: int) -> str:
-        """The text of trajectory `leaf`, special tokens left out."""
+        """The text of the trajectory with index `leaf` in `leaves`, special tokens left out."""
         return "".join(self.nodes[n].step.text for n in self.path(self.leaves[leaf].node))
 
     def branchable(self) -> list[int]:
-        """Ids of the nodes that have children, the root among them."""
+        """The ids of the nodes that have children, in ascending order, the root among them."""
         return [n.id for n in self.nodes if n.children]
 
     @property
     def correct(self) -> list[float | None]:
-        """(L,) raw correctness of the leaves, see `Leaf.correct`."""
+        """The (L,) raw correctness of the leaves, see `Leaf.correct`."""
         return [leaf.correct for leaf in self.leaves]
 
     @property
     def generated_tokens(self) -> int:
-        """Tokens sampled to grow the tree; a step sampled twice counts twice."""
+        """The number of tokens sampled to grow the tree; a step that was sampled twice counts twice.
+
+        A tree from a file without rollouts cannot tell, and gives `unique_tokens`.
+        """
         if self.rollouts:
             return sum(r.tokens for r in self.rollouts)
         return self.unique_tokens
 
     @property
     def unique_tokens(self) -> int:
-        """Tokens held by the nodes, the prompt's left out."""
+        """The number of tokens that the nodes hold, the prompt's left out; a shared step counts once."""
         return sum(len(n.step.token_ids) for n in self.nodes[1:])
 
     # --- growing -----------------------------------------------------------------------------------------------
@@ -176,13 +204,17 @@ class ReasoningTree:
         round: int = 0,
         score: float | None = None,
     ) -> int:
-        """Adds a trajectory that was sampled right after node `at`; returns its leaf index.
+        """Adds a trajectory that was sampled right after the step of node `at`, and returns its index in `leaves`.
 
-        A step equal, token for token, to an existing sibling is merged into it and raises its `draws`.
+        A step that equals an existing sibling, token for token, is merged into it and raises its `draws`.
 
+        at: the id of the node; `ROOT` for a whole answer.
         steps: what was sampled, in order; may be empty.
-        reward, stop, correct: see `Leaf`; `correct` is the reward where it is not given.
-        round, score: see `Rollout`.
+        reward: see `Leaf.reward`.
+        stop: see `Leaf.stop`.
+        correct: see `Leaf.correct`; where it is left out, it is the reward.
+        round: see `Rollout.round`.
+        score: see `Rollout.score`.
 
         Raises `DataError` for an unknown `stop`.
         """
@@ -204,9 +236,16 @@ class ReasoningTree:
         return len(self.leaves) - 1
 
     def split(self, node: int, offset: int, texts: tuple[str, str]) -> None:
-        """Cuts `node` before its token `offset`: it keeps the first part, a new child `node + 1` gets the rest.
+        """Cuts a step in two: `node` keeps its first tokens, and a new child with the id `node + 1` gets the rest.
 
-        Ids above `node` move up by one, so that parents stay before children. `texts`: the two parts' texts.
+        The new node takes over the children of `node` and the trajectories that end or start there. All ids above
+        `node` grow by one, so that parents stay before their children. It is for rules that branch inside a step.
+
+        node: the id of the step to cut, not the root.
+        offset: how many tokens the first part keeps, above 0 and below the step's number of tokens.
+        texts: the texts of the two parts.
+
+        Raises `ValueError` for the root and for an offset that leaves one part empty.
         """
         if node == ROOT:
             raise ValueError("the root is the prompt and cannot be cut; give the id of a step")
@@ -236,7 +275,7 @@ class ReasoningTree:
     # --- JSON --------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The tree as one JSON object of schema `ibtpo.tree/1`."""
+        """The tree as one JSON object of the schema `ibtpo.tree/1`, which `from_dict` reads."""
         rollouts = [{"at": r.at, "tokens": r.tokens, "round": r.round, "score": r.score} for r in self.rollouts]
         return {
             "schema": SCHEMA,
@@ -270,7 +309,10 @@ class ReasoningTree:
 
     @classmethod
     def from_dict(cls, d: Any) -> "ReasoningTree":
-        """Reads and checks one JSON object. Raises `DataError` naming the field that is wrong."""
+        """Makes a tree from one JSON object of the schema `ibtpo.tree/1`, and checks every field of it.
+
+        Raises `DataError` that names the first field that is wrong.
+        """
         if not isinstance(d, dict):
             raise DataError(f"a tree must be a JSON object, got {type(d).__name__}")
         if d.get("schema", SCHEMA) != SCHEMA:
@@ -283,7 +325,7 @@ class ReasoningTree:
         _text(d["id"], "'id'")
         meta = dict(_typed(d.get("meta") or {}, dict, "meta"))
         rollouts = _typed(meta.pop("rollouts", None) or [], list, "meta.rollouts")
-        old_correct = _typed(meta.pop("correct", None) or [], list, "meta.correct")  # older files have it there
+        old_correct = _typed(meta.pop("correct", None) or [], list, "meta.correct")  # where older files have it
         answer = d.get("answer")
         if answer is not None and not isinstance(answer, str):
             raise DataError(f"'answer' must be a string or null, got {answer!r:.80}")
@@ -329,6 +371,7 @@ class ReasoningTree:
         return tree
 
     def _read_node(self, i: int, n: dict[str, Any]) -> None:
+        """Checks the JSON object `n` of node `i`, and appends the node; its parent has to be there already."""
         where = f"node {i}"
         parent, draws = n.get("parent"), n.get("draws", 1)
         if type(parent) is not int or not 0 <= parent < i:
@@ -358,12 +401,14 @@ class ReasoningTree:
 
 
 def _typed(value: Any, kind: type, where: str) -> Any:
+    """`value`, if it is of type `kind`. `where` names the field in the message, here and in the functions below."""
     if not isinstance(value, kind):
         raise DataError(f"{where} must be a {kind.__name__}, got {type(value).__name__}")
     return value
 
 
 def _text(value: Any, where: str) -> str:
+    """`value`, if it is a string that can be written as UTF-8."""
     text: str = _typed(value, str, where)
     if (half := half_character(text)) is not None:
         raise DataError(f"{where} contains {half}, half a character (a lone surrogate); cut text between characters")
@@ -371,10 +416,11 @@ def _text(value: Any, where: str) -> str:
 
 
 def _number(value: Any, where: str) -> float:
+    """`value` as a float, if it is a finite number; true and false are none."""
     try:
         if type(value) in (int, float) and math.isfinite(value):
             return float(value)
-    except OverflowError:  # an integer beyond the floats
+    except OverflowError:  # an integer too large for a float
         pass
     raise DataError(f"{where} must be a finite number, got {value!r:.80}")
 
@@ -384,20 +430,26 @@ def _number_or_none(value: Any, where: str) -> float | None:
 
 
 def _as_many(rows: list[Any], leaves: list[Any], where: str) -> None:
+    """Checks that `rows`, where there are any, are as many as the leaves."""
     if rows and len(rows) != len(leaves):
         raise DataError(f"{where} has {len(rows)} entries for {len(leaves)} leaves; there must be one a leaf")
 
 
 def _ints(value: Any, where: str) -> tuple[int, ...]:
+    """`value` as token ids, if it is a list of them."""
     if not isinstance(value, list) or any(type(x) is not int or x < 0 for x in value):
         raise DataError(f"{where} must be a list of token ids (integers >= 0)")
     return tuple(value)
 
 
 def read_trees(path: str | Path, on_error: Callable[[DataError], None] | None = None) -> Iterator[ReasoningTree]:
-    """Trees of a `.jsonl` or `.jsonl.gz` file, one at a time. Raises `DataError` naming file and line.
+    """The trees of a `.jsonl` or `.jsonl.gz` file, read one at a time.
 
-    on_error: is given the error in place of raising it; the line, or what follows a break in a `.gz`, is left out.
+    path: the file, one tree a line; empty lines are skipped. It is taken for gzip if its name ends in `.gz`.
+    on_error: called with each error, where it is given, in place of raising it. The wrong line is then left out, or,
+        where a `.gz` breaks off, all that follows.
+
+    Raises `DataError` that names the file and the line, and for a file without trees.
     """
     path, number = Path(path), 0
     opener = gzip.open if path.suffix == ".gz" else open
@@ -430,7 +482,11 @@ def read_trees(path: str | Path, on_error: Callable[[DataError], None] | None = 
 
 
 def write_trees(path: str | Path, trees: Iterable[ReasoningTree]) -> None:
-    """Writes trees, one a line; gzip if the name ends in `.gz`. The file appears whole or not at all."""
+    """Writes trees to a file, one a line, compressed if its name ends in `.gz`. It appears whole or not at all.
+
+    path: the file; its folder is made if it does not exist, and an older file of that name is replaced.
+    trees: what is written; they may come from a generator.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")

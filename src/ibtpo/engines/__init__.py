@@ -1,7 +1,7 @@
-"""Engines: token ids in, token ids out. The search knows nothing else about a model.
+"""Engines: they continue a list of token ids. The search knows nothing else about a model.
 
-Built-in engines are imported by their own module (`ibtpo.engines.scripted`, `ibtpo.engines.transformers`),
-so that importing this package costs nothing.
+This file holds what engines and their users share. Each engine is imported from a module of its own, such as
+`ibtpo.engines.transformers`, so that importing this package loads neither numpy nor torch.
 """
 
 import math
@@ -16,11 +16,14 @@ from ..errors import ConfigError, EngineError
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a token is drawn. Defaults: the paper's.
+    """How a token is drawn from the model's logits. The defaults are those of the paper.
 
-    temperature: > 0; logits are divided by it.
-    top_p: in (0, 1]; keep the smallest set of most likely tokens whose probability reaches it (1 = off).
-    top_k: keep the k most likely tokens (0 = off).
+    temperature: what the logits are divided by, above 0.
+    top_p: in (0, 1]; the token is drawn from the smallest set of most likely tokens whose probabilities add up to this
+        or more. 1 switches it off.
+    top_k: the token is drawn from so many of the most likely ones. 0 switches it off.
+
+    Raises `ConfigError` for a value out of range.
     """
 
     temperature: float = option("temperature")
@@ -38,14 +41,14 @@ class Sampling:
 
 @dataclass(slots=True)
 class Completion:
-    """One rollout as sampled.
+    """One continuation, as it was sampled.
 
     token_ids: (T,) sampled ids, the end-of-sequence id included when the model produced it.
-    logprobs: (T,) natural-log probability of each sampled token under the full softmax at the sampling
-        temperature, before top-p and top-k.
-    entropies: (T,) entropy in nats of the same softmax, or None if the engine cannot give it.
-    stop_reason: "eos" or "length".
-    cached_tokens: how many of the prompt's tokens were served from kept keys and values.
+    logprobs: (T,) natural-log probability of each sampled token under the full softmax at the sampling temperature,
+        before top-p and top-k.
+    entropies: (T,) entropy of the same softmax, in nats, or None if the engine cannot give it.
+    stop_reason: "eos" when the model ended it, "length" when it was cut off.
+    cached_tokens: for how many tokens of the prompt keys and values were at hand and not computed again.
     """
 
     token_ids: list[int]
@@ -80,7 +83,7 @@ class Engine(Protocol):
 
         prompt_ids: (T,) token ids of the prompt and of what was sampled so far.
         sampling: how each token is drawn.
-        seed: of this continuation; the result depends on the arguments alone, not on what else is in the batch.
+        seed: the only source of randomness. The result depends on the arguments alone, not on the rest of the batch.
         max_new_tokens: the most tokens it may have; at this length its stop reason is "length".
 
         Raises `EngineError` when it cannot be generated.
@@ -99,9 +102,17 @@ class Engine(Protocol):
 def check_request(
     prompt_ids: Sequence[int], seed: int, max_new_tokens: int, *, vocab_size: int, max_length: int | None
 ) -> tuple[list[int], int]:
-    """The prompt as a list of integers, and how many tokens may follow it within the model's context.
+    """Checks a request for `Engine.generate`, for an engine that works with a real model.
 
-    max_length: of prompt and answer together. Raises `EngineError` for a request that cannot be served.
+    prompt_ids: (T,) token ids.
+    seed: must be at least 0.
+    max_new_tokens: the most tokens that are asked for.
+    vocab_size: how many tokens the model knows; each id must be below it.
+    max_length: the most tokens of prompt and answer together, or None where there is no limit.
+
+    Returns the prompt as a list of plain integers, and how many tokens may follow it within `max_length`.
+
+    Raises `EngineError` for a request that cannot be served.
     """
     prompt = [int(token) for token in prompt_ids]
     if not prompt:

@@ -1,4 +1,4 @@
-"""A scripted engine for tests and examples: a language model given as a function."""
+"""An engine for tests and examples, whose language model is a plain function."""
 
 import asyncio
 import math
@@ -10,21 +10,23 @@ import numpy as np
 from ..errors import EngineError
 from . import Completion, Engine, Sampling
 
+# (T,) token ids so far -> for each token id that may follow, its probability, above 0. Their sum need not be 1.
 NextToken = Callable[[tuple[int, ...]], Mapping[int, float]]
 
 
 class ScriptedEngine(Engine):
-    """Samples from `next_token(ids) -> {token id: probability}`; deterministic given the request's seed.
+    """Samples from a function that gives the probabilities of the next token; a request's seed decides the result.
 
-    Temperature, top-p and top-k are left to the script.
+    Temperature, top-p and top-k have no effect.
 
+    next_token: `next_token(ids) -> {token id: probability}`, the language model.
     eos_token_ids: ids that end a completion.
-    delay: `delay(seed) -> seconds` a request waits before it is answered, to shuffle the order of arrival.
-    fail: `fail(seed) -> bool` makes a request raise `EngineError`.
-    clock: seconds, for `busy_seconds`.
+    delay: `delay(seed) -> seconds`, how long a request waits before it is answered; to shuffle the order of arrival.
+    fail: `fail(seed) -> bool`, whether a request raises `EngineError`.
+    clock: the time in seconds, for `busy_seconds`.
 
-    requests: how many there were. max_seen: the most ever in flight. busy_seconds: spent in the script and in drawing
-    tokens; what `delay` waits is not counted.
+    `requests` counts the requests so far, and `max_seen` is the most that were ever in flight at once. `busy_seconds`
+    is the time spent in the function and in drawing tokens, without what `delay` waits.
     """
 
     def __init__(

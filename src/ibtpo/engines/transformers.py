@@ -1,15 +1,17 @@
-"""Rollouts from a transformers model in this process: continuous batching with forkable key/value slots.
+"""Rollouts from a transformers model in this process, with continuous batching and shared prefixes.
 
-Each decode step runs every active rollout's newest token; a place that falls free is filled before the next step.
-A prompt that continues an earlier one copies the keys and values it shares with it and computes only the rest: the
-prompt's last token always, since its logits are what the first sampled token is drawn from.
+Each decode step puts the newest token of every running rollout through the model, and a row of the batch that falls
+free is filled before the next step. A prompt that starts like an earlier prompt or rollout copies the keys and values
+of the tokens they share, and computes only the rest. The prompt's last token is always computed, because the first
+sampled token is drawn from its logits.
 
-The engine shares the model object with the trainer: weights may change between rollouts, and `reset_cache` must be
-called when they do. As a safety net, one element and the version counter of each parameter are compared whenever the
-engine leaves idle; a change confined to other elements and made behind autograd's back, or another adapter switched on,
-would pass unnoticed.
+The engine shares the model object with the trainer. Weights may change between rollouts, and `reset_cache` must be
+called when they do. As a safety net, one element and the version counter of each parameter are compared with the last
+ones whenever the engine starts to work after a pause. A change of other elements that autograd did not see, or another
+adapter switched on, would pass unnoticed.
 
-A row's result does not depend on its neighbours beyond float rounding (a matmul's last bit may depend on the batch).
+A rollout does not depend on the others of its batch, except for rounding: the last bit of a matrix product may depend
+on the size of the batch.
 """
 
 import asyncio
@@ -32,23 +34,26 @@ from .turns import let_callers_run
 
 
 class TransformersEngine(Engine):
-    """Any transformers causal LM (a PEFT-wrapped one too) as an `Engine`.
+    """Any causal LM of transformers, with PEFT adapters or without, as an `Engine`.
 
-    model: left where it is, in its dtype; put in eval mode (which also switches gradient checkpointing off) and
-        no_grad during a step only. Flash or flex attention is replaced by SDPA during a step: rows of different
-        lengths need an explicit mask.
-    eos_token_ids: sampling one of them ends a rollout; may be empty.
-    max_batch_size: rollouts that run at once.
-    kv_memory_gb: 10**9 bytes for the keys and values of finished prompts and rollouts, least recently used out first;
-        those of the running batch come on top, and on a CPU a second, packed copy of float32 weights (at most 4 GB).
-    clock: seconds, for `busy_seconds`.
+    model: stays on its device and in its dtype. During a decode step it is in eval mode, which also switches gradient
+        checkpointing off, and under no_grad. Flash or flex attention is replaced by SDPA during a step, because rows
+        of different lengths need an explicit mask.
+    eos_token_ids: ids that end a rollout when they are sampled; may be empty.
+    max_batch_size: how many rollouts run at once.
+    kv_memory_gb: memory for the keys and values of finished prompts and rollouts, in units of 10**9 bytes; the least
+        recently used go first. The running batch needs memory besides, and so does, on a CPU, a second, packed copy of
+        float32 weights (at most 4 GB).
+    clock: the time in seconds, for `busy_seconds`.
 
-    Models whose past is more than one key and value a token (sliding windows, recurrent layers, …) are run one
-    rollout at a time with their own cache: right, slow, and announced by one warning.
+    Models whose past is more than one key and value a token (sliding windows, recurrent layers, …) are run one rollout
+    at a time with their own cache: the results are right, it is slow, and one warning says so.
 
-    Statistics, counted since construction: `generated_tokens`, `prefilled_tokens` (prompt tokens computed),
-    `cached_tokens` (prompt tokens copied), `steps` (decode steps), `busy_seconds` (in requests, the model
-    and the choice of tokens).
+    Counted since construction: `generated_tokens`, `prefilled_tokens` (prompt tokens that were computed),
+    `cached_tokens` (prompt tokens whose keys and values were copied), `steps` (decode steps), and `busy_seconds` (time
+    spent in requests, in the model and in the choice of tokens).
+
+    Raises `ConfigError` for an argument out of range, and `EngineError` for an encoder-decoder model.
     """
 
     def __init__(
@@ -90,7 +95,7 @@ class TransformersEngine(Engine):
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, seed: int, max_new_tokens: int
     ) -> Completion:
-        """See `Engine.generate`. Cut short where the model's context ends (stop reason "length").
+        """See `Engine.generate`. Where the model's context ends, the rollout is cut off with the stop reason "length".
 
         Raises `EngineError` for a prompt that is empty, does not fit or holds an unknown id, and for anything that
         goes wrong in the model; in that case all rollouts in flight fail, and the engine can be used again.
@@ -103,9 +108,9 @@ class TransformersEngine(Engine):
         return await rollout.future
 
     def reset_cache(self) -> None:
-        """Forgets all kept keys and values and frees their memory. Call it whenever the weights have changed.
+        """Forgets all kept keys and values and frees their memory. It must be called when the weights have changed.
 
-        Raises `EngineError` while rollouts are in flight: half of their tokens would be the old weights'.
+        Raises `EngineError` while rollouts are in flight, because part of their tokens would come from old weights.
         """
         waiting = sum(not rollout.future.done() for rollout in self._in_flight())
         if waiting:
@@ -113,6 +118,7 @@ class TransformersEngine(Engine):
         self._forget()
 
     def _request(self, prompt_ids: Sequence[int], sampling: Sampling, seed: int, max_new_tokens: int) -> Rollout:
+        """Checks the arguments of `generate`, and makes of them a rollout that can wait in the queue."""
         prompt, max_new_tokens = check_request(
             prompt_ids, seed, max_new_tokens, vocab_size=self.vocab_size, max_length=self.max_length
         )
@@ -129,6 +135,7 @@ class TransformersEngine(Engine):
         return [*(self._runner.rows if self._runner else ()), *self._queue]
 
     def _start_driver(self) -> None:
+        """Makes sure that a task of the running event loop steps the engine, and that it has today's model."""
         loop = asyncio.get_running_loop()
         if self._driver is not None and not self._driver.done():
             owner = self._driver.get_loop()
@@ -136,12 +143,12 @@ class TransformersEngine(Engine):
                 return
             if owner.is_running():
                 raise EngineError("the engine serves one event loop at a time, and another one is using it now")
-            self._abandon()  # that loop was stopped for good with rollouts in flight
+            self._abandon()  # the other loop was stopped with rollouts in flight, which nobody will await
         modules = list(self.model.modules())
         fits = FusedForward.fits(self.model)
         if modules != self._modules or fits != (
             self._fused is not None
-        ):  # the first time, or adapters or hooks are new
+        ):  # the first time, or adapters or hooks were added
             self._modules, self._runner = modules, None
             self._fused = FusedForward(self.model) if fits else None
             self._linears = PackedLinears([] if self._fused else modules)
@@ -152,6 +159,7 @@ class TransformersEngine(Engine):
         self._driver = loop.create_task(self._drive())
 
     async def _drive(self) -> None:
+        """Makes decode steps until no rollout is left."""
         me = asyncio.current_task()
         try:
             while self._driver is me and self._in_flight():
@@ -168,7 +176,10 @@ class TransformersEngine(Engine):
                     self._abandon()
 
     def _step(self) -> bool:
-        """Admits, decodes one token a row, resolves what is finished; True if anything was."""
+        """Makes one decode step, and returns whether a rollout ended in it.
+
+        Waiting rollouts are let into free rows, each row gets one more token, and rollouts that end give their result.
+        """
         started = self._clock()
         with _inference(self.model, self._modules), self._linears.installed():
             runner = self._runner = self._runner or self._choose_runner()
@@ -188,7 +199,7 @@ class TransformersEngine(Engine):
             ).tolist()
         finished = []
         for row, (rollout, token, logprob, entropy) in enumerate(zip(runner.rows, *drawn, strict=True)):
-            if logprob != logprob:
+            if logprob != logprob:  # NaN
                 raise EngineError("the model's logits are not finite (NaN or infinite); check its weights and dtype")
             rollout.token_ids.append(int(token))
             rollout.logprobs.append(logprob)
@@ -213,6 +224,7 @@ class TransformersEngine(Engine):
         return Completion(sampled, rollout.logprobs, rollout.entropies, stop, rollout.cached)
 
     def _choose_runner(self) -> SlotRunner | PlainRunner:
+        """The runner that can keep the model's past: in slots of one batch, or else one rollout at a time."""
         try:
             return SlotRunner(self.model, self.max_batch_size, self.kv_memory_gb * 1e9, self.vocab_size, self._fused)
         except Unsupported as reason:
@@ -224,6 +236,7 @@ class TransformersEngine(Engine):
             return PlainRunner(self.model)
 
     def _fail(self, error: Exception) -> None:
+        """Makes all rollouts in flight fail because of `error`, and starts afresh."""
         for rollout in self._in_flight():
             if not rollout.future.done():
                 hint = ""
@@ -235,12 +248,14 @@ class TransformersEngine(Engine):
         self._forget()
 
     def _abandon(self) -> None:
+        """Cancels all rollouts in flight, and starts afresh."""
         for rollout in self._in_flight():
             with suppress(RuntimeError):  # its event loop may be closed
                 rollout.future.cancel()
         self._forget()
 
     def _forget(self) -> None:
+        """Empties the queue and the batch, and drops all that was computed from the model's weights."""
         self._queue.clear()
         self._linears.clear()
         if self._fused is not None:
@@ -250,8 +265,11 @@ class TransformersEngine(Engine):
 
 
 def _fingerprint(model: Any) -> list[float]:
-    """Changes when the weights do, nearly always. Both halves are needed: fused optimizers leave the version counter
-    alone, and in bfloat16 a small step leaves most elements alone."""
+    """Numbers that nearly always change when the weights do: one element of each parameter, and the version counters.
+
+    Both are needed: fused optimizers do not raise the version counter, and in bfloat16 a small step leaves most
+    elements as they were.
+    """
     parameters = [parameter.detach() for parameter in model.parameters() if parameter.numel()]
     versions = sum(0 if parameter.is_inference() else parameter._version for parameter in parameters)
     device = parameters[0].device
@@ -261,13 +279,13 @@ def _fingerprint(model: Any) -> list[float]:
 
 @contextmanager
 def _inference(model: Any, modules: list[torch.nn.Module]) -> Iterator[None]:
-    """Eval mode, no_grad and a mask-taking attention; everything back as it was afterwards.
+    """Eval mode, no_grad, and an attention that takes a mask; afterwards everything is as it was.
 
-    no_grad and not inference_mode: what is computed here must not taint tensors that training uses.
+    It is no_grad, not inference_mode, because a tensor made under inference_mode cannot be used in training.
     """
     training = [module for module in modules if module.training]
     attention = model.config._attn_implementation
-    for module in training:  # Module.__setattr__ looks for parameters first: too slow for every module and step
+    for module in training:  # Module.__setattr__ looks for parameters first, too slow for every module at every step
         object.__setattr__(module, "training", False)
     if attention not in ("sdpa", "eager"):
         model.config._attn_implementation = "sdpa"

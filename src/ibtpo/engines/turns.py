@@ -1,4 +1,4 @@
-"""When an engine that is stepped on the event loop lets the others run."""
+"""How an engine that is stepped on the event loop lets the loop's other tasks run between two steps."""
 
 import asyncio
 
@@ -10,10 +10,10 @@ TURNS_AFTER_A_FINISH = 6
 
 
 async def let_callers_run(finished: bool) -> None:
-    """Between two decode steps: lets the other tasks of the event loop run.
+    """Lets the other tasks of the event loop run; an engine awaits it between two decode steps.
 
-    finished: whether a rollout ended in the step before. Then who awaits it must be able to run and submit what
-        follows before the next step; else one turn is enough to take in new and cancelled requests.
+    finished: whether a rollout ended in the last step. Then the tasks that wait for it must have the time to ask for
+        what follows before the next step. Otherwise one turn is enough for new and cancelled requests.
     """
     for _ in range(TURNS_AFTER_A_FINISH if finished else 1):
         await asyncio.sleep(0)

@@ -1,8 +1,8 @@
-"""vLLM in this process as an `Engine`: paged keys and values, prefix caching, continuous batching.
+"""vLLM in this process as an `Engine`, with its paged keys and values, prefix caching and continuous batching.
 
-vLLM is stepped on the event loop, as our own engine is: requests join its batch as trees ask for them, a rollout is
-returned the moment it ends, and no thread can meet a step half done. The model lives in this process, so weights are
-handed over by reference.
+The event loop steps vLLM, as it steps our own engine: requests join its batch as trees ask for them, a rollout is
+returned as soon as it ends, and no other thread can find a step half done. The model lives in this process, so new
+weights are handed over by reference.
 """
 
 import asyncio
@@ -17,23 +17,28 @@ from ..errors import ConfigError, EngineError
 from . import Completion, Engine, Sampling, check_request
 from .turns import let_callers_run
 
-# With both, vLLM reports log-probs of the full softmax at the sampling temperature: see `full_softmax.py`.
+# With both settings vLLM reports log-probs of the full softmax at the sampling temperature, see full_softmax.py.
 LOGITS_PROCESSOR = "ibtpo.engines.full_softmax:FullSoftmax"
 LOGPROBS_MODE = "processed_logits"
 FULL_SOFTMAX = {"logits_processors": [LOGITS_PROCESSOR], "logprobs_mode": LOGPROBS_MODE}
 
-CPU_OPTIONS = {"block_size": 32}  # prefixes are shared in whole blocks, and vLLM's default there is 128
-MIN_TEMPERATURE = 0.01  # vLLM raises lower ones to it
+CPU_OPTIONS = {"block_size": 32}  # tokens; prefixes are shared in whole blocks, and on a CPU vLLM's default is 128
+MIN_TEMPERATURE = 0.01  # vLLM samples at this temperature where a lower one is asked for
 
 
 def open_llm(
     model: str, *, dtype: str = "float32", max_batch_size: int = 64, kv_memory_gb: float | None = None, **options: Any
 ) -> Any:
-    """A `vllm.LLM` set up for `VLLMEngine`.
+    """Loads a model into a `vllm.LLM` that is set up for `VLLMEngine`.
 
-    model: a folder or hub id. max_batch_size: rollouts that run at once. kv_memory_gb: 10**9 bytes for all keys and
-    values; by default 2 on a CPU and what vLLM finds free on an accelerator. options: more of `vllm.LLM`'s.
-    Raises `ConfigError` when vLLM cannot load the model.
+    model: a folder, or an id on the Hugging Face hub.
+    dtype: the numbers that the weights are loaded as, such as "float32" or "bfloat16".
+    max_batch_size: how many rollouts run at once.
+    kv_memory_gb: memory for all keys and values, in units of 10**9 bytes; by default 2 on a CPU, and what vLLM finds
+        free on an accelerator.
+    options: further arguments of `vllm.LLM`, which win over the ones set here.
+
+    Raises `ConfigError` for an argument out of range, and when vLLM cannot load the model.
     """
     if max_batch_size < 1:
         raise ConfigError(f"max_batch_size must be at least 1, got {max_batch_size}")
@@ -60,7 +65,7 @@ def open_llm(
         settings["kv_cache_memory_bytes"] = int(kv_memory_gb * 1e9)
     try:
         return LLM(model=model, **settings | options)
-    except Exception as e:  # vLLM, transformers, the driver: anything
+    except Exception as e:  # vLLM, transformers and the GPU's driver may raise anything
         reason = " ".join(str(e).split())
         raise ConfigError(f"vLLM cannot load model {model!r}: {type(e).__name__}: {reason[:400]}") from e
 
@@ -68,12 +73,16 @@ def open_llm(
 class VLLMEngine(Engine):
     """A `vllm.LLM` as an `Engine`.
 
-    llm: see `open_llm`; one made otherwise needs `FULL_SOFTMAX` among its options, or its log-probs are of another
-        distribution than the trainer's. eos_token_ids: sampling one of them ends a rollout; may be empty.
-    clock: seconds, for `busy_seconds`.
+    llm: what `open_llm` returns. One that is made otherwise needs `FULL_SOFTMAX` among its options, or its log-probs
+        are of another distribution than the trainer's.
+    eos_token_ids: ids that end a rollout when they are sampled; may be empty.
+    clock: the time in seconds, for `busy_seconds`.
 
-    Statistics, counted since construction: `generated_tokens`, `prefilled_tokens` (prompt tokens computed),
-    `cached_tokens` (prompt tokens found in the prefix cache), `steps`, `busy_seconds`.
+    Counted since construction: `generated_tokens`, `prefilled_tokens` (prompt tokens that were computed),
+    `cached_tokens` (prompt tokens found in the prefix cache), `steps` (of vLLM), and `busy_seconds` (time spent in
+    them).
+
+    Raises `ConfigError` for an `llm` whose log-probs are not those of the full softmax.
     """
 
     def __init__(
@@ -102,16 +111,16 @@ class VLLMEngine(Engine):
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, seed: int, max_new_tokens: int
     ) -> Completion:
-        """See `Engine.generate`. Cut short where the model's context ends (stop reason "length").
+        """See `Engine.generate`. Where the model's context ends, the rollout is cut off with the stop reason "length".
 
-        Raises `EngineError` for a request that cannot be served, and for every request once vLLM has failed: its
-        state is undefined then, so the engine stays unusable.
+        Raises `EngineError` for a request that cannot be served, and for every request once vLLM has failed, because
+        its state is unknown then: the engine cannot be used any more.
         """
         prompt, room = check_request(
             prompt_ids, seed, max_new_tokens, vocab_size=self.vocab_size, max_length=self.max_length
         )
         params = self._parameters(sampling, seed, room)
-        self._start_driver()  # first: it raises when the engine is dead or in use elsewhere
+        self._start_driver()  # before the request: it raises when the engine is dead or in use elsewhere
         name = str(next(self._numbers))
         future = asyncio.get_running_loop().create_future()
         try:
@@ -122,27 +131,29 @@ class VLLMEngine(Engine):
         try:
             return await future
         finally:
-            if self._running.pop(name, None) is not None and self._death is None:  # cancelled: nobody waits for it
+            if self._running.pop(name, None) is not None and self._death is None:  # nobody waits for it any more
                 self._engine.abort_request([name])
 
     def reset_cache(self) -> None:
-        """Forgets all kept keys and values. Call it whenever the weights have changed.
+        """Forgets all kept keys and values. It must be called when the weights have changed.
 
-        Raises `EngineError` while rollouts are in flight: half of their tokens would be the old weights'.
+        Raises `EngineError` while rollouts are in flight, because part of their tokens would come from old weights.
         """
         self._check_idle("reset the cache")
         if not self.llm.reset_prefix_cache():
             raise EngineError("vLLM did not reset its prefix cache, so kept prefixes may be of older weights")
 
     def update_weights(self, named_parameters: Iterable[tuple[str, Any]]) -> None:
-        """Takes over a model's weights, named as in `model.named_parameters()`, and forgets the kept prefixes.
+        """Takes over new weights of the model, and forgets all kept keys and values.
+
+        named_parameters: (name, tensor) pairs, as `named_parameters()` of the transformers model gives them.
 
         Raises `EngineError` while rollouts are in flight, and when vLLM cannot take the weights.
         """
         self._check_idle("update the weights")
         try:
-            # Not `load_weights` of the model: what vLLM made of the weights at loading time (packed, fused or
-            # quantised copies) has to be made again.
+            # The model's own `load_weights` would not do: what vLLM made of the weights when it loaded them (packed,
+            # fused or quantised copies) has to be made again.
             self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named_parameters)})
             self.llm.apply_model(_repack_embeddings)
         except Exception as e:
@@ -151,12 +162,14 @@ class VLLMEngine(Engine):
         self.reset_cache()
 
     def _check_idle(self, what: str) -> None:
+        """Raises `EngineError` if vLLM has failed or rollouts are in flight. `what`: what is to be done, in words."""
         if self._death is not None:
             raise EngineError(self._death)
         if self._running:
             raise EngineError(f"cannot {what} with {len(self._running)} rollouts in flight; await or cancel them first")
 
     def _parameters(self, sampling: Sampling, seed: int, room: int) -> Any:
+        """vLLM's own form of what a request asks for: at most `room` tokens, of which the log-probs are returned."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -171,7 +184,7 @@ class VLLMEngine(Engine):
             top_k=sampling.top_k,
             seed=seed % 2**63,
             max_tokens=room,
-            # Exactly our tokens end a rollout; vLLM would add those of the model's generation config.
+            # Only our own ids may end a rollout; without this vLLM adds those of the model's generation config.
             ignore_eos=True,
             stop_token_ids=sorted(self.eos_token_ids),
             logprobs=0,
@@ -180,6 +193,7 @@ class VLLMEngine(Engine):
         )
 
     def _start_driver(self) -> None:
+        """Makes sure that a task of the running event loop steps vLLM."""
         if self._death is not None:
             raise EngineError(self._death)
         loop = asyncio.get_running_loop()
@@ -189,11 +203,12 @@ class VLLMEngine(Engine):
                 return
             if owner.is_running():
                 raise EngineError("the engine serves one event loop at a time, and another one is using it now")
-            self._engine.abort_request(list(self._running))  # that loop was stopped for good with rollouts in flight
+            self._engine.abort_request(list(self._running))  # the other loop was stopped with these in flight
             self._running.clear()
         self._driver = loop.create_task(self._drive())
 
     async def _drive(self) -> None:
+        """Makes steps until no rollout is left or vLLM fails."""
         while self._running:
             try:
                 finished = self._step()
@@ -203,7 +218,7 @@ class VLLMEngine(Engine):
             await let_callers_run(finished)
 
     def _step(self) -> bool:
-        """One step of vLLM's; resolves what is finished; True if anything was."""
+        """Makes one step of vLLM, gives the rollouts that ended in it their result, and returns whether any did."""
         started = self._clock()
         outputs = [output for output in self._engine.step() if output.finished]
         self.steps += 1
@@ -224,7 +239,7 @@ class VLLMEngine(Engine):
             raise EngineError(f"vLLM ended a rollout with finish reason {sampled.finish_reason!r}")
         ids = list(sampled.token_ids)
         logprobs = [float(at[token].logprob) for token, at in zip(ids, sampled.logprobs, strict=True)]
-        if any(value != value for value in logprobs):
+        if any(value != value for value in logprobs):  # NaN
             raise EngineError("the model's logits are not finite (NaN or infinite); check its weights and dtype")
         cached = output.num_cached_tokens or 0
         self.generated_tokens += len(ids)
@@ -234,6 +249,7 @@ class VLLMEngine(Engine):
         return Completion(ids, logprobs, None, stop, cached)
 
     def _die(self, error: Exception) -> None:
+        """Makes all rollouts in flight, and every later request, fail because of `error`."""
         reason = " ".join(str(error).split()) or "no message"
         self._death = f"vLLM failed in a step and cannot be used any more: {type(error).__name__}: {reason}"
         waiting, self._running = self._running, {}
@@ -246,9 +262,10 @@ class VLLMEngine(Engine):
 
 
 def _repack_embeddings(model: Any) -> None:
-    """Makes vLLM's packed copy of an output head anew: reloading leaves out a head tied to the input embeddings.
+    """Makes vLLM's packed copy of the output head anew, which reloading leaves out if the head is the input embedding.
 
-    On a CPU the head multiplies with that copy, and would go on with the old weights; elsewhere there is none.
+    On a CPU the head multiplies with that copy, and without this would go on with the old weights. Elsewhere there is
+    none.
     """
     from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 

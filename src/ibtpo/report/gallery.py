@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
+from ..evaluation.statistics import FULL_MARKS
 from ..metrics import correctness, rescued
 from ..score import effective
 from ..tree import ROOT, ReasoningTree
@@ -16,7 +17,6 @@ from ..viewer.page import tree_key
 
 SHOWN = {"rescued": 6, "best": 3, "worst": 3}  # how many trees of each kind
 MOST_TEXT = 3000  # characters of a prompt or an answer; the viewer has all of it
-FULL_MARKS = 1 - 1e-6  # an answer whose correctness reaches this counts as right
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From what a user gives as `reward_funcs` to the verifier of the trees, and back to the functions TRL calls."""
+"""Makes the verifier of the trees from a user's `reward_funcs`, and from a verifier the functions that TRL calls."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,16 +17,17 @@ def open_verifier(
     timeout: float = TIMEOUT,
     extra: Mapping[str, Any] | None = None,
 ) -> VerifierPool | RewardFunctions:
-    """The verifier for one reward or several.
+    """Makes the verifier for one reward or several.
 
     reward_funcs: names ("math", "package.module:function"), which run in child processes with a deadline, or functions
         with TRL's reward signature, which are called in this process.
-    weights: (F,) what each value is multiplied with before the sum; default: 1 each.
-    workers: child processes for rewards given by name.
-    timeout: seconds one answer may take.
-    extra: keyword arguments handed to every call of a function; names get none, for they run in another process.
+    weights: (F,) what each reward's value is multiplied with before the sum; 1 each by default.
+    workers: the number of child processes, for rewards that are given by name.
+    timeout: how many seconds one answer may take; for functions, how many one call may.
+    extra: keyword arguments for every call of a function. Rewards given by name get none of them, because they run in
+        another process.
 
-    Raises `ConfigError` when nothing is given, or when names and functions are mixed.
+    Raises `ConfigError` when nothing is given, when names and functions are mixed, and as the two verifiers do.
     """
     if reward_funcs is None:
         raise ConfigError("reward_funcs is missing: give a function with TRL's reward signature, or a name like 'math'")
@@ -43,7 +44,7 @@ def open_verifier(
 
 
 def reward_functions(verifier: VerifierPool | RewardFunctions) -> list[RewardFunction]:
-    """(F,) a verifier's rewards as functions with TRL's signature: TRL calls them itself, in evaluation only."""
+    """The (F,) rewards of a verifier as functions with TRL's signature. TRL calls them itself, in evaluation only."""
     if isinstance(verifier, RewardFunctions):
         return list(verifier.funcs)
     return [_pool_function(verifier, i) for i in range(len(verifier.names))]

@@ -1,8 +1,9 @@
-"""`VerifierPool`: reward functions in child processes, with a deadline a row.
+"""`VerifierPool`: reward functions in child processes, with a deadline for each row.
 
-A function that hangs, crashes the interpreter or prints to standard output costs one row an error and nothing else: the
-child is killed and replaced. Children are started as `python -m ibtpo.verify.worker`, not with multiprocessing, so that
-a script without a `__main__` guard works, and no state of this process (threads, CUDA) is forked into them.
+A function that hangs or crashes the interpreter costs its row an error and nothing else: the child is killed and
+replaced. What a function prints goes to standard error. Children are started as `python -m ibtpo.verify.worker`, not
+with multiprocessing, so that a script without a `__main__` guard works, and no state of this process (threads, CUDA) is
+forked into them.
 """
 
 import asyncio
@@ -29,21 +30,24 @@ from . import BUILTIN, Verdict
 from .outcome import TIMEOUT, WORKERS, Outcome, check_timeout, check_weights, combine
 from .worker import HEADER
 
-IMPORT_TIMEOUT = 60.0  # seconds a child may take to import its functions, apart from any row's deadline
+IMPORT_TIMEOUT = 60.0  # seconds a child may take to import its functions; a row's deadline starts after that
 
 
 class VerifierPool:
-    """A `Verifier` over named reward functions with TRL's signature, each row judged in a child process.
+    """A `Verifier` that has named reward functions with TRL's signature judge each row in a child process.
 
     reward: "math", "countdown", "choice", "walk", "ifeval", a dotted path ("package.module:function"), or several of
         them.
-    weights: (F,) what each value is multiplied with before the sum; 1 each by default.
-    workers: child processes. timeout: seconds a row may take, all functions together.
+    weights: (F,) what each function's value is multiplied with before the sum; 1 each by default.
+    workers: the number of child processes.
+    timeout: how many seconds a row may take, all functions together.
 
-    None or NaN from a function means "does not apply" and is left out of the sum; a row no function gave a value for
-    is an error, as is a row for which one raised, hung, crashed, or gave anything else than one finite number.
-    May be used from several threads. Raises `ConfigError` for an unknown name, and `VerifierError` at the first use
-    if a function cannot be imported.
+    None or NaN from a function means that it does not apply, and is left out of the sum. A row is an error if no
+    function gave it a value, or if one raised, hung, crashed, or gave anything else than one finite number. A pool may
+    be used from several threads.
+
+    Raises `ConfigError` for a name that cannot be one of a reward function and for an argument out of range. Its first
+    use raises `VerifierError` if a function cannot be imported.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class VerifierPool:
         self._workers = [_Worker(rewards) for _ in range(workers)]
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
         for worker in reversed(self._workers):
-            worker.start()  # imports run while the caller goes on
+            worker.start()  # does not wait: the child imports its functions while the caller goes on
             self._idle.put(worker)
         self._closed = False
         self._executor: ThreadPoolExecutor | None = None
@@ -71,7 +75,9 @@ class VerifierPool:
         self._finalizer = weakref.finalize(self, _kill_all, self._workers, os.getpid())  # also runs at interpreter exit
 
     def score(self, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
-        """(R,) one verdict a row, in order; rows are spread over the idle children.
+        """Judges (R,) rows, and returns (R,) verdicts in their order. Rows are spread over the idle children.
+
+        rows: see `Verifier.score`.
 
         Raises `VerifierError` if a reward function cannot be imported or the pool is closed.
         """
@@ -84,13 +90,14 @@ class VerifierPool:
                 if busy:
                     self._collect(busy, verdicts)
         finally:
-            for worker in busy.values():  # only after an exception: its answer would be taken for the next row's
+            # Children are busy here only after an exception. A late answer would be taken for that to the next row.
+            for worker in busy.values():
                 worker.stop()
                 self._idle.put(worker)
         return verdicts  # type: ignore[return-value]  # every row was either answered or given an error
 
     async def ascore(self, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
-        """The same, without blocking the event loop."""
+        """The same as `score`, without blocking the event loop."""
         with self._executor_lock:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(len(self._workers), thread_name_prefix="ibtpo-verifier")
@@ -101,7 +108,7 @@ class VerifierPool:
         self._closed = True
         self._finalizer()
         with contextlib.suppress(queue.Empty):
-            while True:  # a busy child is cleaned up by the thread that uses it
+            while True:  # only the idle ones; the thread that uses a busy child cleans up after it
                 self._idle.get_nowait().stop()
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
@@ -115,7 +122,10 @@ class VerifierPool:
     def _assign(
         self, todo: deque[tuple[int, dict[str, Any]]], busy: dict[int, "_Worker"], verdicts: list[Verdict | None]
     ) -> None:
-        """Gives waiting rows to idle children; waits for one only while holding none."""
+        """Gives rows of `todo` to idle children, which then are in `busy`.
+
+        It waits for a child only while this call of `score` has none: other threads may use all the others.
+        """
         while todo:
             if self._closed:
                 raise VerifierError("the verifier pool is closed; make a new one")
@@ -124,7 +134,7 @@ class VerifierPool:
             except queue.Empty:
                 if busy:
                     return
-                continue  # look at `_closed` again
+                continue  # the pool may have been closed meanwhile
             index, row = todo.popleft()
             try:
                 body = pickle.dumps(row, protocol=pickle.HIGHEST_PROTOCOL)
@@ -140,7 +150,7 @@ class VerifierPool:
             busy[worker.answers] = worker
 
     def _collect(self, busy: dict[int, "_Worker"], verdicts: list[Verdict | None]) -> None:
-        """Waits for the next answers or deadline and books them."""
+        """Waits until a child answers or a deadline passes, and turns what has come into verdicts."""
         poll = select.poll()
         for worker in busy.values():
             for descriptor, event in worker.interests():
@@ -153,7 +163,7 @@ class VerifierPool:
                 continue
             del busy[descriptor]
             if isinstance(outcomes, VerifierError):
-                worker.stop()  # started again at the next use: the file may have been mended by then
+                worker.stop()  # it is started again at its next use, when the function's file may have been mended
                 self._idle.put(worker)
                 raise outcomes
             if isinstance(outcomes, str):
@@ -161,7 +171,7 @@ class VerifierPool:
                 if self._closed:
                     raise VerifierError("the verifier pool was closed while it was scoring")
                 worker.start()
-                if not worker.begun and not worker.second:  # it died between rows, which is no row's fault
+                if not worker.begun and not worker.second:  # it died before it read the row
                     worker.take(worker.index, worker.body, self.timeout, second=True)
                     busy[worker.answers] = worker
                     continue
@@ -172,22 +182,23 @@ class VerifierPool:
 
 
 class _Worker:
-    """One child process and the row it is at. Used by one thread at a time."""
+    """One child process and the row that it is working on. Only one thread may use it at a time, but for `kill`."""
 
     def __init__(self, rewards: tuple[str, ...]) -> None:
         self.rewards = rewards
         self.process: subprocess.Popen[bytes] | None = None
-        self.index = -1
-        self.body = b""
+        self.index = -1  # of the row among those of its call of `score`
+        self.body = b""  # the row as a pickle
         self.begun = False  # whether the child has read the row
-        self.second = False  # whether an earlier child died before it had
-        self.deadline = 0.0
-        self.answers = -1
+        self.second = False  # whether an earlier child died before it read the same row
+        self.deadline = 0.0  # when the row, or the import before it, has taken too long; by `time.monotonic`
+        self.answers = -1  # the file descriptor from which the child's answers are read
 
     def start(self) -> None:
-        # With -P the child puts no folder of its own before the path it is given, which is this process's: a dotted
-        # path means the same function there as here, and no file in the current folder hides a module that it did not
-        # hide from us.
+        """Starts a child, which first imports the reward functions."""
+        # The child gets this process's import path, and with -P it puts no folder of its own before that. So a dotted
+        # path means the same function there as here, and a file in the current folder hides no module from the child
+        # that it does not hide from us.
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "ibtpo.verify.worker", str(os.getpid()), *self.rewards],
             stdin=subprocess.PIPE,
@@ -208,12 +219,13 @@ class _Worker:
     def kill(self) -> None:
         """Ends the child and what it started. Safe from any thread."""
         process = self.process
-        if process is not None and process.returncode is None:  # not reaped, so the id is still this process's
+        if process is not None and process.returncode is None:  # not waited for yet, so no other process has its id
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
     def stop(self) -> None:
+        """Ends the child and closes its pipes. `start` may be called again."""
         self.kill()
         process, self.process = self.process, None
         if process is None:
@@ -223,10 +235,20 @@ class _Worker:
                 pipe.close()
 
     def gone(self) -> bool:
-        """Whether an idle child has died, or was never started again. One that failed to import is not: it says why."""
+        """Whether an idle child has died or was stopped, so that a new one is needed.
+
+        A child that ended because an import failed is not gone: why it failed still waits in its pipe.
+        """
         return self.process is None or (self.ready and self.process.poll() is not None)
 
     def take(self, index: int, body: bytes, timeout: float, second: bool = False) -> None:
+        """Gives the child a row; it is sent as soon as the child is ready for it.
+
+        index: the row's index in its call of `score`.
+        body: the row as a pickle.
+        timeout: seconds that it may take.
+        second: whether an earlier child died before it read this row.
+        """
         self.index, self.body, self.timeout = index, body, timeout
         self.begun, self.second = False, second
         self.outbox = memoryview(HEADER.pack(len(body)) + body)
@@ -234,12 +256,16 @@ class _Worker:
         self._write()
 
     def interests(self) -> list[tuple[int, int]]:
-        """What to wait for: answers, and room in the pipe while a long row is being sent."""
+        """What `select.poll` should wait for: answers, and room in the pipe while a row is being sent."""
         reading = [(self.answers, select.POLLIN)]
         return [*reading, (self.requests, select.POLLOUT)] if self.ready and self.outbox else reading
 
     def advance(self) -> list[Outcome] | str | VerifierError | None:
-        """Moves bytes. None: not done; a list: the outcomes; a string: why the row failed; an error: for the caller."""
+        """Sends and reads what can be moved without waiting, and tells how far the row is.
+
+        Returns None while it is not done, a list of (F,) outcomes when it is judged, a string that says why it failed,
+        or, where no row can be judged, an error that the caller is to raise.
+        """
         self._write()
         message, ended = self._read()
         while message is not None:
@@ -260,7 +286,7 @@ class _Worker:
         if time.monotonic() < self.deadline:
             return None
         if self.ready:
-            self.begun = True  # too long a row is not sent twice
+            self.begun = True  # so that a row that takes too long is not sent to a second child
             return f"timed out after {self.timeout:g} s"
         return VerifierError(
             f"importing the reward function {self._rewards()} took more than {IMPORT_TIMEOUT:g} s; "
@@ -268,6 +294,7 @@ class _Worker:
         )
 
     def _write(self) -> None:
+        """Sends as much of the row as the pipe takes, once the child is ready."""
         if not self.ready:
             return
         while self.outbox:
@@ -276,10 +303,10 @@ class _Worker:
             except BlockingIOError:
                 return
             except BrokenPipeError:
-                return  # the end of its answers tells the same, and then we know how it died
+                return  # the child has died; `advance` finds out how when the answers end
 
     def _read(self) -> tuple[Any | None, bool]:
-        """(a whole message or None, whether the child closed its end)."""
+        """Reads what has come: the next whole message, or None, and whether the child has closed its end."""
         ended = False
         while True:
             try:
@@ -299,6 +326,7 @@ class _Worker:
         return None, ended
 
     def _death(self) -> str | VerifierError:
+        """How the child ended: as the reason why its row failed, or, during the imports, as an error to raise."""
         assert self.process is not None, "a child at work has a process"
         try:
             code = self.process.wait(timeout=1.0)
@@ -316,13 +344,17 @@ class _Worker:
 
 
 def _kill_all(workers: list[_Worker], owner: int) -> None:
-    if os.getpid() == owner:  # a fork of this process inherits the pool, but not the children
+    """Ends all children. `owner`: the id of the process that made the pool; in any other nothing is done."""
+    if os.getpid() == owner:  # a fork inherits the pool, but the children are not its own
         for worker in workers:
             worker.kill()
 
 
 def function_name(name: str) -> str:
-    """The name of the function that `name` stands for. Raises `ConfigError` for what cannot be one."""
+    """The bare name of the function that a reward's name, built-in or dotted path, stands for.
+
+    Raises `ConfigError` for what cannot be the name of a reward, without importing anything.
+    """
     if not isinstance(name, str):
         raise ConfigError(
             f"a reward of VerifierPool is a name or a dotted path, got {type(name).__name__}; "

@@ -1,9 +1,9 @@
-"""`RewardFunctions`: Python reward functions with TRL's signature, run in this process.
+"""`RewardFunctions`: Python reward functions with TRL's signature, called in this process.
 
-For functions that cannot leave it (closures, a reward model on the GPU). The search scores each answer as soon as it
-ends, so a call gets one row, not a group: a function cannot compare the answers of a question. A function that hangs
-cannot be stopped from inside the process: its thread is left behind, and after three of them scoring ends. Functions
-that can be imported by name are safer in `pool.VerifierPool`.
+They are for functions that cannot leave it, such as closures or a reward model on the GPU; functions that can be
+imported by name are safer in `pool.VerifierPool`. The search scores each answer as soon as it ends, so that a call gets
+one row and not a group: a function cannot compare the answers to a question. A function that hangs cannot be stopped
+from inside the process. Its thread is left behind, and after three of them scoring ends with an error.
 """
 
 import asyncio
@@ -19,20 +19,24 @@ from ..errors import ConfigError, VerifierError
 from . import Verdict
 from .outcome import TIMEOUT, Outcome, RewardFunction, call, check_timeout, check_weights, combine, count, to_outcome
 
-MAX_ABANDONED = 3
+MAX_ABANDONED = 3  # hung calls that are left behind before scoring ends
 
 
 class RewardFunctions:
-    """A `Verifier` over functions `f(prompts=…, completions=…, completion_ids=…, **columns) -> list[float | None]`.
+    """A `Verifier` that calls functions with TRL's reward signature in this process.
 
-    funcs: one function or several, plain or async.
-    weights: (F,) what each value is multiplied with before the sum; 1 each by default.
-    timeout: seconds one call of one function may take.
-    extra: keyword arguments passed on to every call (TRL's `trainer_state`, `log_extra`, `log_metric`).
+    funcs: one function or several, `f(prompts=…, completions=…, completion_ids=…, **columns) -> list[float | None]`,
+        plain or async.
+    weights: (F,) what each function's value is multiplied with before the sum; 1 each by default.
+    timeout: how many seconds one call of one function may take.
+    extra: keyword arguments for every call, such as TRL's `trainer_state`, `log_extra` and `log_metric`.
 
-    Calls are made one at a time, so functions need not be thread-safe. None or NaN from a function means "does not
-    apply" and is left out of the sum; a row no function gave a value for is an error, as is anything else that is not
-    a finite number. Raises `ConfigError` for what cannot be called, `VerifierError` after three hung calls.
+    Calls are made one at a time, so functions need not be thread-safe. None or NaN from a function means that it does
+    not apply, and is left out of the sum. A row is an error if no function gave it a value, or if one raised, hung, or
+    gave anything else than a finite number.
+
+    Raises `ConfigError` for a function that cannot be called and for an argument out of range. Scoring raises
+    `VerifierError` once three calls have hung.
     """
 
     def __init__(
@@ -56,10 +60,16 @@ class RewardFunctions:
         self._executor: ThreadPoolExecutor | None = None
 
     def score(self, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
-        """(R,) one verdict a row. Raises `VerifierError` once three calls have hung."""
+        """Judges (R,) rows, and returns (R,) verdicts in their order.
+
+        rows: see `Verifier.score`.
+
+        Raises `VerifierError` once three calls have hung.
+        """
         return self._score(rows, _current_device())
 
     def _score(self, rows: Sequence[dict[str, Any]], device: int | None) -> list[Verdict]:
+        """`score`, with the CUDA device of the thread that asked for it."""
         if not rows:
             return []
         with self._turn:
@@ -68,7 +78,7 @@ class RewardFunctions:
         return [combine(outcomes, self.names, self.weights) for outcomes in zip(*by_function, strict=True)]
 
     async def ascore(self, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
-        """The same, without blocking the event loop."""
+        """The same as `score`, without blocking the event loop."""
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="ibtpo-rewards")
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._score, rows, _current_device())
@@ -86,7 +96,7 @@ class RewardFunctions:
         self.close()
 
     def _column(self, func: RewardFunction, name: str, rows: Sequence[dict[str, Any]]) -> list["Outcome"]:
-        """(R,) what one function says of each row."""
+        """The (R,) outcomes of one function, one for each row."""
         values, error = self._timed(func, name, rows)
         if error is None and len(values) == len(rows):
             return [to_outcome(value) for value in values]
@@ -96,7 +106,7 @@ class RewardFunctions:
         if len(rows) == 1:
             return [(None, wrong_length)]
         outcomes: list[Outcome] = []
-        for row in rows:  # a function that drops rows may still be right about each of them
+        for row in rows:  # a function that leaves out rows of a list may still judge each of them alone
             values, error = self._timed(func, name, [row])
             outcomes.append(
                 to_outcome(values[0]) if error is None and len(values) == 1 else (None, error or wrong_length)
@@ -104,7 +114,7 @@ class RewardFunctions:
         return outcomes
 
     def _timed(self, func: RewardFunction, name: str, rows: Sequence[dict[str, Any]]) -> tuple[list[Any], str | None]:
-        """(values, None), or ([], what went wrong)."""
+        """Calls a function with a time limit: returns (its values, None), or ([], what went wrong)."""
         if len(self._abandoned) >= MAX_ABANDONED:
             raise VerifierError(
                 f"{len(self._abandoned)} reward calls hung for {self.timeout:g} s each and were left behind "
@@ -115,7 +125,7 @@ class RewardFunctions:
 
         def run() -> None:
             try:
-                if self._device is not None:  # a new thread starts on device 0, whatever the process was given
+                if self._device is not None:  # a new thread starts on CUDA device 0, not on its parent's
                     sys.modules["torch"].cuda.set_device(self._device)
                 result.append((call(func, rows, self.extra), None))
             except BaseException as error:  # a SystemExit of user code must not vanish with the thread
@@ -131,9 +141,6 @@ class RewardFunctions:
         return result[0]
 
 
-"""One function's value for one row, and why there is none. (None, None): the function did not apply."""
-
-
 def _current_device() -> int | None:
     """The CUDA device of this thread, or None where CUDA is not in use."""
     torch = sys.modules.get("torch")
@@ -143,6 +150,7 @@ def _current_device() -> int | None:
 
 
 def _check_callable(func: Any) -> None:
+    """Raises `ConfigError` unless `func` can be called as a reward function."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(func, torch.nn.Module):
         raise ConfigError(

@@ -1,7 +1,8 @@
 """The child process of `pool.VerifierPool`: `python -m ibtpo.verify.worker PARENT_PID NAME…`.
 
-Requests and answers are pickles behind a 4-byte length, on the pipes this process was started with as standard input
-and output. Those are moved away first, so that whatever a reward function prints goes to standard error.
+Requests and answers are pickles, each behind its length in 4 bytes. They go through the pipes that this process was
+started with as standard input and output. Those pipes get other file descriptors first, and standard output is joined
+to standard error, so that nothing that a reward function prints gets among the answers.
 
     child → parent   ("ready", None) or ("failed", "why")     once, after the imports
     parent → child   row (dict)                               any number of times
@@ -25,11 +26,15 @@ from . import BUILTIN
 from .outcome import Outcome, RewardFunction, call, count, to_outcome
 
 HEADER = struct.Struct("<I")
-_MEMORY_LIMIT = 8 << 30  # bytes of address space for built-in verifiers: a tower of powers must not eat the machine
+_MEMORY_LIMIT = 8 << 30  # bytes of address space for built-in verifiers: an answer like 9^9^9^9 must not fill memory
 
 
 def main(parent: int, names: list[str]) -> None:
-    """Serves requests until the parent closes the pipe or is gone."""
+    """Judges rows until the parent closes the pipe or is gone. The head of this file lists the messages.
+
+    parent: the process id of the parent.
+    names: (F,) the reward functions, see `load`.
+    """
     requests, answers = _take_pipes()
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     try:
@@ -52,7 +57,9 @@ def main(parent: int, names: list[str]) -> None:
 
 
 def load(name: str) -> RewardFunction:
-    """The function of a built-in name or a dotted path (`package.module:function` or `package.module.function`).
+    """The reward function that a name stands for; a built-in one is made ready for use.
+
+    name: a built-in name or a dotted path, `package.module:function` or `package.module.function`.
 
     Raises `ConfigError` for a function that cannot be loaded.
     """
@@ -64,6 +71,7 @@ def load(name: str) -> RewardFunction:
 
 
 def _judge(function: RewardFunction, row: dict[str, Any]) -> Outcome:
+    """What one function says of a row: its value, or why there is none. It never raises an `Exception`."""
     try:
         values = call(function, [row])
     except Exception as error:
@@ -74,6 +82,7 @@ def _judge(function: RewardFunction, row: dict[str, Any]) -> Outcome:
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """The pipes for requests and for answers, moved away from standard input and output."""
     requests, answers = os.dup(0), os.dup(1)  # dup makes them non-inheritable: a grandchild cannot hold them open
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
@@ -81,19 +90,20 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
         os.dup2(2, 1)
     except OSError:  # the parent has no standard error
         os.dup2(nothing, 1)
-    # A pipe's buffer is written in blocks, and would be lost when we are killed.
+    # Line by line: Python writes to a pipe in blocks, and the last one would be lost when this process is killed.
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     return os.fdopen(requests, "rb"), os.fdopen(answers, "wb", buffering=0)
 
 
 def _send(answers: BinaryIO, message: Any) -> None:
+    """Writes a message to the parent; ends this process if the parent is gone."""
     body = pickle.dumps(message)
     try:
         data = memoryview(HEADER.pack(len(body)) + body)
         while data:
             data = data[answers.write(data) :]
     except BrokenPipeError:
-        os._exit(0)  # the parent went away while we worked
+        os._exit(0)  # there is nobody to tell any more
 
 
 def _die_with(parent: int) -> None:
@@ -104,6 +114,7 @@ def _die_with(parent: int) -> None:
 
 
 def _limit_memory() -> None:
+    """Limits the memory of this process, where the system allows it."""
     try:
         import resource
 
@@ -112,11 +123,12 @@ def _limit_memory() -> None:
         if soft == resource.RLIM_INFINITY or soft > limit:
             resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     except (ImportError, ValueError, OSError):
-        return  # a guard, not a requirement: the deadline still holds
+        return  # without a limit the row's deadline still holds
 
 
 if __name__ == "__main__":
-    # Under `-m` this module is __main__; the imported copy keeps one identity for pickles and user code.
+    # Under `-m` this module is called __main__. The work is done by the copy that is imported under its real name, so
+    # that pickles and reward functions that import the module meet the same one.
     from . import worker
 
     worker.main(int(sys.argv[1]), sys.argv[2:])
