@@ -27,6 +27,7 @@ from ibtpo.search import Budget, Prompt, SearchOptions, TreeSearch
 from ibtpo.steps import make_splitter
 from ibtpo.tree import ROOT, ReasoningTree
 from ibtpo.verify import Verdict
+from ibtpo.verify.rewards import RewardFunctions
 
 # --- law 1
 
@@ -511,6 +512,18 @@ def test_raw_correctness_and_all_verdicts_are_kept_beside_a_shaped_reward() -> N
         (parity({"completion_ids": i}), 0.01 * len(i)) for i in ids
     ]
     assert [leaf.reward for leaf in tree.leaves] == [v.reward for v in search.verdicts["p0"]]
+
+
+def test_a_weight_of_the_only_reward_function_changes_the_reward_and_not_correctness() -> None:
+    def even(completion_ids: list[list[int]], **columns: Any) -> list[float]:
+        return [parity({"completion_ids": ids}) for ids in completion_ids]
+
+    search = TreeSearch(ScriptedEngine(next_token, [EOS]), RewardFunctions(even, weights=[0.5]), decode, options())
+    (tree,) = asyncio.run(search.grow_all(prompts(1)))
+    right = [parity({"completion_ids": tree.completion_ids(i)}) for i in range(12)]
+    assert set(right) == {0.0, 1.0}
+    assert tree.correct == right
+    assert [leaf.reward for leaf in tree.leaves] == [0.5 * r for r in right]
 
 
 def test_the_verifier_gets_the_problem_s_columns_and_the_tree_its_answer() -> None:

@@ -22,6 +22,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from operator import index
 from typing import Any, TypeVar
 
 from ._extras import load_object
@@ -86,7 +87,7 @@ class Budget:
         """
         try:
             parts = text.split(",") if isinstance(text, str) else list(text)
-            b0, rounds, k, b = (int(p) for p in parts)
+            b0, rounds, k, b = (int(p) if isinstance(p, str) else index(p) for p in parts)
         except (ValueError, TypeError) as e:
             raise ConfigError(f"a tree budget is four integers B0,L,K,B such as 4,9,1,1; got {text!r:.80}") from e
         return cls(b0, rounds, k, b, tokens)
@@ -366,8 +367,8 @@ class TreeSearch:
             ids = completion.token_ids
             steps = cut(ids, completion.logprobs, completion.entropies, pieces, self._splitter)
             stop = completion.stop_reason if verdict.error is None else "verifier_error"
-            # Of several reward functions the first one decides raw correctness; a single one's is the reward itself.
-            correct = verdict.per_function[0] if len(verdict.per_function) > 1 else verdict.reward
+            # The first reward function decides raw correctness, by its own value: weights are not for judging answers.
+            correct = verdict.per_function[0] if verdict.per_function else verdict.reward
             leaf = tree.add(job.node.id, steps, verdict.reward, stop, correct=correct, round=job.round, score=job.score)
             if verdict.error is not None:
                 tree.meta.setdefault("verifier_errors", []).append(verdict.error)

@@ -98,3 +98,10 @@ def test_every_option_is_described_with_its_default() -> None:
     assert "ifeval" in described["verifier"][1]
     assert described["verifier_timeout"][0] == 30.0
     assert set(described) <= set(st.known_settings())
+
+
+def test_a_flat_method_of_a_recipe_takes_the_recipe_s_own_group_size() -> None:
+    resolved = st.resolve({"method": "grpo", "num_generations": 16}, {})
+    assert (resolved["num_generations"], resolved["tree"]) == (16, "16,1,1,1")
+    over = st.resolve({"num_generations": 12, "tree": "4,9,1,1"}, {"method": "grpo"})
+    assert (over["num_generations"], over["tree"]) == (8, "8,1,1,1")

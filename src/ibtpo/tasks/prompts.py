@@ -1,7 +1,9 @@
 """From a problem to the tokens that a model is given, through the chat template or as bare text."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from .._seeds import stable_hash
 from .._text import half_character
 from ..errors import ConfigError, DataError
 from .problems import Message, Problem
@@ -137,3 +139,16 @@ def check_prompt_length(identity: str, tokens: int, context: int) -> None:
             f"problem {identity!r}: its prompt has {tokens} tokens, the model's context holds {context} and one must "
             "be left to answer; drop the problem or use a model with a longer context"
         )
+
+
+def prompt_id(row: Mapping[str, Any], taken: Collection[str]) -> str:
+    """The id under which a row of a training data set gets its tree: its column `id`, else a hash of its prompt.
+
+    row: columns of a data set, `prompt` among them.
+    taken: ids that others have already; an id that is among them gets a "+" or more.
+    """
+    given = row.get("id")
+    id = f"{stable_hash(row['prompt']):x}" if given is None or given == "" else str(given)
+    while id in taken:
+        id += "+"
+    return id

@@ -4,6 +4,7 @@ docs/method.md, "What the paper leaves open", lists the options behind which a c
 """
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -203,7 +204,9 @@ class IBTPOConfig(GRPOConfig):
         if self.tree is not None:
             return Budget.parse(self.tree).trajectories
         steps = self.steps_per_generation or self.gradient_accumulation_steps
-        rows = self.generation_batch_size or self.per_device_train_batch_size * steps
+        rows = self.per_device_train_batch_size * steps
+        if self.generation_batch_size:  # that of all processes together
+            rows = self.generation_batch_size // int(os.environ.get("WORLD_SIZE", "1"))
         return 12 if rows % 12 == 0 else 8
 
     def _refuse_untested(self) -> None:

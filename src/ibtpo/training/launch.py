@@ -201,7 +201,7 @@ def _train(prepared: Prepared, overwrite: bool, callbacks: list[Any], on_message
     from ..engines.models import eos_token_ids, load_model
     from ..storage.env import collect_env
     from .adapter import check_adapter
-    from .callbacks import EveryTokens, MetricsFile
+    from .callbacks import MetricsFile
     from .held_out import HeldOut
     from .trackers import check_installed, files_in
     from .trainer import IBTPOTrainer
@@ -241,6 +241,8 @@ def _train(prepared: Prepared, overwrite: bool, callbacks: list[Any], on_message
             f"{folder.path} is finished and its checkpoints are gone (`ibtpo compare training` deletes them), so it "
             f"cannot be trained further; start a run with another --output"
         )
+    if held_out and is_deepspeed_zero3_enabled():
+        raise ConfigError("evaluation needs whole weights in one process: with ZeRO-3 set eval_data none")
     what = f"{prepared.settings['method']}: {run.model} on {run.data} ({len(rows)} problems)"
     say(f"{what}, {config.num_generations} answers a question, run folder {folder.path}")
     if state.is_main_process:  # only now is an older run deleted: an error before must not cost it
@@ -261,15 +263,30 @@ def _train(prepared: Prepared, overwrite: bool, callbacks: list[Any], on_message
             raise
         raise ConfigError(f"the trainer refuses these settings: {e}") from e
     trainer.remove_callback(PrinterCallback)
-    if held_out and is_deepspeed_zero3_enabled():
-        raise ConfigError("evaluation needs whole weights in one process: with ZeRO-3 set eval_data none")
-    accuracy = HeldOut(trainer, held_out, run, folder, say)
+    try:
+        _run(trainer, HeldOut(trainer, held_out, run, folder, say), prepared, checkpoint, say, quiet)
+    finally:
+        trainer.verifier.close()
+    found = folder.read_eval()
+    seconds = time.perf_counter() - began
+    settings = prepared.settings
+    return Run(folder.path, settings, found.get("before"), found.get("after"), trainer.generated_tokens, seconds)
+
+
+def _run(
+    trainer: Any, accuracy: Any, prepared: Prepared, checkpoint: Path | None, say: Callable[[str], None], quiet: bool
+) -> None:
+    """Measures, trains from `checkpoint` to the end, saves the model and measures again."""
+    from .callbacks import EveryTokens
+    from .trackers import files_in
+
+    run, config, folder = prepared.run, prepared.config, prepared.folder
     if run.eval_before:
         accuracy.measure("before")
-    if resume:
+    if prepared.resume:
         say("going on " + (f"from {checkpoint.name}" if checkpoint else "from the start: no checkpoint was finished"))
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    if resume and held_out and state.is_main_process:
+    if prepared.resume and accuracy.problems and trainer.accelerator.is_main_process:
         folder.add_evals(step + 1)  # drops the rows after the checkpoint, whose steps will be measured again
     limit = config.max_generated_tokens
     if checkpoint and limit and json.loads((checkpoint / STATE_FILE).read_text())["generated_tokens"] >= limit:
@@ -281,15 +298,13 @@ def _train(prepared: Prepared, overwrite: bool, callbacks: list[Any], on_message
         if run.eval_every_tokens:
             trainer.add_callback(EveryTokens(trainer, run.eval_every_tokens, accuracy.measure))
         gc.freeze()  # else each full collection walks all objects made by the imports, a third of a second
-        with files_in(folder.path, config.report_to, quiet):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            with files_in(folder.path, config.report_to, quiet):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            gc.unfreeze()  # a notebook's next run must not find this one's model beyond the collector's reach
     trainer.save_model(str(folder.path / "model"))
     accuracy.measure("after")
-    trainer.verifier.close()
-    found = folder.read_eval()
-    seconds = time.perf_counter() - began
-    settings = prepared.settings
-    return Run(folder.path, settings, found.get("before"), found.get("after"), trainer.generated_tokens, seconds)
 
 
 def _problems(run: Any, model: Any, tokenizer: Any) -> tuple[list[dict[str, Any]], list[Any], list[str]]:

@@ -24,7 +24,6 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from trl.data_utils import is_conversational
 
 from .._options import OPTIONS
-from .._seeds import stable_hash
 from .._version import __version__
 from ..engines import Sampling
 from ..engines.models import decoder
@@ -34,7 +33,7 @@ from ..metrics import summarise, tree_record
 from ..search import Prompt, SearchOptions, TreeSearch, run_async
 from ..storage.tree_file import step_file
 from ..tasks.problems import load_problems
-from ..tasks.prompts import check_prompt_length, trl_prompt
+from ..tasks.prompts import check_prompt_length, prompt_id, trl_prompt
 from ..tree import ReasoningTree, write_trees
 from ..verify import Verifier
 from ..verify.open import open_verifier
@@ -256,9 +255,7 @@ def _read_prompts(trainer: Any, prompts: str | Sequence[Any] | None, most: int) 
             raise ConfigError(f"probe prompt {number} has an image: trees are of text")
         # TRL's own method, so that the model reads a prompt in a probe as it reads it in training.
         ids = trainer._tokenize_prompts([row["prompt"]])[0][0]
-        id = str(row.get("id") or f"{stable_hash(row['prompt']):x}")
-        while id in {p.id for p in found}:
-            id += "+"
+        id = prompt_id(row, {p.id for p in found})
         if context:
             check_prompt_length(id, len(ids), context)
         found.append(Prompt(id, tuple(ids), tokenizer.decode(ids), row, is_conversational(row)))

@@ -153,8 +153,10 @@ def rollout_engine(trainer: Any) -> Iterator[Engine]:
         if trainer._engine is None or trainer._engine_model is not model:
             trainer._engine, trainer._engine_model = policy_engine(trainer, model), model
         trainer._engine.reset_cache()  # the weights changed since the last batch
-        yield trainer._engine
-        trainer._engine.reset_cache()  # the update gets the memory back
+        try:
+            yield trainer._engine
+        finally:
+            trainer._engine.reset_cache()  # the update gets the memory back
 
 
 @contextmanager

@@ -173,7 +173,8 @@ def resolve(recipe: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
         raise unknown("method", str(method), METHODS)
     preset = dict(METHODS[method])
     if preset["branching"] == "independent":
-        group = overrides.get("num_generations", FLAT_GROUP)
+        given = overrides if "method" in overrides else {**recipe, **overrides}
+        group = given.get("num_generations") or FLAT_GROUP
         preset |= {"num_generations": group, "tree": f"{group},1,1,1"}
     merged = {**recipe, **preset} if "method" in overrides else {**preset, **recipe}
     merged = {**merged, **overrides, "method": method}

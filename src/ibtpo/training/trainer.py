@@ -54,6 +54,7 @@ from ..score import step_confidence
 from ..search import Prompt, TreeSearch, run_async
 from ..storage.run_folder import STATE_FILE
 from ..storage.tree_file import step_file
+from ..tasks.prompts import prompt_id
 from ..tree import ReasoningTree, write_trees
 from ..verify.open import open_verifier, reward_functions
 from ..verify.rewards import RewardFunctions
@@ -197,7 +198,8 @@ class IBTPOTrainer(GRPOTrainer):
         for name, seconds in search.seconds.items():
             self.timer.seconds[name] += seconds
         self._rewards = [v.per_function for tree in self.trees for v in search.verdicts[tree.id]]
-        failed = [leaf.stop == "verifier_error" for tree in self.trees for leaf in tree.leaves]
+        # All processes decide together: one that raised alone would leave the others waiting for it.
+        failed = gather_object([leaf.stop == "verifier_error" for tree in self.trees for leaf in tree.leaves])
         if all(failed):
             first = next(iter(self.trees[0].meta.get("verifier_errors", [])), "no reason given")
             raise VerifierError(
@@ -215,12 +217,11 @@ class IBTPOTrainer(GRPOTrainer):
 
     def _prompts(self, prompt_ids: list[list[int]], group: int) -> list[Prompt]:
         """The questions of the batch, of which TRL repeats each `group` times in a row."""
-        prompts, seen = [], set()
+        prompts: list[Prompt] = []
+        seen: set[str] = set()
         for i in range(0, len(prompt_ids), group):
             row = self._rows[i]
-            id = str(row.get("id") or f"{stable_hash(row['prompt']):x}")
-            while id in seen:  # the same question twice in a batch gets different trees
-                id += "+"
+            id = prompt_id(row, seen)  # the same question twice in a batch gets different trees
             seen.add(id)
             text = self._tokenizer.decode(prompt_ids[i])
             prompts.append(Prompt(id, tuple(prompt_ids[i]), text, row, is_conversational(row)))
@@ -365,7 +366,8 @@ class IBTPOTrainer(GRPOTrainer):
         if limit is not None and self.generated_tokens >= limit:
             self.control.should_training_stop = True
         step, every = self.state.global_step + 1, self.args.save_trees_every
-        previous, self._trees_until = self._trees_until, step
+        # A resumed run begins where it was stopped: the trees of the steps before are written already.
+        previous, self._trees_until = max(self._trees_until, self.state.global_step), step
         if every and (step == 1 > previous or step // every > previous // every):
             rank = self.accelerator.process_index if self.accelerator.num_processes > 1 else None
             folder = Path(self.args.run_dir or self.args.output_dir) / "trees"
