@@ -1,0 +1,192 @@
+"""What is compared: how a problem's trees grow, and how their answers become a gradient.
+
+Places to branch, scores and advantages are the library's own. A step is one token, the action's number.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from world import ACTIONS, Problem
+
+from ibtpo._seeds import stable_hash
+from ibtpo.credit import CreditOptions, path_advantages, token_advantages
+from ibtpo.engines import Completion, Sampling
+from ibtpo.score import ScoreOptions
+from ibtpo.search import Budget, find_rule
+from ibtpo.tree import ROOT, ReasoningTree, Step
+
+PROMPT = (ACTIONS,)  # a prompt's single token
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How a tree grows: a branching rule, a budget, and the score options that choose where to branch."""
+
+    rule: str
+    budget: Budget
+    score: ScoreOptions = field(default_factory=ScoreOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """How answers are credited. segments: steps are what lies between two branchings, in place of single actions."""
+
+    options: CreditOptions
+    segments: bool = False
+
+
+TREE = Budget(4, 9, 1, 1)
+GROWTHS = {
+    "independent 8": Growth("independent", Budget(8, 1)),
+    "independent 12": Growth("independent", Budget(12, 1)),
+    "random": Growth("random", TREE),
+    "fixed width": Growth("fixed_width", TREE),
+    "EPTree": Growth("entropy", TREE),
+    "IBTree": Growth("ib", TREE),
+    "IBTree β 1": Growth("ib", TREE, ScoreOptions(beta=1)),
+    "IBTree β 20": Growth("ib", TREE, ScoreOptions(beta=20)),
+    "IBTree draws": Growth("ib", TREE, ScoreOptions(value="draws")),
+    "IBTree draws, β 1": Growth("ib", TREE, ScoreOptions(value="draws", beta=1)),
+}
+
+
+def _credits() -> dict[str, Credit]:
+    found = {}
+    for weight in ("trajectories", "sqrt", "once"):
+        suffix = "" if weight == "trajectories" else f", {weight}"
+        found["grpo" + suffix] = Credit(CreditOptions("grpo", prefix_weight=weight))
+        for value in ("leaves", "draws"):
+            of = "" if value == "leaves" else ", draws"
+            for lam in (0.1, 0.0):
+                name = "ibtpo" + (", λ 0" if lam == 0 else "") + of + suffix
+                options = CreditOptions(lam=lam, score=ScoreOptions(value=value), prefix_weight=weight)
+                found[name] = Credit(options)
+        found["treerl" + suffix] = Credit(CreditOptions("treerl", prefix_weight=weight))
+        found["treepo" + suffix] = Credit(CreditOptions("treepo", prefix_weight=weight))
+    found["treerl, segments"] = Credit(CreditOptions("treerl"), segments=True)
+    found["ibtpo, uniform masked"] = Credit(CreditOptions(ib_on_uniform_trees=False))
+    return found
+
+
+CREDITS = _credits()
+
+
+def sample(problem: Problem, probs: np.ndarray, before: list[int], seed: int) -> tuple[list[int], list[float]]:
+    """Actions to the end of the problem after the actions `before`, and their probabilities under `probs` (S, 4)."""
+    draw = random.Random(seed).random
+    state, _ = problem.follow(before)
+    actions, chances = [], []
+    for _ in range(problem.depth - len(before)):
+        row = probs[state].tolist()
+        u, a = draw(), 0
+        while a < ACTIONS - 1 and u >= row[a]:
+            u -= row[a]
+            a += 1
+        actions.append(a)
+        chances.append(row[a])
+        state = problem.child[state, a]
+    return actions, chances
+
+
+class WorldEngine:
+    """A policy in one problem as an engine for `TreeSearch`; see `ibtpo.engines.Engine`."""
+
+    def __init__(self, problem: Problem, probs: np.ndarray) -> None:
+        self.problem, self.probs = problem, probs
+
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, seed: int, max_new_tokens: int
+    ) -> Completion:
+        """Answers are sampled from the policy as it is: temperature, top-p and top-k play no part."""
+        actions, chances = sample(self.problem, self.probs, list(prompt_ids[1:]), seed)
+        return Completion(actions, np.log(chances).tolist(), None, "eos")
+
+
+def grow(problem: Problem, probs: np.ndarray, growth: Growth, seed: int) -> ReasoningTree:
+    """The tree that `TreeSearch` grows with `WorldEngine`, rollout for rollout, without its event loop."""
+    rule, budget = find_rule(growth.rule), growth.budget
+    tree = ReasoningTree(problem.id, PROMPT)
+    started: Counter[tuple[int, ...]] = Counter()
+
+    def rollouts(node: int, count: int, round: int, score: float | None = None) -> None:
+        before = tuple(tree.prefix_ids(node)[1:])
+        for _ in range(count):
+            actions, chances = sample(problem, probs, list(before), stable_hash(seed, tree.id, before, started[before]))
+            started[before] += 1
+            logprobs = np.log(chances).tolist()
+            steps = [Step((a,), str(a), (p,)) for a, p in zip(actions, logprobs, strict=True)]
+            _, reward = problem.follow([*before, *actions])
+            tree.add(node, steps, reward, "eos", round=round, score=score)
+
+    rollouts(ROOT, budget.b0, 0)
+    for round in range(1, budget.rounds):
+        for place in rule(tree, budget.k, growth.score, stable_hash(seed, round)):
+            rollouts(place.node, budget.b, round, place.score)
+    return tree
+
+
+def segmented(tree: ReasoningTree) -> ReasoningTree:
+    """The same answers in steps that end only where the tree branches or ends, TreeRL's segments."""
+    joined = ReasoningTree(tree.id, tree.prompt_ids)
+    for leaf in tree.leaves:
+        steps, ids, logprobs = [], (), ()
+        for node in tree.path(leaf.node):
+            ids += tree.nodes[node].step.token_ids
+            logprobs += tree.nodes[node].step.logprobs
+            if len(tree.nodes[node].children) != 1:
+                steps.append(Step(ids, "", logprobs))
+                ids, logprobs = (), ()
+        joined.add(ROOT, steps, leaf.reward, "eos")
+    return joined
+
+
+def node_weights(tree: ReasoningTree, credit: Credit) -> np.ndarray:
+    """(N,) the weight of each node's log-probability in the gradient: the mean over answers of the mean over steps."""
+    credited = segmented(tree) if credit.segments else tree
+    paths = token_advantages(credited, path_advantages(credited, credit.options))
+    weights = np.zeros(len(tree.nodes))
+    for advantages, leaf in zip(paths, tree.leaves, strict=True):
+        weights[tree.path(leaf.node)] += advantages / len(advantages)
+    return weights / len(tree.leaves)
+
+
+@dataclass(slots=True)
+class Visited:
+    """A tree's N − 1 steps as states and actions of its problem, in the order of its nodes."""
+
+    state: np.ndarray
+    action: np.ndarray
+    depth: np.ndarray
+
+
+def visited(problem: Problem, tree: ReasoningTree) -> Visited:
+    """Where each node but the root stands in the problem: the state it left, its action, that state's layer."""
+    after, depth = [0] * len(tree.nodes), [0] * len(tree.nodes)
+    state = np.empty(len(tree.nodes) - 1, dtype=np.int64)
+    action = np.array([n.step.token_ids[0] for n in tree.nodes[1:]])
+    for node in tree.nodes[1:]:
+        state[node.id - 1] = after[node.parent]
+        depth[node.id] = depth[node.parent] + 1
+        after[node.id] = problem.child[after[node.parent], action[node.id - 1]]
+    return Visited(state, action, np.array(depth[1:]) - 1)
+
+
+def gradient(problem: Problem, probs: np.ndarray, steps: Visited, weights: np.ndarray) -> np.ndarray:
+    """(R, D, K) gradients with respect to θ of Σ weight · log-probability, for R rows of weights (R, N)."""
+    features = problem.features[steps.state]
+    score = features[np.arange(len(steps.action)), steps.action] - np.einsum(
+        "na,nak->nk", probs[steps.state], features
+    )  # the gradient of a step's log-probability with respect to its own θ_d
+    layers = steps.depth == np.arange(problem.depth)[:, None]
+    return np.einsum("rn,dn,nk->rdk", weights[:, 1:], layers, score, optimize=True)
+
+
+def state_gradient(probs: np.ndarray, steps: Visited, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(U,) the states visited, and (R, U, 4) gradients with respect to each state's own logits."""
+    states, slot = np.unique(steps.state, return_inverse=True)
+    rows = np.zeros((len(weights), len(states), ACTIONS))
+    np.add.at(rows, (slice(None), slot, steps.action), weights[:, 1:])
+    return states, rows - rows.sum(2, keepdims=True) * probs[states]

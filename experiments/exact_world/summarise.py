@@ -1,0 +1,129 @@
+"""From measurements to numbers with intervals: signal to noise and bias of gradients, gains in learning."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from arms import CREDITS, GROWTHS
+from gradient import VIEWS
+from learning import ARMS, FIRST_PILOT, Runs, pilot_mean
+
+RESAMPLES = 1000
+Interval = tuple[float, float, float]  # value, low, high
+
+
+def t_quantile(p: float, df: int) -> float:
+    """Quantile of Student's t distribution, by integrating its density (p above a half)."""
+    x = np.linspace(0, 700, 1_400_001)
+    density = (1 + x**2 / df) ** (-(df + 1) / 2)
+    area = np.cumsum(density) - density / 2 - density[0] / 2
+    return float(np.interp((p - 0.5) * 2, area / area[-1], x))
+
+
+def t_interval(values: Sequence[float]) -> Interval:
+    """Mean and 95 % t-interval."""
+    mean, n = float(np.mean(values)), len(values)
+    if n < 2:
+        return mean, float("nan"), float("nan")
+    half = t_quantile(0.975, n - 1) * float(np.std(values, ddof=1)) / n**0.5
+    return mean, mean - half, mean + half
+
+
+def _signal(weights: np.ndarray, data: dict[str, np.ndarray], g: int, view: int) -> np.ndarray:
+    """(B, credits) squared signal over squared noise per 1000 tokens under B rows of problem weights (B, P)."""
+    dot, square = weights @ data["dot"][:, g, :, view], weights @ data["square"][:, g, :, view]
+    along = dot**2
+    if VIEWS[view] == "state":  # the exact gradient of a problem's own logits has its own length
+        along /= (weights @ data["exact_square"])[:, None]
+    return along / (square - along) / (weights @ data["tokens"][:, g])[:, None] * 1000
+
+
+def gradient_rows(data: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """A row for each growth and credit.
+
+    signal: per view, times GRPO's with a paired bootstrap interval over problems. cosine: of the expected gradient with
+    the exact one, a jackknife interval over chunks. selection: points by which the tree's leaves overstate success.
+    """
+    n = len(data["success"])
+    rng = np.random.default_rng(0)
+    weights = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)]) / n
+    names, credits = list(GROWTHS), list(CREDITS)
+    base_g, base_c = names.index("independent 8"), credits.index("grpo")
+    rows: list[dict[str, Any]] = [{"growth": g, "credit": c, "signal": {}} for g in names for c in credits]
+    for v, view in enumerate(VIEWS):
+        base = _signal(weights, data, base_g, v)[:, base_c]
+        for g in range(len(names)):
+            found = _signal(weights, data, g, v)
+            ratio = found / base[:, None]
+            low, high = np.quantile(ratio[1:], [0.025, 0.975], axis=0)
+            for c in range(len(credits)):
+                row = rows[g * len(credits) + c]
+                row["signal"][view] = {"value": found[0, c], "ratio": [ratio[0, c], low[c], high[c]]}
+    for g in range(len(names)):
+        leaves = t_interval(100 * (data["leaves"][:, g] - data["success"]))
+        draws = t_interval(100 * (data["draws"][:, g] - data["success"]))
+        for c in range(len(credits)):
+            rows[g * len(credits) + c] |= {
+                "tokens": float(data["tokens"][:, g].mean()),
+                "mixed": float(data["mixed"][:, g].mean()),
+                "selection": {"leaves": list(leaves), "draws": list(draws)},
+                "cosine": list(_cosine(data["total"][:, g, c], data["square"][:, g, c, 0], data["true"])),
+            }
+    return rows
+
+
+def _cosine(total: np.ndarray, square: np.ndarray, true: np.ndarray) -> Interval:
+    """Cosine of the mean gradient with the exact one; the mean's square is freed from its sampling noise."""
+    chunks = len(total)
+    square = square.reshape(chunks, -1)
+
+    def cosine(keep: np.ndarray) -> float:
+        n, summed = square[keep].size, total[keep].sum(0)
+        norm = ((summed**2).sum() - square[keep].sum()) / (n * (n - 1))
+        return float((summed / n * true).sum() / np.linalg.norm(true) / np.sqrt(norm)) if norm > 0 else float("nan")
+
+    whole = cosine(np.ones(chunks, dtype=bool))
+    if chunks < 3:
+        return whole, float("nan"), float("nan")
+    left_out = [cosine(np.arange(chunks) != i) for i in range(chunks)]
+    half = t_quantile(0.975, chunks - 1) * float(np.std(left_out)) * (chunks - 1) ** 0.5
+    return whole, whole - half, whole + half
+
+
+def learning_rows(runs: Runs, point: str) -> list[dict[str, Any]]:
+    """A row for each arm that has runs in reported worlds: success in percent, and points above GRPO's there."""
+    rows = []
+    final: dict[str, dict[int, dict[str, Any]]] = {arm: {} for arm in ARMS}
+    pilots: dict[str, set[float]] = {arm: set() for arm in ARMS}
+    for where, arm, rate, seed in runs.found:
+        if where == point and seed >= FIRST_PILOT:
+            pilots[arm].add(rate)
+        elif where == point:
+            final[arm][seed] = runs.found[where, arm, rate, seed]
+    for arm, by_seed in final.items():
+        if not by_seed:
+            continue
+        both = sorted(set(by_seed) & set(final["GRPO"]))
+        curves = 100 * np.array([by_seed[s]["curve"] for s in both])
+        theirs = 100 * np.array([final["GRPO"][s]["curve"] for s in both])
+        some = next(iter(by_seed.values()))
+        rows.append(
+            {
+                "arm": arm,
+                "growth": ARMS[arm][0],
+                "credit": ARMS[arm][1],
+                "rate": some["rate"],
+                "grid": {str(r): pilot_mean(runs, point, arm, r) for r in sorted(pilots[arm])},
+                "seeds": len(both),
+                "steps": some["steps"],
+                "tokens": float(np.mean([by_seed[s]["tokens"] for s in both])),
+                "problems a step": float(np.mean([by_seed[s]["problems"] / by_seed[s]["steps"] for s in both])),
+                "mixed": float(np.mean([by_seed[s]["mixed"] for s in both])),
+                "start": 100 * float(np.mean([by_seed[s]["start"] for s in both])),
+                "curve": curves.mean(0).tolist(),
+                "success": list(t_interval(curves[:, -1])),
+                "difference": list(t_interval(curves[:, -1] - theirs[:, -1])),
+                "differences": [list(t_interval(d)) for d in (curves - theirs).T],
+            }
+        )
+    return rows
