@@ -3,10 +3,11 @@
 Places to branch, scores and advantages are the library's own. A step is one token, the action's number.
 """
 
+import math
 import random
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from world import ACTIONS, Problem
@@ -19,6 +20,7 @@ from ibtpo.search import Budget, find_rule
 from ibtpo.tree import ROOT, ReasoningTree, Step
 
 PROMPT = (ACTIONS,)  # a prompt's single token
+POWERS = {"trajectories": 0.0, "sqrt": -0.5, "once": -1.0}  # of the trajectories through a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +76,14 @@ def _credits() -> dict[str, Credit]:
 CREDITS = _credits()
 
 
-def sample(problem: Problem, probs: np.ndarray, before: list[int], seed: int) -> tuple[list[int], list[float]]:
-    """Actions to the end of the problem after the actions `before`, and their probabilities under `probs` (S, 4)."""
+def sample(
+    problem: Problem, probs: np.ndarray, before: Sequence[int], seed: int
+) -> tuple[list[int], list[float], float]:
+    """What follows the actions `before` under `probs` (S, 4): actions, their log-probabilities, and the reward."""
     draw = random.Random(seed).random
-    state, _ = problem.follow(before)
-    actions, chances = [], []
+    state = problem.follow(before)
+    actions: list[int] = []
+    logprobs: list[float] = []
     for _ in range(problem.depth - len(before)):
         row = probs[state].tolist()
         u, a = draw(), 0
@@ -86,9 +91,9 @@ def sample(problem: Problem, probs: np.ndarray, before: list[int], seed: int) ->
             u -= row[a]
             a += 1
         actions.append(a)
-        chances.append(row[a])
-        state = problem.child[state, a]
-    return actions, chances
+        logprobs.append(math.log(row[a]))
+        last, state = state, problem.child[state, a]
+    return actions, logprobs, float(problem.reward[last - problem.layers[-2], a])
 
 
 class WorldEngine:
@@ -101,8 +106,8 @@ class WorldEngine:
         self, prompt_ids: Sequence[int], sampling: Sampling, seed: int, max_new_tokens: int
     ) -> Completion:
         """Answers are sampled from the policy as it is: temperature, top-p and top-k play no part."""
-        actions, chances = sample(self.problem, self.probs, list(prompt_ids[1:]), seed)
-        return Completion(actions, np.log(chances).tolist(), None, "eos")
+        actions, logprobs, _ = sample(self.problem, self.probs, prompt_ids[1:], seed)
+        return Completion(actions, logprobs, None, "eos")
 
 
 def grow(problem: Problem, probs: np.ndarray, growth: Growth, seed: int) -> ReasoningTree:
@@ -114,11 +119,10 @@ def grow(problem: Problem, probs: np.ndarray, growth: Growth, seed: int) -> Reas
     def rollouts(node: int, count: int, round: int, score: float | None = None) -> None:
         before = tuple(tree.prefix_ids(node)[1:])
         for _ in range(count):
-            actions, chances = sample(problem, probs, list(before), stable_hash(seed, tree.id, before, started[before]))
+            seed_here = stable_hash(seed, tree.id, before, started[before])
             started[before] += 1
-            logprobs = np.log(chances).tolist()
-            steps = [Step((a,), str(a), (p,)) for a, p in zip(actions, logprobs, strict=True)]
-            _, reward = problem.follow([*before, *actions])
+            actions, logprobs, reward = sample(problem, probs, before, seed_here)
+            steps = [Step((a,), "", (p,)) for a, p in zip(actions, logprobs, strict=True)]
             tree.add(node, steps, reward, "eos", round=round, score=score)
 
     rollouts(ROOT, budget.b0, 0)
@@ -153,6 +157,22 @@ def node_weights(tree: ReasoningTree, credit: Credit) -> np.ndarray:
     return weights / len(tree.leaves)
 
 
+def all_weights(tree: ReasoningTree, credits: Iterable[Credit]) -> np.ndarray:
+    """(R, N) `node_weights` of each credit; those that differ in `prefix_weight` alone are computed once and scaled."""
+    through = np.ones(len(tree.nodes))
+    through[1:] = 0
+    for leaf in tree.leaves:
+        through[tree.path(leaf.node)] += 1
+    plain: dict[Credit, np.ndarray] = {}
+    rows = []
+    for credit in credits:
+        unscaled = replace(credit, options=replace(credit.options, prefix_weight="trajectories"))
+        if unscaled not in plain:
+            plain[unscaled] = node_weights(tree, unscaled)
+        rows.append(plain[unscaled] * through ** POWERS[credit.options.prefix_weight])
+    return np.stack(rows)
+
+
 @dataclass(slots=True)
 class Visited:
     """A tree's N − 1 steps as states and actions of its problem, in the order of its nodes."""
@@ -177,16 +197,16 @@ def visited(problem: Problem, tree: ReasoningTree) -> Visited:
 def gradient(problem: Problem, probs: np.ndarray, steps: Visited, weights: np.ndarray) -> np.ndarray:
     """(R, D, K) gradients with respect to θ of Σ weight · log-probability, for R rows of weights (R, N)."""
     features = problem.features[steps.state]
-    score = features[np.arange(len(steps.action)), steps.action] - np.einsum(
-        "na,nak->nk", probs[steps.state], features
-    )  # the gradient of a step's log-probability with respect to its own θ_d
+    expected = (probs[steps.state][:, :, None] * features).sum(1)
+    score = features[np.arange(len(steps.action)), steps.action] - expected  # of a step's log-probability, for its θ_d
     layers = steps.depth == np.arange(problem.depth)[:, None]
-    return np.einsum("rn,dn,nk->rdk", weights[:, 1:], layers, score, optimize=True)
+    return (weights[:, None, 1:] * layers) @ score
 
 
 def state_gradient(probs: np.ndarray, steps: Visited, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(U,) the states visited, and (R, U, 4) gradients with respect to each state's own logits."""
     states, slot = np.unique(steps.state, return_inverse=True)
-    rows = np.zeros((len(weights), len(states), ACTIONS))
-    np.add.at(rows, (slice(None), slot, steps.action), weights[:, 1:])
+    where = np.zeros((len(slot), len(states) * ACTIONS))
+    where[np.arange(len(slot)), slot * ACTIONS + steps.action] = 1
+    rows = (weights[:, 1:] @ where).reshape(len(weights), len(states), ACTIONS)
     return states, rows - rows.sum(2, keepdims=True) * probs[states]

@@ -1,6 +1,6 @@
 """Learning curves: Adam from the point's first policy, equal tokens and equal optimiser steps for every arm.
 
-A batch ends once its trees have used up the tokens of sixteen groups of eight independent answers, what one batch
+A batch ends once its trees have used up the tokens of eight groups of eight independent answers; what one batch
 overshoots is taken from the next: so every arm spends the same tokens in the same number of steps, and what differs is
 how many problems a step holds. Each seed is a world of its own, with new directions, training and held-out problems,
 shared by all arms; success on the held-out problems is exact. Rates are chosen on other worlds than those reported.
@@ -20,14 +20,14 @@ from world import Problem, directions, policy, solve
 from ibtpo._seeds import stable_hash
 from ibtpo.credit import batch_scale, treepo_values
 
-GROUPS, ANSWERS = 16, 8  # of the batch whose tokens a step may use
-STEPS = 60
-EVALUATIONS = (20, 40, 60)
-TRAIN, HELD_OUT = 400, 120  # problems
+GROUPS, ANSWERS = 8, 8  # of the batch whose tokens a step may use
+STEPS = 40
+EVALUATIONS = (20, 40)
+TRAIN, HELD_OUT = 240, 100  # problems
 MOMENTS, EPSILON = (0.9, 0.999), 1e-8  # Adam's
 RATES = (0.02, 0.04, 0.08)
 NARROWEST, WIDEST = 0.0025, 1.28  # how far a grid may widen
-PILOTS = 6
+PILOTS = 4
 FIRST_PILOT = 10_000  # seed
 
 ARMS = {

@@ -12,6 +12,7 @@ state of the next layer. Values, gradients and success stay exact.
 S states of a problem, D steps, K features, four actions.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,14 +59,12 @@ class Problem:
         """The states at step d."""
         return slice(self.layers[d], self.layers[d + 1])
 
-    def follow(self, actions: list[int]) -> tuple[int, float | None]:
-        """The state after `actions`, and the reward if they end the problem (the state is then −1)."""
-        state, reward = 0, None
-        for step, a in enumerate(actions):
-            if step == self.depth - 1:
-                reward = float(self.reward[state - self.layers[-2], a])
-            state = int(self.child[state, a])
-        return state, reward
+    def follow(self, actions: Iterable[int]) -> int:
+        """The state that `actions` lead to from the start, −1 after the last step."""
+        state = 0
+        for a in actions:
+            state = self.child[state, a]
+        return int(state)
 
 
 @dataclass(slots=True)

@@ -34,13 +34,17 @@ def make(shape: world.Shape, success: float = 0.3, seed: int = 0) -> tuple[world
     return world.make_problem(rng, shape, theta, w, success, "p"), theta
 
 
+def reward(problem: world.Problem, actions: list[int]) -> float:
+    return float(problem.reward[problem.follow(actions[:-1]) - problem.layers[-2], actions[-1]])
+
+
 def answers(problem: world.Problem, probs: np.ndarray) -> list[tuple[list[int], float, float]]:
     """Every answer with its probability and reward."""
     found = []
-    for actions in itertools.product(range(4), repeat=problem.depth):
-        states = [problem.follow(list(actions[:d]))[0] for d in range(problem.depth)]
+    for actions in map(list, itertools.product(range(4), repeat=problem.depth)):
+        states = [problem.follow(actions[:d]) for d in range(problem.depth)]
         chance = math.prod(float(probs[s, a]) for s, a in zip(states, actions, strict=True))
-        found.append((list(actions), chance, problem.follow(list(actions))[1]))
+        found.append((actions, chance, reward(problem, actions)))
     return found
 
 
@@ -50,13 +54,13 @@ def test_exact_values_are_those_of_all_answers(shape: world.Shape) -> None:
     solution = world.solve(problem, theta)
     every = answers(problem, solution.probs)
     assert sum(chance for _, chance, _ in every) == pytest.approx(1)
-    assert solution.success == pytest.approx(sum(chance * reward for _, chance, reward in every), abs=1e-12)
-    first = sum(chance * reward for actions, chance, reward in every if actions[0] == 2) / solution.probs[0, 2]
+    assert solution.success == pytest.approx(sum(chance * right for _, chance, right in every), abs=1e-12)
+    first = sum(chance * right for actions, chance, right in every if actions[0] == 2) / solution.probs[0, 2]
     assert solution.q[0, 2] == pytest.approx(first, abs=1e-12)
     visits = np.zeros(len(solution.visits))
     for actions, chance, _ in every:
         for d in range(problem.depth):
-            visits[problem.follow(actions[:d])[0]] += chance
+            visits[problem.follow(actions[:d])] += chance
     np.testing.assert_allclose(solution.visits, visits, atol=1e-12)
 
 
@@ -95,14 +99,14 @@ def test_many_groups_of_independent_grpo_have_the_expected_gradient() -> None:
     exact = world.exact_gradient(problem, solution) / problem.depth  # a loss is a mean over steps
     growth, credit = arms.GROWTHS["independent 8"], arms.CREDITS["grpo"]
     made = []
-    for seed in range(4000):
+    for seed in range(2500):
         tree = arms.grow(problem, solution.probs, growth, seed)
         weights = arms.node_weights(tree, credit)[None]
         made.append(arms.gradient(problem, solution.probs, arms.visited(problem, tree), weights)[0])
     mean, error = np.mean(made, axis=0), np.std(made, axis=0) / math.sqrt(len(made))
     expected = grpo_factor(solution.success, 8) * exact
     assert np.abs(mean - expected).max() < 4.5 * error.max()
-    assert np.linalg.norm(mean - expected) < 0.12 * np.linalg.norm(expected)
+    assert np.linalg.norm(mean - expected) < 0.15 * np.linalg.norm(expected)
 
 
 def test_gradients_by_state_and_by_parameters_are_the_same_gradient() -> None:
@@ -118,6 +122,13 @@ def test_gradients_by_state_and_by_parameters_are_the_same_gradient() -> None:
     np.testing.assert_allclose(arms.gradient(problem, probs, steps, weights)[0], found, atol=1e-6)
 
 
+def test_weights_of_all_credits_are_those_of_each() -> None:
+    problem, theta = make(world.Shape(5, 4096, 4), seed=4)
+    tree = arms.grow(problem, world.policy(problem, theta), arms.GROWTHS["IBTree"], 0)
+    each = [arms.node_weights(tree, credit) for credit in arms.CREDITS.values()]
+    np.testing.assert_allclose(arms.all_weights(tree, arms.CREDITS.values()), each, rtol=1e-12, atol=1e-15)
+
+
 class WorldVerifier:
     """The problem's reward of an answer."""
 
@@ -125,8 +136,8 @@ class WorldVerifier:
         self.problem = problem
 
     def score(self, rows: list[dict[str, Any]]) -> list[Verdict]:
-        rewards = [self.problem.follow(row["completion_ids"])[1] for row in rows]
-        return [Verdict(reward, (reward,)) for reward in rewards]
+        rewards = [reward(self.problem, row["completion_ids"]) for row in rows]
+        return [Verdict(r, (r,)) for r in rewards]
 
 
 @pytest.mark.parametrize("name", list(arms.GROWTHS))
@@ -137,9 +148,7 @@ def test_trees_are_those_of_tree_search(name: str) -> None:
         budget=growth.budget, sampling=Sampling(1.0, 1.0, 0), score=growth.score, branching=growth.rule,
         splitter="tokens:1", max_new_tokens=problem.depth, seed=11, deterministic=True,
     )  # fmt: skip
-    search = TreeSearch(
-        arms.WorldEngine(problem, probs), WorldVerifier(problem), lambda ids: "".join(map(str, ids)), options
-    )
+    search = TreeSearch(arms.WorldEngine(problem, probs), WorldVerifier(problem), lambda ids: "", options)
     theirs = asyncio.run(search.grow(Prompt(problem.id, arms.PROMPT, ""))).to_dict()
     ours = arms.grow(problem, probs, growth, 11).to_dict()
     assert ours["nodes"] == theirs["nodes"]
@@ -182,8 +191,8 @@ def test_seeds_reproduce_and_arms_spend_the_same(monkeypatch: pytest.MonkeyPatch
     first = run("IB-TPO")
     assert first == run("IB-TPO")
     other = run("GRPO")
-    assert other["problems"] == 4 * 16
-    assert other["tokens"] == 4 * 16 * 8 * 3
+    assert other["problems"] == 4 * 8
+    assert other["tokens"] == 4 * 8 * 8 * 3
     assert first["steps"] == other["steps"]
     assert abs(first["tokens"] - other["tokens"]) < 36  # less than a tree
     assert first["curve"] != other["curve"]
