@@ -1,4 +1,4 @@
-"""Bias, and signal to noise at equal tokens, of the gradient that each growth and credit makes of a problem.
+"""Signal to noise, at equal tokens, of the gradient that each growth and credit makes of a problem.
 
 A batch's gradient is a mean over problems. Its signal is its expectation along the exact gradient of the success rate,
 its noise the rest. The square of signal over noise grows in proportion to the batch, so per generated token it compares
@@ -34,9 +34,9 @@ def truth(point: str, beta: tuple[float, float]) -> np.ndarray:
 def measure(point: str, beta: tuple[float, float], true: np.ndarray, chunk: int) -> dict[str, np.ndarray]:
     """One chunk of problems, a tree for each growth.
 
-    dot, square: (P, growths, credits, views) of each tree's gradient with the true direction and with itself. total:
-    (growths, credits, D, K) sum of gradients. tokens, mixed, leaves, draws: (P, growths), the last two the tree's
-    success by its leaves and by its draws. success: (P,) exact. exact_square: (P,) of the exact state gradient.
+    dot, square: (P, growths, credits, views) of each tree's gradient with the true direction and with itself. tokens,
+    mixed, leaves, draws: (P, growths), the last two the tree's success by its leaves and by its draws. success: (P,)
+    exact. exact_square: (P,) of the exact state gradient.
     """
     p = POINTS[point]
     theta, w = directions(np.random.default_rng([WORLD, 0]), p.shape, p.sharpness)
@@ -44,7 +44,6 @@ def measure(point: str, beta: tuple[float, float], true: np.ndarray, chunk: int)
     found = {
         "dot": np.zeros((*size, len(VIEWS))),
         "square": np.zeros((*size, len(VIEWS))),
-        "total": np.zeros((*size[1:], *true.shape)),
         "success": np.zeros(CHUNK),
         "exact_square": np.zeros(CHUNK),
     } | {name: np.zeros(size[:2]) for name in ("tokens", "mixed", "leaves", "draws")}
@@ -70,7 +69,6 @@ def _one(problem: Problem, theta: np.ndarray, true: np.ndarray, i: int, found: d
             [np.tensordot(made, step, 2), pooled @ shared, np.tensordot(rows, by_state[states], 2)], axis=1
         )
         found["square"][i, g] = np.stack([(made**2).sum((1, 2)), (pooled**2).sum(1), (rows**2).sum((1, 2))], axis=1)
-        found["total"][g] += made
         rewards = [leaf.reward for leaf in tree.leaves]
         found["tokens"][i, g] = tree.generated_tokens
         found["mixed"][i, g] = min(rewards) < max(rewards)
@@ -95,12 +93,9 @@ def run(point: str, beta: tuple[float, float], chunks: int, folder: Path) -> Non
 
 
 def load(point: str, folder: Path) -> dict[str, np.ndarray] | None:
-    """All chunks measured so far: arrays joined over problems; "total" and "true" as (chunks, …) and (D, K)."""
+    """All chunks measured so far, joined over problems."""
     paths = sorted(p for p in folder.glob(f"{point}-[0-9]*.npz") if ".part" not in p.name)
     if not paths:
         return None
     parts = [dict(np.load(path)) for path in paths]
-    joined = {k: np.concatenate([part[k] for part in parts]) for k in parts[0] if k != "total"}
-    joined["total"] = np.stack([part["total"] for part in parts])
-    joined["true"] = np.load(folder / f"{point}-truth.npy")
-    return joined
+    return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}

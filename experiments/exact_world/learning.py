@@ -38,10 +38,9 @@ ARMS = {
     "EPTree + IB-TPO": ("EPTree", "ibtpo"),
     "TreeRL": ("EPTree", "treerl, segments"),
     "independent + IB-TPO": ("independent 8", "ibtpo"),
-    "IBTree + GRPO": ("IBTree", "grpo"),
+    "IBTree + GRPO": ("IBTree", "grpo"),  # the gradient is that of IB-TPO with λ 0
     "TreePO": ("fixed width", "treepo"),
     "random + IB-TPO": ("random", "ibtpo"),
-    "IB-TPO, λ 0": ("IBTree", "ibtpo, λ 0"),
     "IB-TPO, branching by draws, β 1": ("IBTree draws, β 1", "ibtpo"),
     "IB-TPO, credit by draws": ("IBTree", "ibtpo, draws"),
     "IB-TPO, once": ("IBTree", "ibtpo, once"),

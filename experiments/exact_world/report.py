@@ -10,7 +10,7 @@ from arms import CREDITS, GROWTHS
 from calibrate import POINTS
 from learning import ARMS, EVALUATIONS, PILOTS, Runs
 from picture import draw
-from summarise import gradient_rows, learning_rows
+from summarise import bias_rows, gradient_rows, learning_rows
 
 SHOWN = ("paper", "alike", "late", "starved")
 DEPTHS = ("deep6", "deep12", "deep24")
@@ -40,6 +40,7 @@ def summarise(folder: Path) -> dict[str, Any]:
         if data is not None:
             found["gradient"] = {"problems": len(data["success"]), "rows": gradient_rows(data)}
         found["learning"] = learning_rows(runs, point)
+        found["bias"] = bias_rows(folder / f"bias-{point}.jsonl")
     return summary
 
 
@@ -101,19 +102,26 @@ def run_table(rows: list[dict[str, Any]]) -> str:
     return table(names, lines)
 
 
-def bias_table(summary: dict[str, Any], point: str) -> str:
-    """Cosine of the expected gradient with the exact one, and what a tree's leaves overstate, at one point."""
-    rows = summary["points"][point]["gradient"]["rows"]
-    chosen = ("grpo", "ibtpo", "ibtpo, sqrt", "ibtpo, once", "ibtpo, draws", "treerl, segments", "treepo")
-    lines = []
-    for growth in GROWTHS:
-        of = {row["credit"]: row for row in rows if row["growth"] == growth}
-        some = of["grpo"]
-        overstated = [interval(some["selection"][value], 1, sign=True) for value in ("leaves", "draws")]
-        cosines = [interval(of[credit]["cosine"]) for credit in chosen]
-        lines.append([growth, f"{some['tokens']:.1f}", f"{some['mixed']:.3f}", *overstated, *cosines])
-    names = ["trees", "tokens", "Eff-Rate", "leaves − exact", "draws − exact", *(f"cos, {c}" for c in chosen)]
-    return table(names, lines)
+def bias_table(rows: list[dict[str, Any]]) -> str:
+    """Cosine of the expected gradient with the exact one, and what a tree's leaves and draws overstate."""
+    credits = list(rows[0]["cosine"])
+    lines = [
+        [row["growth"], *(interval(row[value], 1, sign=True) for value in ("leaves", "draws"))]
+        + [interval(row["cosine"][credit], 3) for credit in credits]
+        for row in rows
+    ]
+    return table(["trees", "leaves − exact", "draws − exact", *credits], lines)
+
+
+def tree_table(rows: list[dict[str, Any]]) -> str:
+    """Tokens, Eff-Rate and selection of each growth at a point."""
+    lines = [
+        [row["growth"], f"{row['tokens']:.1f}", f"{100 * row['mixed']:.1f}"]
+        + [interval(row["selection"][value], 1, sign=True) for value in ("leaves", "draws")]
+        for row in rows
+        if row["credit"] == "grpo"
+    ]
+    return table(["trees", "tokens", "Eff-Rate %", "leaves − exact", "draws − exact"], lines)
 
 
 def full_table(summary: dict[str, Any], point: str) -> str:
@@ -139,8 +147,13 @@ def write(folder: Path) -> None:
         if found["learning"]:
             text += f"\nLearning, {POINTS[point].about} (rates chosen on {PILOTS} other worlds):\n\n"
             text += run_table(found["learning"])
-        if "gradient" in found and point in SHOWN:
-            text += f"\nBias, {POINTS[point].about}:\n\n" + bias_table(summary, point)
+        if "gradient" in found:
+            text += f"\nTrees, {POINTS[point].about}:\n\n" + tree_table(found["gradient"]["rows"])
+        if found["bias"]:
+            text += f"\nCosine of the expected gradient with the exact one, {POINTS[point].about}, "
+            text += f"{found['bias'][0]['problems']} problems, 95 % t-interval over them:\n\n" + bias_table(
+                found["bias"]
+            )
     (folder / "table.md").write_text(text)
     measured = [point for point in POINTS if "gradient" in summary["points"][point]]
     grid = (f"{POINTS[point].about}\n\n{full_table(summary, point)}" for point in measured)

@@ -1,6 +1,6 @@
-"""The exactly solvable world: calibration, gradients, learning curves, and the report.
+"""The exactly solvable world: calibration, gradients, bias, learning curves, and the report.
 
-python run.py calibrate|gradient|learn|report|all [--points paper …] [--problems 1500] [--seeds 50] [--arms core|all]
+python run.py calibrate|gradient|bias|learn|report|all [--points paper …] [--problems N] [--seeds N] [--arms core|all]
 
 Every command goes on where an earlier one was stopped.
 """
@@ -9,6 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
+import bias
 import calibrate
 import gradient
 import learning
@@ -16,6 +17,7 @@ import report
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "exact-world"
 CALIBRATION_SEED = 1
+BIAS_PROBLEMS = 12
 
 
 def calibrated(folder: Path) -> dict[str, dict]:
@@ -33,7 +35,7 @@ def calibrated(folder: Path) -> dict[str, dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
-    parser.add_argument("command", choices=("calibrate", "gradient", "learn", "report", "all"))
+    parser.add_argument("command", choices=("calibrate", "gradient", "bias", "learn", "report", "all"))
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--points", nargs="+", default=list(calibrate.POINTS), choices=list(calibrate.POINTS))
     parser.add_argument("--problems", type=int, default=1500, help="of the gradient study, at each point")
@@ -46,6 +48,9 @@ def main() -> None:
         for done in range(gradient.CHUNK, args.problems + 1, gradient.CHUNK):
             for point in args.points:
                 gradient.run(point, betas[point], done // gradient.CHUNK, args.output / "run")
+    if args.command in ("bias", "all"):
+        for point in args.points:
+            bias.run(point, betas[point], BIAS_PROBLEMS, args.output / f"bias-{point}.jsonl")
     if args.command in ("learn", "all"):
         runs = learning.Runs(args.output / "learning.jsonl")
         for point in args.points:

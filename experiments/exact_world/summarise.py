@@ -1,6 +1,8 @@
 """From measurements to numbers with intervals: signal to noise and bias of gradients, gains in learning."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,8 +43,8 @@ def _signal(weights: np.ndarray, data: dict[str, np.ndarray], g: int, view: int)
 def gradient_rows(data: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """A row for each growth and credit.
 
-    signal: per view, times GRPO's with a paired bootstrap interval over problems. cosine: of the expected gradient with
-    the exact one, a jackknife interval over chunks. selection: points by which the tree's leaves overstate success.
+    signal: per view, times GRPO's with a paired bootstrap interval over problems. selection: points by which the tree's
+    leaves, and its draws, overstate success.
     """
     n = len(data["success"])
     rng = np.random.default_rng(0)
@@ -67,27 +69,28 @@ def gradient_rows(data: dict[str, np.ndarray]) -> list[dict[str, Any]]:
                 "tokens": float(data["tokens"][:, g].mean()),
                 "mixed": float(data["mixed"][:, g].mean()),
                 "selection": {"leaves": list(leaves), "draws": list(draws)},
-                "cosine": list(_cosine(data["total"][:, g, c], data["square"][:, g, c, 0], data["true"])),
             }
     return rows
 
 
-def _cosine(total: np.ndarray, square: np.ndarray, true: np.ndarray) -> Interval:
-    """Cosine of the mean gradient with the exact one; the mean's square is freed from its sampling noise."""
-    chunks = len(total)
-    square = square.reshape(chunks, -1)
-
-    def cosine(keep: np.ndarray) -> float:
-        n, summed = square[keep].size, total[keep].sum(0)
-        norm = ((summed**2).sum() - square[keep].sum()) / (n * (n - 1))
-        return float((summed / n * true).sum() / np.linalg.norm(true) / np.sqrt(norm)) if norm > 0 else float("nan")
-
-    whole = cosine(np.ones(chunks, dtype=bool))
-    if chunks < 3:
-        return whole, float("nan"), float("nan")
-    left_out = [cosine(np.arange(chunks) != i) for i in range(chunks)]
-    half = t_quantile(0.975, chunks - 1) * float(np.std(left_out)) * (chunks - 1) ** 0.5
-    return whole, whole - half, whole + half
+def bias_rows(path: Path) -> list[dict[str, Any]]:
+    """A row for each growth: cosines by credit and overstated points, with t-intervals over problems."""
+    if not path.exists():
+        return []
+    problems = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = []
+    for same in zip(*problems, strict=True):
+        credits = same[0]["cosine"]
+        rows.append(
+            {
+                "growth": same[0]["growth"],
+                "problems": len(same),
+                "cosine": {c: list(t_interval([row["cosine"][c] for row in same])) for c in credits},
+                "leaves": list(t_interval([row["leaves"] for row in same])),
+                "draws": list(t_interval([row["draws"] for row in same])),
+            }
+        )
+    return rows
 
 
 def learning_rows(runs: Runs, point: str) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "exact_world"))
 
 import arms
+import bias
 import calibrate
 import learning
 import summarise
@@ -120,6 +121,23 @@ def test_gradients_by_state_and_by_parameters_are_the_same_gradient() -> None:
         layer = np.searchsorted(problem.layers, state, side="right") - 1
         found[layer] += row @ problem.features[state]
     np.testing.assert_allclose(arms.gradient(problem, probs, steps, weights)[0], found, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["IBTree", "EPTree", "fixed width", "random"])
+def test_without_the_local_term_ibtpo_is_grpo_on_the_same_tree(name: str) -> None:
+    """A step's value counts once a trajectory through it, and is their mean: the sum is that of their rewards."""
+    problem, theta = make(world.Shape(5, 4096, 4), seed=6)
+    tree = arms.grow(problem, world.policy(problem, theta), arms.GROWTHS[name], 1)
+    theirs = arms.node_weights(tree, arms.CREDITS["grpo"])
+    assert np.abs(theirs).max() > 0.01
+    np.testing.assert_allclose(arms.node_weights(tree, arms.CREDITS["ibtpo, λ 0"]), theirs, atol=1e-12)
+
+
+def test_bias_is_none_for_grpo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bias, "SHOWN_GROWTHS", ("independent 8",))
+    row = bias.measure(*make(world.Shape(2, 16, 4)), trees=1500)[0]
+    assert row["cosine"]["grpo"] == pytest.approx(1, abs=0.02)
+    assert row["leaves"] == pytest.approx(0, abs=2)
 
 
 def test_weights_of_all_credits_are_those_of_each() -> None:
