@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import CREDITS, GROWTHS, all_weights, grow, state_gradient, visited
+from arms import CREDITS, GROWTHS
 from calibrate import POINTS, make_problems
+from trees import all_weights, grow, state_gradient, visited
 from world import Problem, directions, solve
 
 from ibtpo._seeds import stable_hash

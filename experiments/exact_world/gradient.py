@@ -10,8 +10,9 @@ state serves in no other.
 from pathlib import Path
 
 import numpy as np
-from arms import CREDITS, GROWTHS, all_weights, gradient, grow, state_gradient, visited
+from arms import CREDITS, GROWTHS
 from calibrate import POINTS, make_problems
+from trees import all_weights, gradient, grow, state_gradient, visited
 from world import Problem, directions, exact_gradient, solve
 
 from ibtpo._seeds import stable_hash

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import CREDITS, GROWTHS, Credit, Growth, gradient, grow, node_weights, visited
+from arms import ARMS, CREDITS, GROWTHS, Credit, Growth
 from calibrate import POINTS, make_problems
+from trees import gradient, grow, node_weights, visited
 from world import Problem, directions, policy, solve
 
 from ibtpo._seeds import stable_hash
@@ -29,25 +30,6 @@ RATES = (0.02, 0.04, 0.08)
 NARROWEST, WIDEST = 0.0025, 1.28  # how far a grid may widen
 PILOTS = 4
 FIRST_PILOT = 10_000  # seed
-
-ARMS = {
-    "GRPO": ("independent 8", "grpo"),
-    "IB-TPO": ("IBTree", "ibtpo"),
-    "IB-TPO, branching β 1": ("IBTree β 1", "ibtpo"),
-    "IB-TPO, sqrt": ("IBTree", "ibtpo, sqrt"),
-    "EPTree + IB-TPO": ("EPTree", "ibtpo"),
-    "TreeRL": ("EPTree", "treerl, segments"),
-    "independent + IB-TPO": ("independent 8", "ibtpo"),
-    "IBTree + GRPO": ("IBTree", "grpo"),  # the gradient is that of IB-TPO with λ 0
-    "TreePO": ("fixed width", "treepo"),
-    "random + IB-TPO": ("random", "ibtpo"),
-    "IB-TPO, branching by draws, β 1": ("IBTree draws, β 1", "ibtpo"),
-    "IB-TPO, credit by draws": ("IBTree", "ibtpo, draws"),
-    "IB-TPO, once": ("IBTree", "ibtpo, once"),
-    "EPTree + IB-TPO, sqrt": ("EPTree", "ibtpo, sqrt"),
-    "GRPO, groups of 12": ("independent 12", "grpo"),
-}
-CORE = tuple(ARMS)[:7]
 
 
 @dataclass(slots=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import gradient
-from arms import CREDITS, GROWTHS
+from arms import ARMS, CREDITS, GROWTHS
 from calibrate import POINTS
-from learning import ARMS, EVALUATIONS, PILOTS, Runs
+from learning import EVALUATIONS, PILOTS, Runs
 from picture import draw
-from summarise import bias_rows, gradient_rows, learning_rows
+from summarise import bias_rows, gradient_rows, learning_rows, tree_rows
 
 SHOWN = ("paper", "alike", "late", "starved")
 DEPTHS = ("deep6", "deep12", "deep24")
@@ -38,7 +38,8 @@ def summarise(folder: Path) -> dict[str, Any]:
         found = summary["points"][point]
         data = gradient.load(point, folder / "run")
         if data is not None:
-            found["gradient"] = {"problems": len(data["success"]), "rows": gradient_rows(data)}
+            rows, trees = gradient_rows(data), tree_rows(data)
+            found["gradient"] = {"problems": len(data["success"]), "trees": trees, "rows": rows}
         found["learning"] = learning_rows(runs, point)
         found["bias"] = bias_rows(folder / f"bias-{point}.jsonl")
     return summary
@@ -60,13 +61,18 @@ def _learned(summary: dict[str, Any], point: str, arm: str) -> str:
 
 def answer_table(summary: dict[str, Any], points: tuple[str, ...]) -> str:
     """Signal to noise and final success of every learning arm at the points."""
-    points = tuple(p for p in points if "gradient" in summary["points"][p] or summary["points"][p]["learning"])
-    header = ["arm", *(f"{POINTS[p].about}: signal" for p in points), *(f"{POINTS[p].about}: learning" for p in points)]
+    signal = [p for p in points if "gradient" in summary["points"][p]]
+    learned = [p for p in points if summary["points"][p]["learning"]]
+    header = [
+        "arm",
+        *(f"{POINTS[p].about}: signal" for p in signal),
+        *(f"{POINTS[p].about}: learning" for p in learned),
+    ]
     rows = [
-        [arm, *(_signal(summary, p, *ARMS[arm]) for p in points), *(_learned(summary, p, arm) for p in points)]
+        [arm, *(_signal(summary, p, *ARMS[arm]) for p in signal), *(_learned(summary, p, arm) for p in learned)]
         for arm in ARMS
     ]
-    return table(header, rows)
+    return table(header, rows) if len(header) > 1 else "Not measured yet.\n"
 
 
 def point_table(summary: dict[str, Any]) -> str:
@@ -117,9 +123,8 @@ def tree_table(rows: list[dict[str, Any]]) -> str:
     """Tokens, Eff-Rate and selection of each growth at a point."""
     lines = [
         [row["growth"], f"{row['tokens']:.1f}", f"{100 * row['mixed']:.1f}"]
-        + [interval(row["selection"][value], 1, sign=True) for value in ("leaves", "draws")]
+        + [interval(row[value], 1, sign=True) for value in ("leaves", "draws")]
         for row in rows
-        if row["credit"] == "grpo"
     ]
     return table(["trees", "tokens", "Eff-Rate %", "leaves − exact", "draws − exact"], lines)
 
@@ -133,9 +138,21 @@ def full_table(summary: dict[str, Any], point: str) -> str:
     return table(["trees", "credit", *(f"parameters per {v}" for v in gradient.VIEWS)], lines)
 
 
+def _rounded(value: Any) -> Any:
+    """The same with floats of five digits, and null where a number is not known."""
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(v) for v in value]
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    return value
+
+
 def write(folder: Path) -> None:
     summary = summarise(folder)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(_rounded(summary), ensure_ascii=False)
+    (folder / "summary.json").write_text(text.replace("}, {", "},\n{") + "\n")
     text = (
         "Signal: squared signal over squared noise of a gradient for the same tokens, GRPO = 1, one parameter block a "
     )
@@ -148,7 +165,7 @@ def write(folder: Path) -> None:
             text += f"\nLearning, {POINTS[point].about} (rates chosen on {PILOTS} other worlds):\n\n"
             text += run_table(found["learning"])
         if "gradient" in found:
-            text += f"\nTrees, {POINTS[point].about}:\n\n" + tree_table(found["gradient"]["rows"])
+            text += f"\nTrees, {POINTS[point].about}:\n\n" + tree_table(found["gradient"]["trees"])
         if found["bias"]:
             text += f"\nCosine of the expected gradient with the exact one, {POINTS[point].about}, "
             text += f"{found['bias'][0]['problems']} problems, 95 % t-interval over them:\n\n" + bias_table(

@@ -9,6 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
+import arms
 import bias
 import calibrate
 import gradient
@@ -54,7 +55,7 @@ def main() -> None:
     if args.command in ("learn", "all"):
         runs = learning.Runs(args.output / "learning.jsonl")
         for point in args.points:
-            learning.run(point, learning.CORE if args.arms == "core" else learning.ARMS, args.seeds, runs, betas)
+            learning.run(point, arms.CORE if args.arms == "core" else arms.ARMS, args.seeds, runs, betas)
     if args.command in ("report", "all"):
         report.write(args.output)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import CREDITS, GROWTHS
+from arms import ARMS, CREDITS, GROWTHS
 from gradient import VIEWS
-from learning import ARMS, FIRST_PILOT, Runs, pilot_mean
+from learning import FIRST_PILOT, Runs, pilot_mean
 
 RESAMPLES = 1000
 Interval = tuple[float, float, float]  # value, low, high
@@ -43,8 +43,7 @@ def _signal(weights: np.ndarray, data: dict[str, np.ndarray], g: int, view: int)
 def gradient_rows(data: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """A row for each growth and credit.
 
-    signal: per view, times GRPO's with a paired bootstrap interval over problems. selection: points by which the tree's
-    leaves, and its draws, overstate success.
+    signal: per view, and over GRPO's with a paired bootstrap interval over problems.
     """
     n = len(data["success"])
     rng = np.random.default_rng(0)
@@ -61,16 +60,21 @@ def gradient_rows(data: dict[str, np.ndarray]) -> list[dict[str, Any]]:
             for c in range(len(credits)):
                 row = rows[g * len(credits) + c]
                 row["signal"][view] = {"value": found[0, c], "ratio": [ratio[0, c], low[c], high[c]]}
-    for g in range(len(names)):
-        leaves = t_interval(100 * (data["leaves"][:, g] - data["success"]))
-        draws = t_interval(100 * (data["draws"][:, g] - data["success"]))
-        for c in range(len(credits)):
-            rows[g * len(credits) + c] |= {
-                "tokens": float(data["tokens"][:, g].mean()),
-                "mixed": float(data["mixed"][:, g].mean()),
-                "selection": {"leaves": list(leaves), "draws": list(draws)},
-            }
     return rows
+
+
+def tree_rows(data: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """A row for each growth: tokens, share of mixed trees, and points by which leaves and draws overstate success."""
+    return [
+        {
+            "growth": name,
+            "tokens": float(data["tokens"][:, g].mean()),
+            "mixed": float(data["mixed"][:, g].mean()),
+            "leaves": list(t_interval(100 * (data["leaves"][:, g] - data["success"]))),
+            "draws": list(t_interval(100 * (data["draws"][:, g] - data["success"]))),
+        }
+        for g, name in enumerate(GROWTHS)
+    ]
 
 
 def bias_rows(path: Path) -> list[dict[str, Any]]:

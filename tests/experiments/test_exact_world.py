@@ -17,6 +17,7 @@ import bias
 import calibrate
 import learning
 import summarise
+import trees
 import world
 
 from ibtpo.credit import CreditOptions, path_advantages
@@ -101,9 +102,9 @@ def test_many_groups_of_independent_grpo_have_the_expected_gradient() -> None:
     growth, credit = arms.GROWTHS["independent 8"], arms.CREDITS["grpo"]
     made = []
     for seed in range(2500):
-        tree = arms.grow(problem, solution.probs, growth, seed)
-        weights = arms.node_weights(tree, credit)[None]
-        made.append(arms.gradient(problem, solution.probs, arms.visited(problem, tree), weights)[0])
+        tree = trees.grow(problem, solution.probs, growth, seed)
+        weights = trees.node_weights(tree, credit)[None]
+        made.append(trees.gradient(problem, solution.probs, trees.visited(problem, tree), weights)[0])
     mean, error = np.mean(made, axis=0), np.std(made, axis=0) / math.sqrt(len(made))
     expected = grpo_factor(solution.success, 8) * exact
     assert np.abs(mean - expected).max() < 4.5 * error.max()
@@ -113,24 +114,24 @@ def test_many_groups_of_independent_grpo_have_the_expected_gradient() -> None:
 def test_gradients_by_state_and_by_parameters_are_the_same_gradient() -> None:
     problem, theta = make(MERGED)
     probs = world.policy(problem, theta)
-    tree = arms.grow(problem, probs, arms.GROWTHS["IBTree"], 3)
-    steps, weights = arms.visited(problem, tree), arms.node_weights(tree, arms.CREDITS["ibtpo"])[None]
-    states, rows = arms.state_gradient(probs, steps, weights)
+    tree = trees.grow(problem, probs, arms.GROWTHS["IBTree"], 3)
+    steps, weights = trees.visited(problem, tree), trees.node_weights(tree, arms.CREDITS["ibtpo"])[None]
+    states, rows = trees.state_gradient(probs, steps, weights)
     found = np.zeros_like(theta)
     for state, row in zip(states, rows[0], strict=True):
         layer = np.searchsorted(problem.layers, state, side="right") - 1
         found[layer] += row @ problem.features[state]
-    np.testing.assert_allclose(arms.gradient(problem, probs, steps, weights)[0], found, atol=1e-6)
+    np.testing.assert_allclose(trees.gradient(problem, probs, steps, weights)[0], found, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["IBTree", "EPTree", "fixed width", "random"])
 def test_without_the_local_term_ibtpo_is_grpo_on_the_same_tree(name: str) -> None:
     """A step's value counts once a trajectory through it, and is their mean: the sum is that of their rewards."""
     problem, theta = make(world.Shape(5, 4096, 4), seed=6)
-    tree = arms.grow(problem, world.policy(problem, theta), arms.GROWTHS[name], 1)
-    theirs = arms.node_weights(tree, arms.CREDITS["grpo"])
+    tree = trees.grow(problem, world.policy(problem, theta), arms.GROWTHS[name], 1)
+    theirs = trees.node_weights(tree, arms.CREDITS["grpo"])
     assert np.abs(theirs).max() > 0.01
-    np.testing.assert_allclose(arms.node_weights(tree, arms.CREDITS["ibtpo, λ 0"]), theirs, atol=1e-12)
+    np.testing.assert_allclose(trees.node_weights(tree, arms.CREDITS["ibtpo, λ 0"]), theirs, atol=1e-12)
 
 
 def test_bias_is_none_for_grpo(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,9 +143,9 @@ def test_bias_is_none_for_grpo(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_weights_of_all_credits_are_those_of_each() -> None:
     problem, theta = make(world.Shape(5, 4096, 4), seed=4)
-    tree = arms.grow(problem, world.policy(problem, theta), arms.GROWTHS["IBTree"], 0)
-    each = [arms.node_weights(tree, credit) for credit in arms.CREDITS.values()]
-    np.testing.assert_allclose(arms.all_weights(tree, arms.CREDITS.values()), each, rtol=1e-12, atol=1e-15)
+    tree = trees.grow(problem, world.policy(problem, theta), arms.GROWTHS["IBTree"], 0)
+    each = [trees.node_weights(tree, credit) for credit in arms.CREDITS.values()]
+    np.testing.assert_allclose(trees.all_weights(tree, arms.CREDITS.values()), each, rtol=1e-12, atol=1e-15)
 
 
 class WorldVerifier:
@@ -166,9 +167,9 @@ def test_trees_are_those_of_tree_search(name: str) -> None:
         budget=growth.budget, sampling=Sampling(1.0, 1.0, 0), score=growth.score, branching=growth.rule,
         splitter="tokens:1", max_new_tokens=problem.depth, seed=11, deterministic=True,
     )  # fmt: skip
-    search = TreeSearch(arms.WorldEngine(problem, probs), WorldVerifier(problem), lambda ids: "", options)
-    theirs = asyncio.run(search.grow(Prompt(problem.id, arms.PROMPT, ""))).to_dict()
-    ours = arms.grow(problem, probs, growth, 11).to_dict()
+    search = TreeSearch(trees.WorldEngine(problem, probs), WorldVerifier(problem), lambda ids: "", options)
+    theirs = asyncio.run(search.grow(Prompt(problem.id, trees.PROMPT, ""))).to_dict()
+    ours = trees.grow(problem, probs, growth, 11).to_dict()
     assert ours["nodes"] == theirs["nodes"]
     assert ours["leaves"] == theirs["leaves"]
     assert ours["meta"]["rollouts"] == theirs["meta"]["rollouts"]
@@ -176,8 +177,8 @@ def test_trees_are_those_of_tree_search(name: str) -> None:
 
 def test_segments_end_where_the_tree_branches() -> None:
     problem, theta = make(world.Shape(5, 4096, 4), seed=2)
-    tree = arms.grow(problem, world.policy(problem, theta), arms.GROWTHS["EPTree"], 0)
-    joined = arms.segmented(tree)
+    tree = trees.grow(problem, world.policy(problem, theta), arms.GROWTHS["EPTree"], 0)
+    joined = trees.segmented(tree)
     assert [joined.completion_ids(i) for i in range(12)] == [tree.completion_ids(i) for i in range(12)]
     assert all(len(n.children) != 1 for n in joined.nodes[1:])
     assert len(joined.nodes) < len(tree.nodes)
@@ -202,7 +203,7 @@ def test_seeds_reproduce_and_arms_spend_the_same(monkeypatch: pytest.MonkeyPatch
     beta = calibrate.beta_parameters(point.success, point.mixed)
 
     def run(arm: str) -> dict[str, Any]:
-        growth, credit = learning.ARMS[arm]
+        growth, credit = arms.ARMS[arm]
         small = learning.make_world("small", beta, 5, 20, 10)
         return learning.train(small, arms.GROWTHS[growth], arms.CREDITS[credit], 0.04, steps=4)
 
