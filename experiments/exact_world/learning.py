@@ -26,9 +26,9 @@ STEPS = 40
 EVALUATIONS = (20, 40)
 TRAIN, HELD_OUT = 240, 100  # problems
 MOMENTS, EPSILON = (0.9, 0.999), 1e-8  # Adam's
-RATES = (0.02, 0.04, 0.08)
+RATES = (0.04, 0.08, 0.16)
 NARROWEST, WIDEST = 0.0025, 1.28  # how far a grid may widen
-PILOTS = 4
+PILOTS = 12
 FIRST_PILOT = 10_000  # seed
 
 
@@ -143,23 +143,25 @@ def choose_rates(runs: Runs, point: str, arms: Iterable[str], worlds: Worlds) ->
                 for rate in grids[arm]:
                     runs.get(point, arm, rate, worlds, seed)
         for arm in open_arms:
-            grid = grids[arm]
-            means = [pilot_mean(runs, point, arm, rate) for rate in grid]
-            best = grid[int(np.argmax(means))]
+            grid, found = grids[arm], pilots(runs, point, arm)
+            best = max(grid, key=found.__getitem__)
             if best == grid[0] and best > NARROWEST:
                 grid.insert(0, best / 2)
             elif best == grid[-1] and best < WIDEST:
                 grid.append(best * 2)
             else:
                 chosen[arm] = best
-                print(f"rate {point} {arm}: {best:g} of", dict(zip(grid, np.round(means, 4), strict=True)), flush=True)
+                print(f"rate {point} {arm}: {best:g} of", {r: round(found[r], 4) for r in grid}, flush=True)
     return chosen
 
 
-def pilot_mean(runs: Runs, point: str, arm: str, rate: float) -> float:
-    """Mean final success over the pilot worlds."""
-    seeds = range(FIRST_PILOT, FIRST_PILOT + PILOTS)
-    return float(np.mean([runs.found[point, arm, rate, seed]["curve"][-1] for seed in seeds]))
+def pilots(runs: Runs, point: str, arm: str) -> dict[float, float]:
+    """Mean final success of each rate that was tried in all pilot worlds."""
+    by_rate: dict[float, list[float]] = {}
+    for (where, who, rate, seed), row in runs.found.items():
+        if (where, who) == (point, arm) and FIRST_PILOT <= seed < FIRST_PILOT + PILOTS:
+            by_rate.setdefault(rate, []).append(row["curve"][-1])
+    return {rate: float(np.mean(v)) for rate, v in sorted(by_rate.items()) if len(v) == PILOTS}
 
 
 def run(point: str, arms: Iterable[str], seeds: int, runs: Runs, betas: dict[str, tuple[float, float]]) -> None:

@@ -10,7 +10,7 @@ from arms import ARMS, CREDITS, GROWTHS
 from calibrate import POINTS
 from learning import EVALUATIONS, PILOTS, Runs
 from picture import draw
-from summarise import bias_rows, gradient_rows, learning_rows, tree_rows
+from summarise import bias_rows, gradient_rows, learning_rows, same_rate_rows, tree_rows
 
 SHOWN = ("paper", "alike", "late", "starved")
 DEPTHS = ("deep6", "deep12", "deep24")
@@ -41,6 +41,7 @@ def summarise(folder: Path) -> dict[str, Any]:
             rows, trees = gradient_rows(data), tree_rows(data)
             found["gradient"] = {"problems": len(data["success"]), "trees": trees, "rows": rows}
         found["learning"] = learning_rows(runs, point)
+        found["same rate"] = same_rate_rows(runs, point)
         found["bias"] = bias_rows(folder / f"bias-{point}.jsonl")
     return summary
 
@@ -108,6 +109,16 @@ def run_table(rows: list[dict[str, Any]]) -> str:
     return table(names, lines)
 
 
+def same_rate_table(rows: list[dict[str, Any]]) -> str:
+    """Points above GRPO in the pilot worlds when both learn at the same rate."""
+    rates = sorted({rate for row in rows for rate in row["differences"]}, key=float)
+    lines = [
+        [row["arm"], *(interval(d, 1, sign=True) if (d := row["differences"].get(r)) else "–" for r in rates)]
+        for row in rows
+    ]
+    return table(["arm", *(f"rate {r}" for r in rates)], lines)
+
+
 def bias_table(rows: list[dict[str, Any]]) -> str:
     """Cosine of the expected gradient with the exact one, and what a tree's leaves and draws overstate."""
     credits = list(rows[0]["cosine"])
@@ -164,6 +175,8 @@ def write(folder: Path) -> None:
         if found["learning"]:
             text += f"\nLearning, {POINTS[point].about} (rates chosen on {PILOTS} other worlds):\n\n"
             text += run_table(found["learning"])
+            text += f"\nThe same rate for both, {POINTS[point].about}, the {PILOTS} other worlds:\n\n"
+            text += same_rate_table(found["same rate"])
         if "gradient" in found:
             text += f"\nTrees, {POINTS[point].about}:\n\n" + tree_table(found["gradient"]["trees"])
         if found["bias"]:

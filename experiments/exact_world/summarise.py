@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from arms import ARMS, CREDITS, GROWTHS
 from gradient import VIEWS
-from learning import FIRST_PILOT, Runs, pilot_mean
+from learning import FIRST_PILOT, PILOTS, Runs, pilots
 
 RESAMPLES = 1000
 Interval = tuple[float, float, float]  # value, low, high
@@ -100,15 +100,14 @@ def bias_rows(path: Path) -> list[dict[str, Any]]:
 def learning_rows(runs: Runs, point: str) -> list[dict[str, Any]]:
     """A row for each arm that has runs in reported worlds: success in percent, and points above GRPO's there."""
     rows = []
+    grids = {arm: pilots(runs, point, arm) for arm in ARMS}
+    rates = {arm: max(grid, key=grid.__getitem__) for arm, grid in grids.items() if grid}
     final: dict[str, dict[int, dict[str, Any]]] = {arm: {} for arm in ARMS}
-    pilots: dict[str, set[float]] = {arm: set() for arm in ARMS}
-    for where, arm, rate, seed in runs.found:
-        if where == point and seed >= FIRST_PILOT:
-            pilots[arm].add(rate)
-        elif where == point:
-            final[arm][seed] = runs.found[where, arm, rate, seed]
+    for (where, arm, rate, seed), row in runs.found.items():
+        if where == point and seed < FIRST_PILOT and rate == rates.get(arm):
+            final[arm][seed] = row
     for arm, by_seed in final.items():
-        if not by_seed:
+        if not set(by_seed) & set(final["GRPO"]):
             continue
         both = sorted(set(by_seed) & set(final["GRPO"]))
         curves = 100 * np.array([by_seed[s]["curve"] for s in both])
@@ -120,7 +119,7 @@ def learning_rows(runs: Runs, point: str) -> list[dict[str, Any]]:
                 "growth": ARMS[arm][0],
                 "credit": ARMS[arm][1],
                 "rate": some["rate"],
-                "grid": {str(r): pilot_mean(runs, point, arm, r) for r in sorted(pilots[arm])},
+                "grid": {str(rate): mean for rate, mean in grids[arm].items()},
                 "seeds": len(both),
                 "steps": some["steps"],
                 "tokens": float(np.mean([by_seed[s]["tokens"] for s in both])),
@@ -133,4 +132,22 @@ def learning_rows(runs: Runs, point: str) -> list[dict[str, Any]]:
                 "differences": [list(t_interval(d)) for d in (curves - theirs).T],
             }
         )
+    return rows
+
+
+def same_rate_rows(runs: Runs, point: str) -> list[dict[str, Any]]:
+    """A row for each arm: points above GRPO with the same rate for both, in the pilot worlds."""
+    rows = []
+    for arm in ARMS:
+        grid = sorted(set(pilots(runs, point, arm)) & set(pilots(runs, point, "GRPO")))
+        if arm == "GRPO" or not grid:
+            continue
+        found = {}
+        for rate in grid:
+            seeds = range(FIRST_PILOT, FIRST_PILOT + PILOTS)
+            mine, theirs = (
+                np.array([runs.found[point, a, rate, s]["curve"][-1] for s in seeds]) for a in (arm, "GRPO")
+            )
+            found[str(rate)] = list(t_interval(100 * (mine - theirs)))
+        rows.append({"arm": arm, "differences": found})
     return rows
