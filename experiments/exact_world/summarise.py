@@ -31,7 +31,13 @@ def t_interval(values: Sequence[float]) -> Interval:
     return mean, mean - half, mean + half
 
 
-def _signal(weights: np.ndarray, data: dict[str, np.ndarray], g: int, view: int) -> np.ndarray:
+def resamples(n: int) -> np.ndarray:
+    """(1 + RESAMPLES, n) weights of n problems: each once, then the resamples of the bootstrap, always the same."""
+    rng = np.random.default_rng(0)
+    return np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)]) / n
+
+
+def signal(weights: np.ndarray, data: dict[str, np.ndarray], g: int, view: int) -> np.ndarray:
     """(B, credits) squared signal over squared noise per 1000 tokens under B rows of problem weights (B, P)."""
     dot, square = weights @ data["dot"][:, g, :, view], weights @ data["square"][:, g, :, view]
     along = dot**2
@@ -45,16 +51,14 @@ def gradient_rows(data: dict[str, np.ndarray]) -> list[dict[str, Any]]:
 
     signal: per view, and over GRPO's with a paired bootstrap interval over problems.
     """
-    n = len(data["success"])
-    rng = np.random.default_rng(0)
-    weights = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)]) / n
+    weights = resamples(len(data["success"]))
     names, credits = list(GROWTHS), list(CREDITS)
     base_g, base_c = names.index("independent 8"), credits.index("grpo")
     rows: list[dict[str, Any]] = [{"growth": g, "credit": c, "signal": {}} for g in names for c in credits]
     for v, view in enumerate(VIEWS):
-        base = _signal(weights, data, base_g, v)[:, base_c]
+        base = signal(weights, data, base_g, v)[:, base_c]
         for g in range(len(names)):
-            found = _signal(weights, data, g, v)
+            found = signal(weights, data, g, v)
             ratio = found / base[:, None]
             low, high = np.quantile(ratio[1:], [0.025, 0.975], axis=0)
             for c in range(len(credits)):
