@@ -24,6 +24,12 @@ from tables import (
 
 SHOWN = ("paper", "alike", "late", "starved")
 DEPTHS = ("deep6", "deep12", "deep24")
+LEGEND = """\
+Signal: squared signal over squared noise of a gradient for the same tokens, GRPO = 1, one parameter block a step, 95 %
+paired bootstrap over problems. Learning: exact held-out success in percent for GRPO, points above GRPO for the others,
+equal tokens and optimiser steps, 95 % t-interval over worlds.
+
+"""
 
 
 def summarise(folder: Path) -> dict[str, Any]:
@@ -62,15 +68,11 @@ def _rounded(value: Any) -> Any:
 
 
 def write(folder: Path) -> None:
+    """Writes all results of a folder anew."""
     summary = summarise(folder)
     text = json.dumps(_rounded(summary), ensure_ascii=False)
     (folder / "summary.json").write_text(text.replace("}, {", "},\n{") + "\n")
-    text = (
-        "Signal: squared signal over squared noise of a gradient for the same tokens, GRPO = 1, one parameter block a "
-    )
-    text += "step, 95 % paired bootstrap over problems. Learning: exact held-out success in percent for GRPO, points "
-    text += "above GRPO for the others, equal tokens and optimiser steps, 95 % t-interval over worlds.\n\n"
-    text += answer_table(summary, SHOWN) + "\n" + answer_table(summary, DEPTHS) + "\n" + point_table(summary)
+    text = LEGEND + answer_table(summary, SHOWN) + "\n" + answer_table(summary, DEPTHS) + "\n" + point_table(summary)
     for view, about in (("step", "parameters shared by problems"), ("state", "every state its own parameters")):
         text += f"\nOne choice at a time, ratio of signal to noise, {about}:\n\n" + choice_table(summary, view)
     for point in POINTS:
@@ -84,14 +86,14 @@ def write(folder: Path) -> None:
         if "gradient" in found:
             text += f"\nTrees, {POINTS[point].about}:\n\n" + tree_table(found["gradient"]["trees"])
         if found["bias"]:
-            text += f"\nCosine of the expected gradient with the exact one, {POINTS[point].about}, "
-            text += f"{found['bias'][0]['problems']} problems, 95 % t-interval over them:\n\n" + bias_table(
-                found["bias"]
+            problems = found["bias"][0]["problems"]
+            text += (
+                f"\nCosine of the expected gradient with the exact one, {POINTS[point].about}, {problems} problems, "
             )
+            text += "95 % t-interval over them:\n\n" + bias_table(found["bias"])
     (folder / "table.md").write_text(text)
     measured = [point for point in POINTS if "gradient" in summary["points"][point]]
     grid = (f"{POINTS[point].about}\n\n{full_table(summary, point)}" for point in measured)
-    (folder / "gradient.md").write_text(
-        "Signal to noise for the same tokens, GRPO = 1, 95 % intervals.\n\n" + "\n".join(grid)
-    )
+    head = "Signal to noise for the same tokens, GRPO = 1, 95 % intervals.\n\n"
+    (folder / "gradient.md").write_text(head + "\n".join(grid))
     draw(summary, folder)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ RESAMPLES = 1000
 Interval = tuple[float, float, float]  # value, low, high
 
 
+@cache
 def t_quantile(p: float, df: int) -> float:
     """Quantile of Student's t distribution, by integrating its density (p above a half)."""
     x = np.linspace(0, 700, 1_400_001)

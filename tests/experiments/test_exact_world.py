@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import math
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import arms
 import bias
 import calibrate
 import learning
+import report
 import summarise
 import trees
 import world
@@ -25,6 +27,7 @@ from ibtpo.engines import Sampling
 from ibtpo.search import Prompt, SearchOptions, TreeSearch
 from ibtpo.verify import Verdict
 
+STORED = Path(__file__).parents[2] / "experiments" / "results" / "exact-world"
 TREE = world.Shape(depth=3, width=4096, features=4)
 MERGED = world.Shape(depth=4, width=4, features=4)
 
@@ -236,3 +239,23 @@ def test_t_interval() -> None:
     assert summarise.t_quantile(0.975, 49) == pytest.approx(2.0096, abs=1e-3)
     mean, low, high = summarise.t_interval([1.0, 2.0, 3.0, 4.0, 5.0])
     assert (mean, low, high) == pytest.approx((3, 3 - 2.7764 * math.sqrt(0.5), 3 + 2.7764 * math.sqrt(0.5)), abs=1e-3)
+
+
+def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
+    (tmp_path / "calibration.json").write_text((STORED / "calibration.json").read_text())
+    report.write(tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    assert text.count("Not measured yet.") == 2
+    assert "| the paper's | 20 / 55 | 21.2 / 55.1 | 0.56 | 1.03 | 0 | 0 |" in text
+
+
+def test_stored_differences_are_those_of_the_stored_runs() -> None:
+    stored = json.loads((STORED / "summary.json").read_text())["points"]["paper"]["learning"]
+    rows = {row["arm"]: row for row in summarise.learning_rows(learning.Runs(STORED / "learning.jsonl"), "paper")}
+    assert len(stored) >= 7
+    for row in stored:
+        assert row["seeds"] >= 50
+        assert rows[row["arm"]]["difference"] == pytest.approx(row["difference"], rel=1e-4, abs=1e-4)
+        tried = sorted(map(float, row["grid"]))
+        assert tried[0] < row["rate"] < tried[-1]
+        assert row["steps"] == learning.STEPS
