@@ -1,0 +1,79 @@
+"""What is compared: how trees grow, how their answers are credited, and the arms of the learning curves."""
+
+from dataclasses import dataclass, field
+
+from ibtpo.credit import CreditOptions
+from ibtpo.score import ScoreOptions
+from ibtpo.search import Budget
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How a tree grows: a branching rule, a budget, and the score options that choose where to branch."""
+
+    rule: str
+    budget: Budget
+    score: ScoreOptions = field(default_factory=ScoreOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """How answers are credited. segments: steps are what lies between two branchings, in place of single actions."""
+
+    options: CreditOptions
+    segments: bool = False
+
+
+TREE = Budget(4, 9, 1, 1)
+GROWTHS = {
+    "independent 8": Growth("independent", Budget(8, 1)),
+    "independent 12": Growth("independent", Budget(12, 1)),
+    "random": Growth("random", TREE),
+    "fixed width": Growth("fixed_width", TREE),
+    "EPTree": Growth("entropy", TREE),
+    "IBTree": Growth("ib", TREE),
+    "IBTree β 1": Growth("ib", TREE, ScoreOptions(beta=1)),
+    "IBTree β 20": Growth("ib", TREE, ScoreOptions(beta=20)),
+    "IBTree draws": Growth("ib", TREE, ScoreOptions(value="draws")),
+    "IBTree draws, β 1": Growth("ib", TREE, ScoreOptions(value="draws", beta=1)),
+}
+
+
+def _credits() -> dict[str, Credit]:
+    found = {}
+    for weight in ("trajectories", "sqrt", "once"):
+        suffix = "" if weight == "trajectories" else f", {weight}"
+        found["grpo" + suffix] = Credit(CreditOptions("grpo", prefix_weight=weight))
+        for value in ("leaves", "draws"):
+            of = "" if value == "leaves" else ", draws"
+            for lam in (0.1, 0.0):
+                name = "ibtpo" + (", λ 0" if lam == 0 else "") + of + suffix
+                options = CreditOptions(lam=lam, score=ScoreOptions(value=value), prefix_weight=weight)
+                found[name] = Credit(options)
+        found["treerl" + suffix] = Credit(CreditOptions("treerl", prefix_weight=weight))
+        found["treepo" + suffix] = Credit(CreditOptions("treepo", prefix_weight=weight))
+    found["treerl, segments"] = Credit(CreditOptions("treerl"), segments=True)
+    found["ibtpo, uniform masked"] = Credit(CreditOptions(ib_on_uniform_trees=False))
+    return found
+
+
+CREDITS = _credits()
+
+ARMS = {
+    "GRPO": ("independent 8", "grpo"),
+    "IB-TPO": ("IBTree", "ibtpo"),
+    "IB-TPO, branching β 1": ("IBTree β 1", "ibtpo"),
+    "IB-TPO, sqrt": ("IBTree", "ibtpo, sqrt"),
+    "EPTree + IB-TPO": ("EPTree", "ibtpo"),
+    "TreeRL": ("EPTree", "treerl, segments"),
+    "independent + IB-TPO": ("independent 8", "ibtpo"),
+    "IBTree + GRPO": ("IBTree", "grpo"),  # the gradient is that of IB-TPO with λ 0
+    "TreePO": ("fixed width", "treepo"),
+    "random + IB-TPO": ("random", "ibtpo"),
+    "IB-TPO, branching by draws, β 1": ("IBTree draws, β 1", "ibtpo"),
+    "IB-TPO, credit by draws": ("IBTree", "ibtpo, draws"),
+    "IB-TPO, once": ("IBTree", "ibtpo, once"),
+    "EPTree + IB-TPO, sqrt": ("EPTree", "ibtpo, sqrt"),
+    "GRPO, groups of 12": ("independent 12", "grpo"),
+}
+CORE = tuple(ARMS)[:7]

@@ -1,0 +1,159 @@
+"""From measurements to numbers with intervals: signal to noise and bias of gradients, gains in learning."""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from arms import ARMS, CREDITS, GROWTHS
+from gradient import VIEWS
+from learning import FIRST_PILOT, PILOTS, Runs, pilots
+
+RESAMPLES = 1000
+Interval = tuple[float, float, float]  # value, low, high
+
+
+@cache
+def t_quantile(p: float, df: int) -> float:
+    """Quantile of Student's t distribution, by integrating its density (p above a half)."""
+    x = np.linspace(0, 700, 1_400_001)
+    density = (1 + x**2 / df) ** (-(df + 1) / 2)
+    area = np.cumsum(density) - density / 2 - density[0] / 2
+    return float(np.interp((p - 0.5) * 2, area / area[-1], x))
+
+
+def t_interval(values: Sequence[float]) -> Interval:
+    """Mean and 95 % t-interval."""
+    mean, n = float(np.mean(values)), len(values)
+    if n < 2:
+        return mean, float("nan"), float("nan")
+    half = t_quantile(0.975, n - 1) * float(np.std(values, ddof=1)) / n**0.5
+    return mean, mean - half, mean + half
+
+
+def resamples(n: int) -> np.ndarray:
+    """(1 + RESAMPLES, n) weights of n problems: each once, then the resamples of the bootstrap, always the same."""
+    rng = np.random.default_rng(0)
+    return np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)]) / n
+
+
+def signal(weights: np.ndarray, data: dict[str, np.ndarray], g: int, view: int) -> np.ndarray:
+    """(B, credits) squared signal over squared noise per 1000 tokens under B rows of problem weights (B, P)."""
+    dot, square = weights @ data["dot"][:, g, :, view], weights @ data["square"][:, g, :, view]
+    along = dot**2
+    if VIEWS[view] == "state":  # the exact gradient of a problem's own logits has its own length
+        along /= (weights @ data["exact_square"])[:, None]
+    return along / (square - along) / (weights @ data["tokens"][:, g])[:, None] * 1000
+
+
+def gradient_rows(data: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """A row for each growth and credit.
+
+    signal: per view, and over GRPO's with a paired bootstrap interval over problems.
+    """
+    weights = resamples(len(data["success"]))
+    names, credits = list(GROWTHS), list(CREDITS)
+    base_g, base_c = names.index("independent 8"), credits.index("grpo")
+    rows: list[dict[str, Any]] = [{"growth": g, "credit": c, "signal": {}} for g in names for c in credits]
+    for v, view in enumerate(VIEWS):
+        base = signal(weights, data, base_g, v)[:, base_c]
+        for g in range(len(names)):
+            found = signal(weights, data, g, v)
+            ratio = found / base[:, None]
+            low, high = np.quantile(ratio[1:], [0.025, 0.975], axis=0)
+            for c in range(len(credits)):
+                row = rows[g * len(credits) + c]
+                row["signal"][view] = {"value": found[0, c], "ratio": [ratio[0, c], low[c], high[c]]}
+    return rows
+
+
+def tree_rows(data: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """A row for each growth: tokens, share of mixed trees, and points by which leaves and draws overstate success."""
+    return [
+        {
+            "growth": name,
+            "tokens": float(data["tokens"][:, g].mean()),
+            "mixed": float(data["mixed"][:, g].mean()),
+            "leaves": list(t_interval(100 * (data["leaves"][:, g] - data["success"]))),
+            "draws": list(t_interval(100 * (data["draws"][:, g] - data["success"]))),
+        }
+        for g, name in enumerate(GROWTHS)
+    ]
+
+
+def bias_rows(path: Path) -> list[dict[str, Any]]:
+    """A row for each growth: cosines by credit and overstated points, with t-intervals over problems."""
+    if not path.exists():
+        return []
+    problems = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = []
+    for same in zip(*problems, strict=True):
+        credits = same[0]["cosine"]
+        rows.append(
+            {
+                "growth": same[0]["growth"],
+                "problems": len(same),
+                "cosine": {c: list(t_interval([row["cosine"][c] for row in same])) for c in credits},
+                "leaves": list(t_interval([row["leaves"] for row in same])),
+                "draws": list(t_interval([row["draws"] for row in same])),
+            }
+        )
+    return rows
+
+
+def learning_rows(runs: Runs, point: str) -> list[dict[str, Any]]:
+    """A row for each arm that has runs in reported worlds: success in percent, and points above GRPO's there."""
+    rows = []
+    grids = {arm: pilots(runs, point, arm) for arm in ARMS}
+    rates = {arm: max(grid, key=grid.__getitem__) for arm, grid in grids.items() if grid}
+    final: dict[str, dict[int, dict[str, Any]]] = {arm: {} for arm in ARMS}
+    for (where, arm, rate, seed), row in runs.found.items():
+        if where == point and seed < FIRST_PILOT and rate == rates.get(arm):
+            final[arm][seed] = row
+    for arm, by_seed in final.items():
+        if not set(by_seed) & set(final["GRPO"]):
+            continue
+        both = sorted(set(by_seed) & set(final["GRPO"]))
+        curves = 100 * np.array([by_seed[s]["curve"] for s in both])
+        theirs = 100 * np.array([final["GRPO"][s]["curve"] for s in both])
+        some = next(iter(by_seed.values()))
+        rows.append(
+            {
+                "arm": arm,
+                "growth": ARMS[arm][0],
+                "credit": ARMS[arm][1],
+                "rate": some["rate"],
+                "grid": {str(rate): mean for rate, mean in grids[arm].items()},
+                "seeds": len(both),
+                "steps": some["steps"],
+                "tokens": float(np.mean([by_seed[s]["tokens"] for s in both])),
+                "problems a step": float(np.mean([by_seed[s]["problems"] / by_seed[s]["steps"] for s in both])),
+                "mixed": float(np.mean([by_seed[s]["mixed"] for s in both])),
+                "start": 100 * float(np.mean([by_seed[s]["start"] for s in both])),
+                "curve": curves.mean(0).tolist(),
+                "success": list(t_interval(curves[:, -1])),
+                "difference": list(t_interval(curves[:, -1] - theirs[:, -1])),
+                "differences": [list(t_interval(d)) for d in (curves - theirs).T],
+            }
+        )
+    return rows
+
+
+def same_rate_rows(runs: Runs, point: str) -> list[dict[str, Any]]:
+    """A row for each arm: points above GRPO with the same rate for both, in the pilot worlds."""
+    rows = []
+    for arm in ARMS:
+        grid = sorted(set(pilots(runs, point, arm)) & set(pilots(runs, point, "GRPO")))
+        if arm == "GRPO" or not grid:
+            continue
+        found = {}
+        for rate in grid:
+            seeds = range(FIRST_PILOT, FIRST_PILOT + PILOTS)
+            mine, theirs = (
+                np.array([runs.found[point, a, rate, s]["curve"][-1] for s in seeds]) for a in (arm, "GRPO")
+            )
+            found[str(rate)] = list(t_interval(100 * (mine - theirs)))
+        rows.append({"arm": arm, "differences": found})
+    return rows

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# The exactly solvable world, one CPU core. Each command goes on where it was stopped; `report` may be run at any time.
+set -euo pipefail
+cd "$(dirname "$0")/../../exact_world"
+points=(paper alike late starved)
+python run.py gradient --points "${points[@]}" --problems 2000
+python run.py gradient --points deep6 deep12 deep24 --problems 1000
+python run.py bias --points paper
+python run.py learn --points paper --arms core --seeds 50
+python run.py learn --points "${points[@]}" deep6 deep12 deep24 --arms all --seeds 50
+python run.py report
