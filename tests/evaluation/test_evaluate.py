@@ -119,12 +119,13 @@ class LetterVerifier:
     names = ("letters",)
 
     def score(self, rows):
-        return [
-            Verdict(None, (None,), "crashed")
-            if r["answer"] == "crash"
-            else Verdict(float(r["completion"].count("a") == int(r["answer"])), (None,))
-            for r in rows
-        ]
+        return [self._judge(r) for r in rows]
+
+    def _judge(self, row):
+        if row["answer"] == "crash":
+            return Verdict(None, (None,), "crashed")
+        right = float(row["completion"].count("a") == int(row["answer"]))
+        return Verdict(right, (right,))
 
     async def ascore(self, rows):
         return self.score(rows)
