@@ -26,7 +26,7 @@ test: $(VENV)/.ready
 FAST := $(foreach name,tree steps score incremental branching credit metrics search search_lookahead public layers,\
 	tests/test_$(name).py) tests/training/test_trainer.py tests/training/test_packed.py
 test-fast: $(VENV)/.ready
-	$(PY) -m pytest -n 2 -m "not slow and not browser" $(FAST)
+	$(PY) -m pytest -n 2 -m "not slow and not browser and not thorough" $(FAST)
 
 # Real vLLM on a CPU, in an environment of its own; a process a file, for vLLM leaves its marks on one.
 $(VLLM_VENV)/.ready: pyproject.toml constraints-vllm.txt

@@ -326,6 +326,7 @@ def test_the_score_a_branch_was_chosen_by_is_kept() -> None:
     assert tree.rollouts[2].score == pytest.approx(best, rel=1e-9)
 
 
+@pytest.mark.thorough
 def test_growing_each_tree_keeps_neither_trees_nor_verdicts() -> None:
     class Noted(Verdict):
         """A verdict that can be referred to weakly."""

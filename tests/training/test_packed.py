@@ -390,6 +390,7 @@ def flex_trains(monkeypatch: Any) -> Any:
         yield
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_flex_attention_gives_the_gradients_of_the_trajectories(family: str, quiet: Any, flex_trains: Any) -> None:
     config = deepcopy(FAMILIES[family])
@@ -421,6 +422,7 @@ def _blocks(counts: Any, indices: Any, row: int) -> list[int]:
     return indices[0, 0, row, : counts[0, 0, row]].tolist()
 
 
+@pytest.mark.thorough
 def test_flex_attention_compiled_gives_the_log_probs_of_the_trajectories(quiet: Any) -> None:
     config = deepcopy(FAMILIES["llama"])
     config._attn_implementation = "flex_attention"
@@ -524,6 +526,7 @@ class Recording(IBTPOTrainer):
         return super()._compute_loss(model, inputs)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "options",
     [
@@ -546,6 +549,7 @@ def test_a_training_run_has_the_losses_and_weights_of_one_without_sharing(
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.thorough
 def test_micro_batches_smaller_than_a_tree_keep_its_rows_together(tiny_model: Any, tmp_path: Any) -> None:
     whole = train(tiny_model, tmp_path, Recording, per_device_train_batch_size=12, gradient_accumulation_steps=2)
     halves = train(tiny_model, tmp_path, Recording, per_device_train_batch_size=6, gradient_accumulation_steps=4)

@@ -126,6 +126,7 @@ def test_rows_of_the_batch_follow_the_token_law(tiny_model, tmp_path):
             assert leaf.reward == float(text.count("a") > text.count("b"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("branching", sorted(BRANCHING))
 def test_any_branching_rule_trains_with_any_advantage(tiny_model, tmp_path, branching):
     for advantage in sorted(ADVANTAGES):
@@ -136,6 +137,7 @@ def test_any_branching_rule_trains_with_any_advantage(tiny_model, tmp_path, bran
         assert logged(t, "grad_norm")[0] > 0
 
 
+@pytest.mark.thorough
 def test_entropy_bonus_and_ibro_change_the_loss_by_their_coefficient_times_their_term(tiny_model, tmp_path):
     plain = train(tiny_model, tmp_path, cls=Recording)
     bonus = train(tiny_model, tmp_path, cls=Recording, regularizer="entropy_bonus", regularizer_coef=0.5)
@@ -162,6 +164,7 @@ def test_clip_higher_raises_the_upper_clip_range(tmp_path):
     assert config(tmp_path).epsilon_high is None
 
 
+@pytest.mark.thorough
 def test_reference_policy_equals_the_sampling_policy_before_the_first_update(tiny_model, tmp_path):
     old = train(tiny_model, tmp_path, cls=Recording)
     ref = train(tiny_model, tmp_path, cls=Recording, ib_policy="ref")
@@ -204,6 +207,7 @@ def test_an_advantage_of_one_s_own_trains_with_its_batch_scale(tiny_model, tmp_p
     assert t.trees[0].meta["credit"]["advantage"] == "own_advantage:rewards"
 
 
+@pytest.mark.thorough
 def test_lora_trains_the_adapter_alone(tiny_model, tmp_path):
     from peft import LoraConfig
 
@@ -217,6 +221,7 @@ def test_lora_trains_the_adapter_alone(tiny_model, tmp_path):
     assert logged(t, "sampling/logp_gap_max")[1] < 1e-4  # the engine samples from the adapted model
 
 
+@pytest.mark.thorough
 def test_resuming_from_a_checkpoint_continues_the_very_same_run(tiny_model, tmp_path):
     options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "gradient_accumulation_steps": 2}
     options |= {"per_device_train_batch_size": 12}
@@ -229,6 +234,7 @@ def test_resuming_from_a_checkpoint_continues_the_very_same_run(tiny_model, tmp_
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
 
 
+@pytest.mark.thorough
 def test_micro_batches_give_the_loss_of_one_batch(tiny_model, tmp_path):
     one = train(tiny_model, tmp_path, max_steps=3)
     four = train(tiny_model, tmp_path, max_steps=3, per_device_train_batch_size=6, gradient_accumulation_steps=4)
@@ -269,6 +275,7 @@ class Counting(TransformersEngine):
 MADE = []
 
 
+@pytest.mark.thorough
 def test_our_own_engine_by_dotted_path_trains_as_by_name_and_is_reset_around_every_batch(tiny_model, tmp_path):
     MADE.clear()
     module = sys.modules[__name__]
@@ -286,6 +293,7 @@ def test_our_own_engine_by_dotted_path_trains_as_by_name_and_is_reset_around_eve
     assert (engine.asked, engine.resets) == (48, [0, 24, 24, 48])
 
 
+@pytest.mark.thorough
 def test_training_stops_at_the_token_budget(tiny_model, tmp_path):
     t = train(tiny_model, tmp_path, max_steps=50, max_generated_tokens=900)
     totals = logged(t, "ibtpo/generated_tokens_total")
@@ -293,6 +301,7 @@ def test_training_stops_at_the_token_budget(tiny_model, tmp_path):
     assert totals[-1] == sum(logged(t, "ibtpo/generated_tokens"))
 
 
+@pytest.mark.thorough
 def test_the_time_split_adds_up_to_the_step(tiny_model, tmp_path):
     t = train(tiny_model, tmp_path, max_steps=2)
     for row in t.state.log_history[:2]:
@@ -410,6 +419,7 @@ print("LOGGED", "ibtpo/ib_score" in trainer.state.log_history[0])
 """
 
 
+@pytest.mark.thorough
 def test_a_plain_trl_script_becomes_ours_by_changing_two_names(tiny_model, tmp_path):
     plain = SCRIPT.format(folder=str(tmp_path), model=str(tiny_model))
     ours = plain.replace("from trl import", "from ibtpo import").replace("GRPO", "IBTPO")
