@@ -224,7 +224,7 @@ def test_an_advantage_of_one_s_own_may_scale_the_batch(mine: types.ModuleType) -
     [
         (lambda t, p: [math.nan], max, r"advantage 'mine:f': the values of its batch_scale must be finite, got nan"),
         (lambda t, p: 1 / 0, max, r"the values of its batch_scale failed: ZeroDivisionError"),
-        (lambda t, p: [0.0], max, r"the scale of its batch_scale must be finite and not 0, got 0\.0"),
+        (lambda t, p: [0.0], max, r"the scale of its batch_scale must be finite and > 0, got 0\.0"),
         (lambda t, p: [], max, r"the scale of its batch_scale failed: ValueError"),
     ],
 )
