@@ -162,6 +162,12 @@ def test_treepos_batch_divisor_is_the_sample_std_with_the_floor() -> None:
     assert batch_divisor([0.3, 0.3], "treepo") == 1e-4
 
 
+def test_a_small_divisor_is_kept_while_the_advantages_fit(mine: types.ModuleType) -> None:
+    mine.f = lambda tree, options: by_position(tree, options)
+    mine.f.batch_scale = BatchScale(lambda tree, paths: [], lambda values: 2e-18)
+    assert batch_divisor([], "mine:f") == batch_divisor([-2.0, 1.0], "mine:f") == 2e-18
+
+
 def test_trees_without_a_signal_and_empty_answers_add_nothing_to_treepos_divisor() -> None:
     empty = ReasoningTree("empty", [1])
     empty.add(0, [], 1.0, "eos")
@@ -224,8 +230,14 @@ def test_an_advantage_of_one_s_own_may_scale_the_batch(mine: types.ModuleType) -
     [
         (lambda t, p: [math.nan], max, r"advantage 'mine:f': the values of its batch_scale must be finite, got nan"),
         (lambda t, p: 1 / 0, max, r"the values of its batch_scale failed: ZeroDivisionError"),
-        (lambda t, p: [0.0], max, r"the scale of its batch_scale must be finite and not 0, got 0\.0"),
+        (lambda t, p: [0.0], max, r"the scale of its batch_scale must be finite and > 0, got 0\.0"),
         (lambda t, p: [], max, r"the scale of its batch_scale failed: ValueError"),
+        (lambda t, p: [1.0], lambda v: math.nan, r"advantage 'mine:f': the scale of its .* finite and > 0, got nan"),
+        (lambda t, p: [1.0], lambda v: math.inf, r"must be finite and > 0, got inf"),
+        (lambda t, p: [-2.0], max, r"must be finite and > 0, got -2\.0"),
+        (lambda t, p: [1.0], lambda v: None, r"advantage 'mine:f': the scale of its batch_scale failed: TypeError"),
+        (lambda t, p: [0.5], lambda v: 1e-19, r"gave 1e-19, and .* 32-bit float; here it must be at least 1e-18"),
+        (lambda t, p: [-1e4], lambda v: 1e-15, r"gave 1e-15, and .* 32-bit float; here it must be at least 1e-14"),
     ],
 )
 def test_a_batch_scale_that_gives_no_divisor_is_an_error(values, scale, message: str, mine: types.ModuleType) -> None:

@@ -6,12 +6,18 @@ rollouts are under way. Which of two equal scores comes first, the paper leaves 
 decides, so that the order of siblings cannot matter.
 """
 
-from collections.abc import Callable, Sequence
+import inspect
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 
 from ._seeds import stable_hash
+from ._text import describe, short
+from .errors import ConfigError
 from .incremental import running_ib_scores
 from .score import ScoreOptions
 from .tree import ROOT, ReasoningTree
@@ -23,8 +29,9 @@ class BranchPoint:
 
     node: the id of the node; a new rollout continues right after its step.
     offset: where it is given, the rollout starts inside the step instead, before the token with this index. It must be
-        above 0.
-    score: the number for which the rule chose the place, or None. It is stored with the rollouts that start there.
+        above 0 and below the step's number of tokens. The root, whose step is the prompt, has none.
+    score: the finite number for which the rule chose the place, or None. It is stored with the rollouts that start
+        there.
     """
 
     node: int
@@ -32,7 +39,8 @@ class BranchPoint:
     score: float | None = None
 
 
-# A rule takes (tree, k, options, seed) and gives at least one and at most k different places, the best first.
+# A rule takes (tree, k, options, seed) and gives at least one and at most k different places, the best first, no two of
+# them in one step.
 #   tree: the tree so far, with at least one trajectory.
 #   k: how many places are asked for.
 #   options: how the tree is scored.
@@ -135,3 +143,57 @@ BRANCHING: dict[str, BranchingRule] = {
     "independent": independent,
     "random": random,
 }
+
+
+def choose_places(
+    rule: BranchingRule, name: str, tree: ReasoningTree, k: int, options: ScoreOptions, seed: int
+) -> list[BranchPoint]:
+    """The places that a rule chooses, checked, since the rule may be the user's own.
+
+    rule: the function; the arguments after `name` are given to it.
+    name: what it is called in messages.
+
+    Raises `ConfigError` that names the rule when it fails, gives no place, or gives something that is no place of this
+    tree.
+    """
+    of = f"branching rule {name!r}"
+    try:
+        given: Any = rule(tree, k, options, seed)
+        points = list(given) if isinstance(given, Iterable) else None  # a generator may fail only here
+    except Exception as e:
+        raise ConfigError(f"{of} failed: {describe(e)}") from e
+    if points is None:
+        if inspect.iscoroutine(given):
+            given.close()  # else Python warns that it was never awaited
+        raise ConfigError(
+            f"{of} gave {short(given, 60)}; it must be a plain function that returns a list of BranchPoint"
+        )
+    if not points:
+        raise ConfigError(f"{of} gave no place to branch; it must give at least one")
+    offsets: dict[int, int | None] = {}
+    for point in points:
+        if wrong := _wrong_place(point, tree):
+            raise ConfigError(f"{of} gave {short(point, 80)} for tree {tree.id!r}; {wrong}")
+        # Both would be looked for in the step as it is before the first of them cuts it.
+        if offsets.setdefault(point.node, point.offset) != point.offset:
+            raise ConfigError(f"{of} gave two places in node {point.node} of tree {tree.id!r}; give one a node")
+    return points
+
+
+def _wrong_place(point: Any, tree: ReasoningTree) -> str | None:
+    """What would be allowed, if `point` is no place of the tree, or None if it is one."""
+    if not isinstance(point, BranchPoint):
+        return "each place must be a BranchPoint"
+    if not isinstance(point.node, Integral) or not 0 <= point.node < len(tree.nodes):
+        return f"node must be the id of a node, from 0 to {len(tree.nodes) - 1}"
+    if point.offset is not None:
+        size = len(tree.nodes[point.node].step.token_ids)
+        if point.node == ROOT:
+            return "the root is the prompt, which cannot be cut: leave the offset out"
+        if size < 2:
+            return "that step has one token and cannot be cut: leave the offset out"
+        if not isinstance(point.offset, Integral) or not 0 < point.offset < size:
+            return f"offset must be inside the step of {size} tokens, from 1 to {size - 1}"
+    if point.score is not None and not (isinstance(point.score, int | float) and math.isfinite(point.score)):
+        return "score must be a finite int or float, or None"
+    return None

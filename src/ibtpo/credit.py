@@ -25,7 +25,7 @@ from ._options import OPTIONS, option
 from ._text import describe
 from .errors import ConfigError, unknown
 from .score import LARGEST, ScoreOptions, Scores, effective, score_tree
-from .tree import ROOT, ReasoningTree
+from .tree import MOST_REWARD, ROOT, ReasoningTree
 
 STD_FLOOR = 1e-4  # as in TRL: a standard deviation that is nearly 0 must not make a huge advantage
 
@@ -53,7 +53,7 @@ class BatchScale:
 
     values: `(tree, paths) -> floats`, what one tree contributes, any number of finite values. `paths` are its
         advantages as the function gave them, before `prefix_weight`.
-    scale: `(values) -> float`, the divisor from what all trees of the batch contribute, over all processes; not 0.
+    scale: `(values) -> float`, the divisor from what all trees of the batch contribute, over all processes; above 0.
     """
 
     values: Callable[[ReasoningTree, PathAdvantages], Sequence[float]]
@@ -392,15 +392,23 @@ def batch_divisor(values: Sequence[float], name: str) -> float:
     values: the `batch_values` of all trees of the batch, over all processes.
     name: the advantage's name or dotted path.
 
-    Raises `ConfigError`, naming the advantage, unless its `BatchScale` gives a finite number other than 0.
+    Raises `ConfigError`, naming the advantage, unless its `BatchScale` gives a finite number above 0, and for one so
+    small that 1, or the largest of the values, divided by it is beyond `MOST_REWARD`.
     """
     hook: BatchScale = find_advantage(name).batch_scale  # type: ignore[attr-defined]
     try:
         divisor = float(hook.scale(values))
     except Exception as e:
         raise ConfigError(f"advantage {name!r}: the scale of its batch_scale failed: {describe(e)}") from e
-    if divisor == 0 or not math.isfinite(divisor):
-        raise ConfigError(f"advantage {name!r}: the scale of its batch_scale must be finite and not 0, got {divisor}")
+    if not 0 < divisor < math.inf:
+        raise ConfigError(f"advantage {name!r}: the scale of its batch_scale must be finite and > 0, got {divisor}")
+    # Advantages become 32-bit floats, and their squares are added up, so they are bounded as rewards are.
+    least = max([1.0, *map(abs, values)]) / MOST_REWARD
+    if divisor < least:
+        raise ConfigError(
+            f"advantage {name!r}: the scale of its batch_scale gave {divisor:g}, and advantages divided by it are too "
+            f"large for a 32-bit float; here it must be at least {least:g}"
+        )
     return divisor
 
 

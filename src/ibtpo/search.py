@@ -28,9 +28,10 @@ from typing import Any, TypeVar
 from ._extras import load_object
 from ._options import option
 from ._seeds import stable_hash
-from .branching import BRANCHING, BranchingRule, BranchPoint
-from .engines import Completion, Engine, Sampling
-from .errors import ConfigError, EngineError, unknown
+from ._text import describe
+from .branching import BRANCHING, BranchingRule, BranchPoint, choose_places
+from .engines import Completion, Engine, Sampling, check_completion
+from .errors import ConfigError, EngineError, IBTPOError, unknown
 from .score import ScoreOptions
 from .steps import PieceDecoder, cut, make_splitter
 from .tree import ROOT, Node, ReasoningTree
@@ -211,7 +212,8 @@ class TreeSearch:
 
         Their verdicts are kept in `verdicts`.
 
-        Raises `EngineError` when a rollout failed for good, `ConfigError` for a prompt id that occurs twice.
+        Raises `EngineError` when a rollout failed for good, and `ConfigError` for a prompt id that occurs twice and for
+        wrong results of an engine or a branching rule.
         """
         prompts = list(prompts)
         trees: dict[str, ReasoningTree] = {}
@@ -230,7 +232,7 @@ class TreeSearch:
         on_tree: called with each tree, in the order in which they are done. An exception of its own ends the search.
 
         Raises `EngineError` when a rollout failed for good; trees that were whole by then went through `on_tree`.
-        Raises `ConfigError` for a prompt id that occurs twice.
+        Raises `ConfigError` for a prompt id that occurs twice and for wrong results of an engine or a branching rule.
         """
         await self._grow_many(list(prompts), lambda tree, verdicts: on_tree(tree))
 
@@ -301,12 +303,8 @@ class TreeSearch:
             return []
         begin = time.perf_counter()
         taken = {job.node.id for jobs in running for job in jobs}
-        try:
-            points = list(self._rule(tree, o.budget.k + len(taken), o.score, stable_hash(o.seed, round)))
-        except Exception as e:
-            raise ConfigError(f"branching rule {o.branching!r} failed: {type(e).__name__}: {e}") from e
-        if not points:
-            raise ConfigError(f"branching rule {o.branching!r} gave no place to branch; it must give at least one")
+        seed = stable_hash(o.seed, round)
+        points = choose_places(self._rule, o.branching, tree, o.budget.k + len(taken), o.score, seed)
         # Rollouts under way will change the scores of the places they started from, so other places go first.
         points.sort(key=lambda p: p.offset is None and p.node in taken)
         points = [points[i % min(len(points), o.budget.k)] for i in range(o.budget.k)]
@@ -407,15 +405,25 @@ class TreeSearch:
         return completion, pieces[len(sampled) :], verdict
 
     async def _generate(self, prompt: Prompt, prefix: list[int], seed: int, room: int) -> Completion:
-        """Samples a continuation of at most `room` tokens; a request that fails is made again after a while."""
+        """Samples a continuation of at most `room` tokens; a request that fails is made again after a while.
+
+        Only an `EngineError` is a failure that another try may mend. Anything else is a mistake in the engine.
+        """
         o = self.options
         for attempt in range(o.retries + 1):
             try:
-                return await self.engine.generate(prefix, o.sampling, seed, room)
+                completion = await self.engine.generate(prefix, o.sampling, seed, room)
+                check_completion(completion, room)
+                return completion
             except EngineError as e:
                 if attempt == o.retries:
                     raise EngineError(f"prompt {prompt.id!r}: a rollout failed {attempt + 1} times: {e}") from e
                 await asyncio.sleep(0.1 * 4**attempt)
+            except IBTPOError:
+                raise
+            except Exception as e:  # the engine may be the user's own, and may raise anything
+                name = type(self.engine).__name__
+                raise EngineError(f"prompt {prompt.id!r}: engine {name} failed: {describe(e)}") from e
         raise AssertionError("unreachable: the loop returns or raises")
 
     def _cost(self, tree: ReasoningTree, point: BranchPoint) -> float:

@@ -358,6 +358,22 @@ def test_evaluation_leaves_failed_verdicts_out_and_counts_them(call: Call, place
     assert (got["fail"]["avg"], got["fail"]["n"], got["fail"]["verifier_errors"]) == (None, 0, 8)
 
 
+def test_a_run_in_which_every_verdict_failed_warns_with_the_first_error(call: Call, place: Path) -> None:
+    (place / "q.jsonl").write_text('{"question": "ab"}\n{"question": "cd"}\n')
+    words = ["--model", "tiny", "--data", "q.jsonl", "--max-completion-length", 8, "--verifier-workers", 1, "--json",
+             "--device", "cpu", "--temperature", 1]  # fmt: skip
+    runs = [("sample", "--tree", "2,2,1,1", "--overwrite", "--output", "out.jsonl"), ("eval", "--k", 3)]
+    for run in runs:
+        code, out, err = call(*run, *words, "--verifier", "letters:fail")
+        assert (code, json.loads(out)["verifier_errors"]) == (0, 6)
+        assert re.fullmatch(
+            r"warning: the verifier failed for all 6 answers, so none has a reward; the first error: .*"
+            r"fail: ValueError: no such unit",
+            err.splitlines()[-1],
+        )
+        assert "warning" not in call(*run, *words, "--verifier", "letters:half")[2]  # some of its verdicts failed
+
+
 # --- finished work is kept -----------------------------------------------------------------------------------------
 
 

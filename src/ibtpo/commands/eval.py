@@ -16,7 +16,7 @@ from ..engines.models import decoder
 from ..errors import ConfigError, IBTPOError
 from .inputs import make_prompts, open_model, open_verifier, read_problems
 from .options import add_data_options, add_output_options, add_sampling_options, sampling_options
-from .output import Progress, check_free, file_name, make_folder_of, print_json
+from .output import Progress, check_free, file_name, make_folder_of, print_json, warn_if_all_failed
 
 if TYPE_CHECKING:
     from ..engines import Sampling
@@ -125,6 +125,8 @@ def _evaluate(
         "seconds": round(time.monotonic() - began, 3),
     }
     finish(args, result, problems, how)
+    if not args.quiet:
+        warn_if_all_failed(len(result.answers), result.verifier_errors, result.first_error)
     return 0
 
 

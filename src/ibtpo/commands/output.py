@@ -148,3 +148,15 @@ def check_free(paths: Sequence[Any], *, overwrite: bool, resume: bool = False, c
 def print_json(value: Any) -> None:
     """Prints a value as one line of JSON, with null for NaN."""
     print(json.dumps(without_nan(value), ensure_ascii=False, allow_nan=False))
+
+
+def warn_if_all_failed(answers: int, failed: int, error: str | None) -> None:
+    """Says on stderr that the verifier failed for every answer, so that a run without a reward is noticed.
+
+    answers: how many answers were verified.
+    failed: for how many of them the verifier failed.
+    error: what it said of one of them.
+    """
+    if failed == answers:
+        text = f"the verifier failed for all {answers} answers, so none has a reward; the first error: {error}"
+        print(f"warning: {text}", file=sys.stderr)

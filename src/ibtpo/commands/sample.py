@@ -19,7 +19,7 @@ from .options import (
     add_tree_options,
     search_options,
 )
-from .output import check_free, file_name, make_folder_of, print_json, tree_progress
+from .output import check_free, file_name, make_folder_of, print_json, tree_progress, warn_if_all_failed
 
 if TYPE_CHECKING:
     from ..search import SearchOptions
@@ -71,11 +71,13 @@ def _sample(
         meta["logprobs"] = biased  # trees whose scores cannot be trusted say so
     prompts = make_prompts(args, problems, engine, tokenizer)
     records = {}
+    errors: list[str] = []
     began = time.monotonic()
     with tree_progress("trees", len(prompts), quiet=args.quiet) as show:
 
         def measure(tree: "ReasoningTree", grown: bool) -> None:
             records[tree.id] = tree_record(tree, options.score)
+            errors.extend(tree.meta.get("verifier_errors", [])[:1])
             show(tree, grown)
 
         search = TreeSearch(engine, verifier, decoder(tokenizer), options)
@@ -93,4 +95,6 @@ def _sample(
         print_json(summary)
     else:
         print(table(list(summary.items())))
+    if not args.quiet:
+        warn_if_all_failed(counts["trajectories"], counts["verifier_errors"], errors[0] if errors else None)
     return 0

@@ -8,10 +8,12 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from .._options import option
+from .._text import short
 from ..errors import ConfigError, EngineError
+from ..tree import LOGPROB_TOLERANCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +137,48 @@ def check_request(
             "included; shorten the prompt or use a model with a longer context"
         )
     return prompt, min(max_new_tokens, max_length - len(prompt))
+
+
+def check_completion(completion: Any, max_new_tokens: int) -> None:
+    """Checks what `Engine.generate` returned, since the engine may be the user's own.
+
+    A tree with a wrong completion could be stored but not read again. Every answer of every engine comes through here,
+    so tokens are only looked at by functions that run at the speed of C.
+
+    completion: anything; right is a `Completion`, also one without tokens.
+    max_new_tokens: the most tokens that were asked for.
+
+    Raises `ConfigError` that names the first thing that is wrong.
+    """
+    if not isinstance(completion, Completion):
+        raise ConfigError(f"the engine returned {short(completion, 60)}; its generate must return an ibtpo.Completion")
+    ids = completion.token_ids
+    rows = {"token_ids": ids, "logprobs": completion.logprobs, "entropies": completion.entropies}
+    if completion.entropies is None:
+        del rows["entropies"]
+    for name, row in rows.items():
+        of = f"the engine returned a completion whose {name}"
+        if not isinstance(row, list | tuple):
+            raise ConfigError(f"{of} are of type {type(row).__name__}; they must be a list")
+        if len(row) != len(ids):
+            raise ConfigError(f"{of} are {len(row)} for {len(ids)} token_ids; give one for each token")
+        wanted: tuple[type, ...] = (int,) if name == "token_ids" else (int, float)
+        # The set holds each type once, so that the tokens themselves are not gone through in Python.
+        wrong = [kind.__name__ for kind in set(map(type, row)) if kind is bool or not issubclass(kind, wanted)]
+        if wrong:
+            raise ConfigError(f"{of} hold a value of type {wrong[0]}; convert each to {wanted[-1].__name__}")
+        if name != "token_ids" and not math.isfinite(sum(row)):
+            raise ConfigError(f"{of} hold NaN or an infinity; each must be a finite number")
+    if len(ids) > max_new_tokens:
+        raise ConfigError(f"the engine returned {len(ids)} tokens; max_new_tokens was {max_new_tokens}")
+    if ids and min(ids) < 0:
+        raise ConfigError(f"the engine returned the token id {min(ids)}; token ids are 0 or more")
+    if ids and max(completion.logprobs) > LOGPROB_TOLERANCE:
+        raise ConfigError(
+            f"the engine returned a log-probability of {max(completion.logprobs):g}; they are at most 0: give natural "
+            "logarithms, not probabilities"
+        )
+    if completion.stop_reason not in ("eos", "length"):
+        raise ConfigError(
+            f"the engine returned the stop reason {short(completion.stop_reason, 60)}; it must be 'eos' or 'length'"
+        )

@@ -12,7 +12,7 @@ counted, too.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,8 @@ class EvalResult:
     truncated: the share of draws that were cut at the length limit.
     tokens: how many tokens were generated.
     answers: every draw, the problems in input order.
+    first_error: what the verifier said of the first draw without a grade; None if there is none, or if the answers were
+        read from a file.
     """
 
     avg: float
@@ -74,6 +76,7 @@ class EvalResult:
     truncated: float
     tokens: int
     answers: list[Answer] = field(default_factory=list, repr=False)
+    first_error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The result without the answers, as `eval.json` holds it, with None for what cannot be known."""
@@ -137,15 +140,18 @@ async def evaluate(
         deterministic=deterministic,
     )
     found: dict[str, list[Answer]] = {}
+    errors: list[str] = []
 
     def collect(tree: ReasoningTree) -> None:
         found[tree.id] = answers = _answers(tree)
+        errors.extend(tree.meta.get("verifier_errors", [])[:1])
         if on_answers:
             on_answers(answers)
 
     search = TreeSearch(engine, verifier, decode, options)
     await search.grow_each(prompts, collect)  # no tree is kept: the log-probs of a whole benchmark would be gigabytes
-    return summarise_answers([found[p.id] for p in prompts], k, seed=seed)
+    result = summarise_answers([found[p.id] for p in prompts], k, seed=seed)
+    return replace(result, first_error=errors[0] if errors else None)
 
 
 def summarise_answers(answers: Sequence[Sequence[Answer]], k: int, *, seed: int = 0) -> EvalResult:
