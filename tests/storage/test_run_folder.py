@@ -1,10 +1,12 @@
-"""The run folder: a finished run that is made an unfinished one keeps its result."""
+"""The run folder: what may be written over, and how a finished run that is made an unfinished one keeps its result."""
 
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
+from ibtpo.errors import ConfigError
 from ibtpo.storage.run_folder import RunFolder
 
 
@@ -43,3 +45,14 @@ def test_an_unfinished_run_is_only_given_its_settings(tmp_path: Path) -> None:
     rows = folder.read_evals()
     folder.reopen({"max_steps": 12})
     assert folder.read_evals() == rows
+
+
+def test_a_folder_with_nothing_but_empty_checkpoints_is_free_and_one_with_a_checkpoint_is_not(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.checkpoints.mkdir(parents=True)
+    folder.create({"max_steps": 8}, {})
+    assert sorted(p.name for p in folder.path.iterdir()) == ["config.yaml", "env.json"]
+    other = RunFolder(tmp_path / "other")
+    (other.checkpoints / "checkpoint-1").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"--resume \S+other, start anew .* \(in Python resume=True, overwrite=True"):
+        other.create({}, {})

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import logging
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -153,16 +156,98 @@ def test_a_finished_run_without_checkpoints_cannot_be_prolonged(
     for name in ("config.yaml", "eval.json", "evals.jsonl", "metrics.jsonl"):
         (tmp_path / name).write_bytes((trained[0].path / name).read_bytes())
     before = (tmp_path / "config.yaml").read_bytes()
-    with pytest.raises(CheckpointError, match="is finished and its checkpoints are gone"):
-        ibtpo.train(resume=tmp_path, max_steps=9)
+    for changes in ({"max_steps": 9}, {}):
+        with pytest.raises(CheckpointError, match="is finished and its checkpoints are gone"):
+            ibtpo.train(resume=tmp_path, **changes)
     assert (tmp_path / "config.yaml").read_bytes() == before
+
+
+def steps_of(calls: list[int]) -> Any:
+    """A callback that adds the number of each step to `calls`."""
+
+    class Steps(pytest.importorskip("transformers").TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            calls.append(state.global_step)
+
+    return Steps()
+
+
+def test_a_run_that_its_tokens_end_leaves_a_checkpoint_of_its_last_step(place: Path, tmp_path: Path) -> None:
+    changes = {"max_steps": None, "eval_data": "none"}
+    first = {k: v for k, v in settings(place, **changes).items() if v is not None}
+    whole = ibtpo.train(first, output=tmp_path / "whole", max_generated_tokens=600)
+    calls: list[int] = []
+    run = ibtpo.train(first, output=tmp_path / "run", max_generated_tokens=300, callbacks=[steps_of(calls)])
+    end = calls[-1]
+    assert 2 <= end < 10  # before the first checkpoint that save_steps asks for
+    assert [p.name for p in (run.path / "checkpoints").glob("*-*")] == [f"checkpoint-{end}"]
+    same = ibtpo.train(resume=run.path, callbacks=[steps_of(calls)])
+    assert (calls[-1], same.generated_tokens) == (end, run.generated_tokens)
+    longer = ibtpo.train(resume=run.path, max_generated_tokens=600, callbacks=[steps_of(calls)])
+    rows = [[row for row in rows_of(r.path / "metrics.jsonl") if "loss" in row] for r in (whole, longer)]
+    assert calls == [row["step"] for row in rows[0]]
+    assert calls[-1] > end
+    assert [row["loss"] for row in rows[1]] == pytest.approx([row["loss"] for row in rows[0]], abs=1e-6)
+    assert longer.generated_tokens == whole.generated_tokens >= 600
+    shutil.rmtree(longer.path / "checkpoints")
+    for more in ({"max_generated_tokens": 900}, {}):
+        with pytest.raises(CheckpointError, match="is finished and its checkpoints are gone"):
+            ibtpo.train(resume=longer.path, **more)
+
+
+def test_a_run_that_its_steps_have_ended_trains_none_when_resumed(
+    place: Path, trained: tuple[Any, list[str]], tmp_path: Path
+) -> None:
+    run = ibtpo.train(settings(place, eval_data="none"), output=tmp_path / "run")
+    calls: list[int] = []
+    again = ibtpo.train(resume=run.path, callbacks=[steps_of(calls)])
+    assert calls == []
+    assert again.generated_tokens == run.generated_tokens
+
+
+def test_a_trainer_that_refuses_leaves_an_older_run_as_it_was(
+    place: Path, trained: tuple[Any, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise ValueError("no")
+
+    monkeypatch.setattr("ibtpo.training.trainer.IBTPOTrainer", refuse)
+    files = {p: p.stat().st_mtime_ns for p in trained[0].path.rglob("*")}
+    with pytest.raises(ConfigError, match="the trainer refuses these settings: no"):
+        ibtpo.train(resume=trained[0].path, max_steps=9)
+    with pytest.raises(ConfigError, match="the trainer refuses these settings: no"):
+        ibtpo.train(settings(place), output=trained[0].path, overwrite=True)
+    assert {p: p.stat().st_mtime_ns for p in trained[0].path.rglob("*")} == files
+
+
+def test_what_training_sets_in_the_process_is_restored(place: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from transformers.utils import logging as hf
+
+    def state() -> Any:
+        bars, level = hf.is_progress_bar_enabled(), logging.getLogger("trl").level
+        return hf.get_verbosity(), bars, level, list(warnings.filters), torch.get_num_threads()
+
+    threads, verbosity = torch.get_num_threads(), hf.get_verbosity()
+    try:
+        torch.set_num_threads(2)
+        hf.set_verbosity_info()
+        before = state()
+        ibtpo.train(settings(place, threads=1, max_steps=1, eval_data="none"), output=tmp_path / "run")
+        assert state() == before
+        with pytest.raises(DataError):
+            ibtpo.train(settings(place, question_column="qestion"), output=tmp_path / "no")
+        assert state() == before
+    finally:
+        torch.set_num_threads(threads)
+        hf.set_verbosity(verbosity)
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
         ({"learning_rat": 1}, ConfigError, "did you mean 'learning_rate'"),
-        ({"output": "x"}, ConfigError, "the recipe: 'output' is for the command line"),
+        ({"output": "x"}, ConfigError, r"the recipe: 'output' is for the command line: --output \(in Python output"),
         ({"reward_weights": [1.0]}, ConfigError, r"1 weight for 2 reward functions"),
         ({"reward_weights": 1.0}, ConfigError, r"reward_weights must be a list such as \[1, 0.5\], got 1.0"),
         ({"verifier": "math, mth"}, ConfigError, "unknown reward 'mth'; did you mean 'math'"),

@@ -43,11 +43,17 @@ def run(
     quiet: whether to print no progress.
     as_json: whether the result is printed as JSON; progress then goes to stderr.
     """
-    prepared = launch.prepare(recipe, overrides, output=output, resume=resume, overwrite=overwrite)
+    with launch.quiet_libraries():
+        prepared = launch.prepare(recipe, overrides, output=output, resume=resume, overwrite=overwrite)
+        if dry_run:
+            _print_plan(prepared, as_json)
+            return 0
+        return _train(prepared, quiet, as_json)
+
+
+def _train(prepared: "Prepared", quiet: bool, as_json: bool) -> int:
+    """Trains and prints the result; returns the exit code."""
     folder = prepared.folder.path
-    if dry_run:
-        _print_plan(prepared, as_json)
-        return 0
     is_main = os.environ.get("RANK", "0") == "0"
     console = Console(stderr=as_json, quiet=quiet or not is_main)
     screen = LiveScreen(console)
@@ -56,15 +62,7 @@ def run(
         console.print(text, highlight=False, soft_wrap=True)
 
     try:
-        result = launch.train(
-            recipe,
-            output=folder,
-            resume=bool(resume),
-            overwrite=overwrite,
-            callbacks=[] if quiet else [screen],
-            on_message=None if quiet else say,
-            **overrides,
-        )
+        result = launch.train_prepared(prepared, [] if quiet else [screen], None if quiet else say)
     except KeyboardInterrupt:
         screen.stop()  # else the screen would hide the line below
         if not (folder / "config.yaml").is_file():

@@ -50,14 +50,18 @@ class RunFolder:
 
         With `overwrite` an earlier run may be there, but nothing that is no run: no other folder is ever deleted.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or any(map(self._matters, self.path.iterdir()))):
             if not overwrite:
                 raise ConfigError(
                     f"{self.path} exists; go on with it with --resume {self.path}, start anew with --overwrite, or "
-                    f"choose another --output"
+                    f"choose another --output (in Python resume=True, overwrite=True, output=…)"
                 )
             if not (self.path / "config.yaml").is_file():
                 raise ConfigError(f"{self.path} is no run folder (no config.yaml): --overwrite will not delete it")
+
+    def _matters(self, path: Path) -> bool:
+        """Whether a path in the folder is more than an empty `checkpoints`, which a refused trainer leaves behind."""
+        return path != self.checkpoints or not path.is_dir() or any(path.iterdir())
 
     def create(self, settings: dict[str, Any], env: dict[str, Any], overwrite: bool = False) -> None:
         """Makes the folder and writes `config.yaml` and `env.json` into it.
@@ -71,14 +75,18 @@ class RunFolder:
         self.check_free(overwrite)
         if self.path.exists() and any(self.path.iterdir()):
             shutil.rmtree(self.path)
+        self.make()
+        write_whole(self.path / "env.json", json.dumps(env, indent=2) + "\n")
+        write_whole(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+
+    def make(self) -> None:
+        """Makes the folder, empty, if it is not there. Raises `ConfigError` if it cannot be made."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise ConfigError(
-                f"the run folder {self.path} cannot be made: {e.strerror}; choose another --output"
+                f"the run folder {self.path} cannot be made: {e.strerror}; choose another --output (in Python output=…)"
             ) from e
-        write_whole(self.path / "env.json", json.dumps(env, indent=2) + "\n")
-        write_whole(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
     def reopen(self, settings: dict[str, Any]) -> None:
         """Makes a finished run an unfinished one with other settings: one that ends later.

@@ -1,4 +1,4 @@
-"""Two callbacks of a training run: one writes `metrics.jsonl`, the other measures held-out accuracy now and then."""
+"""Callbacks of a training run: they write `metrics.jsonl`, measure held-out accuracy, and save the last step."""
 
 import json
 import math
@@ -65,6 +65,22 @@ class EveryTokens(TrainerCallback):
             self.measure()
             self.trainer.timer.split()  # discards the time `measure` took: the next step must not include it
         self._reached = reached
+
+
+class LastCheckpoint(TrainerCallback):
+    """Saves a checkpoint at the end of a run, so that it can be prolonged without repeating steps.
+
+    transformers does so where steps or epochs end a run, but not where something else does, such as the tokens. None
+    is saved where `save_strategy` is not "steps", nor inside a generation batch: TRL does not store one that is half
+    used. Callbacks run in the order they were added, so add this one after any that may stop the run.
+    """
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Asks for a checkpoint if training stops here."""
+        cycle = args.steps_per_generation * args.num_iterations
+        whole = state.global_step * args.gradient_accumulation_steps % cycle == 0
+        if control.should_training_stop and args.save_strategy == "steps" and whole:
+            control.should_save = True
 
 
 def _whole_lines(path: Path) -> list[str]:

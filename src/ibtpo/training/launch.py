@@ -14,7 +14,8 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ class Prepared:
     adapter: a `peft.LoraConfig`, or None when all weights are trained.
     folder: the run folder, which need not exist yet.
     resume: whether a run that is there is continued.
+    overwrite: whether a run that is there is deleted.
     prolonged: whether it is continued to a later end than it had.
     """
 
@@ -73,6 +75,7 @@ class Prepared:
     adapter: Any
     folder: RunFolder
     resume: bool
+    overwrite: bool
     prolonged: bool
 
 
@@ -93,8 +96,8 @@ def train(
     output: the run folder; by default `runs/NAME-METHOD-TIME`.
     resume: True to go on with the run in `output`, or the run folder itself. A run keeps its settings; only its end
         may be put off, by max_generated_tokens, max_steps or num_train_epochs.
-    overwrite: start again in an existing run folder. It is emptied only once the model, the problems and the adapter
-        are loaded and checked.
+    overwrite: start again in an existing run folder. It is emptied only once everything is loaded and the trainer has
+        accepted the settings.
     callbacks: transformers' `TrainerCallback`s, called at each step and each log.
     on_message: called with a line of text now and then: what is trained, held-out accuracy, where a run goes on from.
     overrides: settings that take the place of the recipe's, e.g. learning_rate=1e-6; `ibtpo train --options` lists
@@ -103,7 +106,8 @@ def train(
     Returns the finished run: the trained model is in its folder, and held-out accuracy is measured where the settings
     name held-out problems.
 
-    Resuming goes on from the last checkpoint that is whole, or from the start if there is none. The steps after that
+    Resuming goes on from the last checkpoint that is whole, or from the start if there is none and the run is not
+    finished. With checkpoints by steps, the default, one is written at the end of a run, too. The steps after the last
     checkpoint are trained once more, with the same questions and the same seeds (on a CPU in float32 to the same
     losses), and their metrics and held-out results take the place of the old ones. Nothing up to the checkpoint is
     repeated, held-out results included. When the end is put off, "after" is measured anew, and `evals.jsonl` keeps the
@@ -114,17 +118,17 @@ def train(
     evaluations, answers the held-out problems while the others wait, and calls `on_message`. The run folder must be on
     a file system that all of them see.
 
-    Works inside a running event loop, as in a notebook. What it changes in the process stays changed: transformers'
-    verbosity and progress bars, TRL's log level, two warning filters, PyTorch's threads if `threads` is set, and the
-    garbage collector, which no longer looks at what was loaded before training. Without `callbacks` and `on_message`,
-    trackers and TRL's tables are kept from printing, too.
+    Works inside a running event loop, as in a notebook. While it runs, transformers and TRL are quiet, and PyTorch has
+    `threads` threads if that is set; afterwards all is as it was. Without `callbacks` and `on_message`, trackers and
+    TRL's tables are kept from printing, too.
 
     Raises `ConfigError` for options that are unknown or do not fit, `CheckpointError` for a run folder that cannot be
     continued, `DependencyError` where PEFT or a tracker is needed and missing, `VerifierError` when all answers of a
     step fail in the verifier, and what `load_model`, `load_problems` and the engines raise.
     """
-    prepared = prepare(recipe, overrides, output=output, resume=resume, overwrite=overwrite)
-    return _train(prepared, overwrite, list(callbacks), on_message)
+    with quiet_libraries():
+        prepared = prepare(recipe, overrides, output=output, resume=resume, overwrite=overwrite)
+        return train_prepared(prepared, callbacks, on_message)
 
 
 def prepare(
@@ -142,7 +146,6 @@ def prepare(
 
     Raises the `ConfigError`, `CheckpointError` and `DependencyError` of `train`, as far as settings alone can tell.
     """
-    quiet_warnings()
     from . import settings as st
     from .adapter import lora_config
 
@@ -152,7 +155,7 @@ def prepare(
     if resume:
         where = output if resume is True else resume
         if where is None:
-            raise ConfigError("--resume needs the run folder: --resume DIR")
+            raise ConfigError("--resume needs the run folder: --resume DIR (in Python resume=DIR)")
         folder = RunFolder(Path(where))
         if recipe:
             named = "the recipe" if isinstance(recipe, Mapping) else recipe
@@ -170,7 +173,37 @@ def prepare(
         folder = RunFolder(Path(output) if output else Path("runs") / f"{name}-{settings['method']}-{now}")
     run, trainer_settings = st.split(settings)
     config = st.make_config(run, trainer_settings, folder.path)
-    return Prepared(st.resolved(settings, config), run, config, lora_config(run), folder, bool(resume), prolonged)
+    adapter = lora_config(run)
+    return Prepared(st.resolved(settings, config), run, config, adapter, folder, bool(resume), overwrite, prolonged)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keeps transformers and TRL from printing while the block runs, and then restores what they were set to.
+
+    PyTorch's number of threads, which training may set, is restored, too.
+    """
+    import torch
+    import trl  # noqa: F401  its import must not come after its logger has been set
+    from transformers.utils import logging as hf
+
+    trl_logger = logging.getLogger("trl")
+    level, verbosity, bars, threads = (
+        trl_logger.level, hf.get_verbosity(), hf.is_progress_bar_enabled(), torch.get_num_threads(),
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        try:
+            quiet_warnings()
+            hf.set_verbosity_error()
+            hf.disable_progress_bar()
+            trl_logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            trl_logger.setLevel(level)
+            hf.set_verbosity(verbosity)
+            if bars:
+                hf.enable_progress_bar()
+            torch.set_num_threads(threads)
 
 
 def quiet_warnings() -> None:
@@ -190,9 +223,16 @@ def same_everywhere(value: Any) -> Any:
     return broadcast_object_list([value])[0]
 
 
-def _train(prepared: Prepared, overwrite: bool, callbacks: list[Any], on_message: Callable[[str], None] | None) -> Run:
+def train_prepared(
+    prepared: Prepared, callbacks: Iterable[Any] = (), on_message: Callable[[str], None] | None = None
+) -> Run:
+    """Trains as `train` does, with settings that `prepare` has checked. Call it inside `quiet_libraries`.
+
+    callbacks, on_message: see `train`.
+
+    Raises what `train` raises.
+    """
     import torch
-    import transformers
     from accelerate import PartialState
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -201,19 +241,17 @@ def _train(prepared: Prepared, overwrite: bool, callbacks: list[Any], on_message
     from ..engines.models import eos_token_ids, load_model
     from ..storage.env import collect_env
     from .adapter import check_adapter
-    from .callbacks import MetricsFile
+    from .callbacks import LastCheckpoint, MetricsFile
     from .held_out import HeldOut
     from .trackers import check_installed, files_in
     from .trainer import IBTPOTrainer
 
-    # Order matters: what can fail comes, as far as possible, before the run folder is made or emptied.
+    # Order matters: what can fail comes, as far as possible, before the run folder is emptied or changed.
     run, config, folder, resume = prepared.run, prepared.config, prepared.folder, prepared.resume
     check_installed(config.report_to)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     if run.threads:
         torch.set_num_threads(run.threads)
-    logging.getLogger("trl").setLevel(logging.ERROR)
+    callbacks = list(callbacks)
     state = PartialState()
     began = time.perf_counter()
     quiet = on_message is None and not callbacks  # nobody listens, so trackers and TRL's tables print nothing either
@@ -225,7 +263,7 @@ def _train(prepared: Prepared, overwrite: bool, callbacks: list[Any], on_message
     if resume:
         folder.read_eval(), folder.read_evals()  # a broken file raises now rather than after training
     elif state.is_main_process:
-        folder.check_free(overwrite)
+        folder.check_free(prepared.overwrite)
 
     model, tokenizer = load_model(run.model, dtype=run.dtype, attention=run.attn_implementation)
     if run.attn_implementation == "flex_attention" and model.device.type == "cpu":
@@ -236,26 +274,24 @@ def _train(prepared: Prepared, overwrite: bool, callbacks: list[Any], on_message
     if prepared.adapter is not None:
         check_adapter(prepared.adapter, run.model)
     checkpoint = same_everywhere(folder.last_checkpoint() if resume and state.is_main_process else None)
-    if prepared.prolonged and checkpoint is None and "after" in folder.read_eval():
+    if resume and checkpoint is None and _is_finished(prepared, measured=bool(held_out)):
         raise CheckpointError(
-            f"{folder.path} is finished and its checkpoints are gone (`ibtpo compare training` deletes them), so it "
-            f"cannot be trained further; start a run with another --output"
+            f"{folder.path} is finished and its checkpoints are gone or were never written (`ibtpo compare training` "
+            f"deletes them, save_strategy no writes none), so there is nothing to go on from; train anew with another "
+            f"--output (in Python output=…)"
         )
     if held_out and is_deepspeed_zero3_enabled():
         raise ConfigError("evaluation needs whole weights in one process: with ZeRO-3 set eval_data none")
     what = f"{prepared.settings['method']}: {run.model} on {run.data} ({len(rows)} problems)"
     say(f"{what}, {config.num_generations} answers a question, run folder {folder.path}")
-    if state.is_main_process:  # only now is an older run deleted: an error before must not cost it
-        if not resume:
-            folder.create(prepared.settings, collect_env(), overwrite)
-        elif prepared.prolonged:
-            folder.reopen(prepared.settings)
+    if state.is_main_process:
+        folder.make()  # the trainer makes its folder of checkpoints inside
     state.wait_for_everyone()
     try:
         with files_in(folder.path, config.report_to, quiet):
             trainer = IBTPOTrainer(
                 model, verifiers, config, Dataset.from_list(rows), processing_class=tokenizer,
-                callbacks=[MetricsFile(folder.metrics), *callbacks],
+                callbacks=[MetricsFile(folder.metrics), *callbacks, LastCheckpoint()],
                 **({} if prepared.adapter is None else {"peft_config": prepared.adapter}),
             )  # fmt: skip
     except (ValueError, TypeError, ImportError) as e:
@@ -264,6 +300,13 @@ def _train(prepared: Prepared, overwrite: bool, callbacks: list[Any], on_message
         raise ConfigError(f"the trainer refuses these settings: {e}") from e
     trainer.remove_callback(PrinterCallback)
     try:
+        state.wait_for_everyone()  # no process makes its trainer, and with it folders, while an older run is deleted
+        if state.is_main_process:  # only now is a run deleted or changed: an error before must not cost it
+            if not resume:
+                folder.create(prepared.settings, collect_env(), prepared.overwrite)
+            elif prepared.prolonged:
+                folder.reopen(prepared.settings)
+        state.wait_for_everyone()
         _run(trainer, HeldOut(trainer, held_out, run, folder, say), prepared, checkpoint, say, quiet)
     finally:
         trainer.verifier.close()
@@ -288,9 +331,8 @@ def _run(
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     if prepared.resume and accuracy.problems and trainer.accelerator.is_main_process:
         folder.add_evals(step + 1)  # drops the rows after the checkpoint, whose steps will be measured again
-    limit = config.max_generated_tokens
-    if checkpoint and limit and json.loads((checkpoint / STATE_FILE).read_text())["generated_tokens"] >= limit:
-        # All tokens are spent. `trainer.train` would sample one more step before it looked at the budget.
+    if checkpoint and _is_at_end(config, checkpoint, step):
+        # `trainer.train` would train one more step before it looked at tokens or steps.
         trainer._load_from_checkpoint(str(checkpoint))
         trainer.load_counts(checkpoint / STATE_FILE)
         trainer.state.global_step = step
@@ -305,6 +347,23 @@ def _run(
             gc.unfreeze()  # a notebook's next run must not find this one's model beyond the collector's reach
     trainer.save_model(str(folder.path / "model"))
     accuracy.measure("after")
+
+
+def _is_finished(prepared: Prepared, measured: bool) -> bool:
+    """Whether the run to go on with has come to its end, so that training it from the start would replace its result.
+
+    measured: whether the run measures held-out accuracy. If so, a run that has a model but no result was stopped while
+        it measured; it is not finished, unless it was to be prolonged.
+    """
+    has_model = (prepared.folder.path / "model").is_dir()
+    return "after" in prepared.folder.read_eval() or (has_model and (prepared.prolonged or not measured))
+
+
+def _is_at_end(config: Any, checkpoint: Path, step: int) -> bool:
+    """Whether all tokens or all steps of the run were spent at the checkpoint, which was written after `step` steps."""
+    tokens = json.loads((checkpoint / STATE_FILE).read_text())["generated_tokens"]
+    limit = config.max_generated_tokens
+    return (limit is not None and tokens >= limit) or 0 < config.max_steps <= step
 
 
 def _problems(run: Any, model: Any, tokenizer: Any) -> tuple[list[dict[str, Any]], list[Any], list[str]]:

@@ -146,7 +146,8 @@ def _without_switches(recipe: dict[str, Any], where: str) -> dict[str, Any]:
     """The recipe as it is, if no key of it belongs to the command line. where: what an error names as its source."""
     for name in (*TRAIN_SWITCHES, "output", "resume"):
         if name in recipe:
-            raise ConfigError(f"{where}: {name!r} is for the command line: --{name.replace('_', '-')}")
+            python = f" (in Python {name}=…)" if name in ("overwrite", "output", "resume") else ""
+            raise ConfigError(f"{where}: {name!r} is for the command line: --{name.replace('_', '-')}{python}")
     return recipe
 
 
