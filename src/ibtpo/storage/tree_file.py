@@ -16,19 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from .._options import todays_names
 from ..errors import ConfigError, DataError
+from ..search import HOW_REQUESTS_RUN, Prompt, SearchOptions
 
 if TYPE_CHECKING:
-    from ..search import Prompt, SearchOptions
     from ..tree import ReasoningTree
-
-# Options that may change when a command goes on: they say how requests run, not which trees come out.
-HARMLESS = ("max_in_flight", "retries", "deterministic")
 
 
 def check_same(
     tree: "ReasoningTree",
-    prompts: Sequence["Prompt"],
-    options: "SearchOptions",
+    prompts: Sequence[Prompt],
+    options: SearchOptions,
     made_by: dict[str, Any],
     path: Path,
 ) -> None:
@@ -36,7 +33,7 @@ def check_same(
 
     tree: the stored tree.
     prompts: the prompts of this command; the tree must be of one of them, with the same token ids.
-    options: its search options, which must equal those in the tree's meta, `HARMLESS` ones aside.
+    options: its search options, which must equal those in the tree's meta, `HOW_REQUESTS_RUN` aside.
     made_by: further entries that the tree's meta must hold, such as model and verifier.
     path: the file, for messages.
 
@@ -51,7 +48,7 @@ def check_same(
     now = json.loads(json.dumps({**asdict(options), **made_by}))
     then = {**todays_names(tree.meta.get("search", {})), **{key: tree.meta.get(key) for key in made_by}}
     for key, value in _flat(now).items():
-        if key not in HARMLESS and _flat(then).get(key) != value:
+        if key not in HOW_REQUESTS_RUN and _flat(then).get(key) != value:
             raise ConfigError(f"--resume: {key} is {value!r}, but {_flat(then).get(key)!r} in {path}; {advice}")
 
 
