@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from .._options import todays_names
 from ..errors import ConfigError, DataError
-from ..search import HOW_REQUESTS_RUN, Prompt, SearchOptions
 
 if TYPE_CHECKING:
+    from ..search import Prompt, SearchOptions
     from ..tree import ReasoningTree
 
 
 def check_same(
     tree: "ReasoningTree",
-    prompts: Sequence[Prompt],
-    options: SearchOptions,
+    prompts: Sequence["Prompt"],
+    options: "SearchOptions",
     made_by: dict[str, Any],
     path: Path,
 ) -> None:
@@ -39,6 +39,8 @@ def check_same(
 
     Raises `ConfigError` naming the first difference.
     """
+    from ..search import HOW_REQUESTS_RUN  # here, so that the help text of `ibtpo sample` need not load numpy
+
     prompt = next((p for p in prompts if p.id == tree.id), None)
     advice = f"give the options {path} was started with, or another --output"
     if prompt is None:

@@ -362,7 +362,7 @@ def function_name(name: str) -> str:
         )
     if "," in name:
         raise ConfigError(
-            f"{name!r} are several verifiers, which only ibtpo train takes, weighed by reward_weights; name one"
+            f"{name!r} names several verifiers; only ibtpo train takes them, weighed by reward_weights: name one"
         )
     path = BUILTIN.get(name, name).replace(":", ".")
     module, _, function = path.rpartition(".")
