@@ -35,7 +35,7 @@ from harness import Row, machine, row, write
 
 import ibtpo
 from ibtpo.credit import CreditOptions, path_advantages, token_advantages
-from ibtpo.engines.models import resolve_model
+from ibtpo.engines.models import decoder, resolve_model
 from ibtpo.training.config import IBTPOConfig
 from ibtpo.training.packed import PackedForward, read_rows
 from ibtpo.training.trainer import IBTPOTrainer
@@ -52,12 +52,8 @@ def nano_trees(count: int) -> Iterator[ReasoningTree]:
     problems = ibtpo.load_problems("walk:test", limit=BEFORE + count)
     before = "".join(p.prompt for p in problems[:BEFORE])
     engine = ibtpo.TransformersEngine(model, eos_token_ids=[tokenizer.eos_token_id])
-
-    def decode(ids: list[int]) -> str:
-        return tokenizer.decode(ids, skip_special_tokens=True)
-
     options = ibtpo.SearchOptions(max_completion_length=128)
-    search = ibtpo.TreeSearch(engine, ibtpo.VerifierPool("walk"), decode, options)
+    search = ibtpo.TreeSearch(engine, ibtpo.VerifierPool("walk"), decoder(tokenizer), options)
     for problem in problems[BEFORE:]:
         text, ids = ibtpo.encode_prompt(replace(problem, prompt=before + problem.prompt), tokenizer)
         yield asyncio.run(search.grow(ibtpo.Prompt(problem.id, tuple(ids), text, problem.columns)))

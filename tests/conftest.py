@@ -15,7 +15,7 @@ import pytest
 from helpers.tiny_model import make_tiny_model
 from ibtpo import cli
 
-pytest_plugins = ["helpers.malformed_place"]  # fixtures of the tests of malformed input
+pytest_plugins = ["helpers.letter_questions", "helpers.malformed_place"]  # fixtures of several test files
 if (llama := find_spec("llama_index")) and llama.submodule_search_locations:  # its wheel carries NLTK's punkt_tab
     folders = [str(Path(f) / "core" / "_static" / "nltk_cache") for f in llama.submodule_search_locations]
     os.environ["NLTK_DATA"] = os.pathsep.join([*folders, os.environ.get("NLTK_DATA", "")]).rstrip(os.pathsep)

@@ -22,7 +22,7 @@ import torch
 import ibtpo
 from ibtpo.credit import CreditOptions, path_advantages, token_advantages
 from ibtpo.engines import Sampling
-from ibtpo.engines.models import eos_token_ids
+from ibtpo.engines.models import decoder, eos_token_ids
 from ibtpo.score import ScoreOptions
 from ibtpo.search import Budget, Prompt, SearchOptions, TreeSearch
 from ibtpo.tree import ReasoningTree
@@ -120,7 +120,7 @@ def main() -> None:
             budget=budget, sampling=Sampling(1.0, 1.0, 0), score=score, branching=branching, max_completion_length=36,
             max_in_flight=128, seed=seed,
         )  # fmt: skip
-        search = TreeSearch(engine, verifier, lambda ids: tokenizer.decode(ids, skip_special_tokens=True), options)
+        search = TreeSearch(engine, verifier, decoder(tokenizer), options)
         return asyncio.run(search.grow_all(prompts))
 
     rows: list[dict[str, Any]] = []

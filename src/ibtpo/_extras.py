@@ -45,7 +45,8 @@ def missing_package(error: ModuleNotFoundError, what: str) -> DependencyError | 
 def load_object(path: str, what: str) -> Any:
     """The function, or other callable, that a dotted path stands for.
 
-    path: `package.module:function`; `package.module.function` means the same. The module is looked for where Python
+    path: `package.module:function`. Those of rewards may also be `package.module.function`; for everything else a
+        name without a colon is one of the built-in names, and never comes here. The module is looked for where Python
         looks for modules, the current folder included (see `find_modules_here`).
     what: what the path was given for, in words for the message: "branching rule", "splitter", "advantage", …
 

@@ -44,13 +44,22 @@ class DependencyError(IBTPOError, ImportError):
     """An optional package is missing."""
 
 
+# What a function of the user's own may stand for, besides the built-in names.
+_OWN = ("advantage", "branching rule", "engine", "splitter")
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """Makes the `ConfigError` for a name that does not exist; it suggests the nearest known one, or lists all.
+
+    A name such as "mytask.rule", where a function of one's own may be given, was meant to be "mytask:rule".
 
     kind: what the name is a name of, such as "regularizer".
     name: the name that was given.
     known: the names that exist.
     """
+    module, _, function = name.rpartition(".")
+    if kind in _OWN and module and all(part.isidentifier() for part in name.split(".")):
+        return ConfigError(f"unknown {kind} {name!r}; for a function of your own, write {module}:{function}")
     choices = sorted(known)
     near = get_close_matches(name, choices, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(choices)}"

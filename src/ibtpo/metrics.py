@@ -21,6 +21,7 @@ from .tree import ROOT, ReasoningTree
 Record = dict[str, float]
 
 COLUMNS = ("p_hat", "eta1", "eta2", "ib_score", "a_gl", "a_ib", "advantage")  # what `tree_scores` gives of each node
+TOTALS = ("trajectories", "generated_tokens", "verifier_errors")  # of a record: added up over trees, not averaged
 
 
 def correctness(tree: ReasoningTree) -> list[float]:
@@ -78,15 +79,14 @@ def tree_record(tree: ReasoningTree, options: ScoreOptions | None = None) -> Rec
 def summarise(records: Sequence[Record]) -> dict[str, float]:
     """The logged metrics of a batch: means over its trees, where trees without the number (NaN) are left out.
 
-    Trajectories, generated tokens and verifier errors are added up instead.
+    `TOTALS` are added up instead: trajectories, generated tokens and verifier errors.
 
     records: the `tree_record` of each tree, at least one.
     """
     out: dict[str, float] = {}
     for key in records[0]:
         column = [r[key] for r in records]
-        total = key in ("trajectories", "generated_tokens", "verifier_errors")
-        out[key] = float(sum(column)) if total else _mean(column)
+        out[key] = float(sum(column)) if key in TOTALS else _mean(column)
     tokens = out["generated_tokens"]
     out["trajectories_per_1k_tokens"] = 1000 * out["trajectories"] / tokens if tokens else math.nan
     return out

@@ -30,6 +30,9 @@ from ibtpo.training import settings as st
         ("lr_scheduler_kwargs", {"a": 1}, {"a": 1}),
         ("lora", {"r": 8}, {"r": 8}),
         ("save_strategy", "no", "no"),
+        ("tree", [2, 2, 1, 1], "2,2,1,1"),
+        ("tree", (2, 2, 1, 1), "2,2,1,1"),
+        ("tree", "2,2,1,1", "2,2,1,1"),
     ],
 )
 def test_values_become_what_the_option_holds(name: str, value: Any, expected: Any) -> None:

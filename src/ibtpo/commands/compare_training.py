@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         rates = {arm: choice["learning_rate"] for arm, choice in plan.choices().items()}
         finals = plan.finals(rates)
         runner.phase("runs", finals, plan.shared["tokens"])
-        failed = runner.run(finals, keep_models=args.keep_models, summarise=True)
+        failed = runner.run(finals, keep_models=args.keep_models, update_result=True)
         runner.stop_if_failed(failed)
     summary = write_result(plan, 0.0 if args.summary_only else runner.seconds_since())
     if args.json:

@@ -162,7 +162,7 @@ def _measure(
             if "error" in row:
                 print(f"left out: {row['error']}")
     if args.output is not None:
-        _draw(args, curve, len(problems), verifier_name)
+        _write_page(args, curve, len(problems), verifier_name)
     return 1 if len(curve.records) < len(curve.rows) else 0
 
 
@@ -175,7 +175,8 @@ def _write_summary(args: argparse.Namespace, curve: "Curve", verifier_name: str)
     write_whole(args.output / "summary.json", text + "\n")
 
 
-def _draw(args: argparse.Namespace, curve: "Curve", problems: int, verifier_name: str) -> None:
+def _write_page(args: argparse.Namespace, curve: "Curve", problems: int, verifier_name: str) -> None:
+    """Writes the page of curves, where the packages that draw them are installed."""
     page = args.output / "diagnosis.html"
     try:
         from ..report.checkpoints import write_diagnosis

@@ -11,10 +11,9 @@ import time
 from pathlib import Path
 
 from .options import SCORE, add_option
-from .output import file_name, make_folder_of
+from .output import Progress, file_name, make_folder_of
 
 OPTIONS = ("advantage", "lam", *SCORE)
-EVERY = 10.0  # seconds from one line of progress to the next
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
     def told(trees: int) -> None:
         nonlocal last
-        if time.monotonic() - last >= EVERY:
+        if time.monotonic() - last >= Progress.EVERY:
             last = time.monotonic()
             print(f"{count(trees)} trees read", file=sys.stderr, flush=True)
 

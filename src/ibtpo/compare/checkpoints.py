@@ -21,15 +21,13 @@ import numpy as np
 from ..errors import EngineError, IBTPOError
 from ..evaluation.statistics import Measured, measured_mean
 from ..evaluation.stored_trees import grow_stored, made_by
-from ..metrics import Record, tree_record
+from ..metrics import TOTALS, Record, tree_record
 from ..search import Prompt, SearchOptions, TreeSearch
 from ..storage.tree_file import TreeFile, check_same
 from ..tree import ReasoningTree
 
 # A context in which trees grow; it gives a function to call with each tree and whether it was grown now.
 Progress = AbstractContextManager[Callable[[ReasoningTree, bool], None]]
-
-TOTALS = ("trajectories", "generated_tokens", "verifier_errors")  # added up, not averaged, and without an interval
 
 
 class BrokenError(IBTPOError):

@@ -109,12 +109,12 @@ class JobRunner:
         if jobs:
             self._say(f"{len(jobs)} {what} of {tokens:,} tokens each, {missing} of them to do, evaluation aside")
 
-    def run(self, jobs: "Sequence[Job]", *, keep_models: bool = False, summarise: bool = False) -> "list[Job]":
+    def run(self, jobs: "Sequence[Job]", *, keep_models: bool = False, update_result: bool = False) -> "list[Job]":
         """Runs the jobs that are not finished, and reports each when it ends.
 
         jobs: the jobs, finished ones among them.
         keep_models: whether the trained models are kept.
-        summarise: whether the result is written anew after each job that finished.
+        update_result: whether the result is written anew after each job that finished.
 
         Returns the jobs that failed.
         """
@@ -135,12 +135,12 @@ class JobRunner:
             )
             if why is None:
                 job.clean(keep_models)
-                if summarise:
-                    self._summarise()
+                if update_result:
+                    self._update_result()
 
         return run_all(jobs, self.at_once, self.plan.folder / "logs", ended)
 
-    def _summarise(self) -> None:
+    def _update_result(self) -> None:
         """Writes the result so far, and only warns if that fails."""
         try:
             write_result(self.plan, self.seconds_since())

@@ -24,7 +24,7 @@ PREFILL_TOKENS_CPU = 512  # fewer: activations stay in a CPU's caches, and rows 
 _PROBE_TOKENS = 12  # length of the made-up sequence that a model is tested with
 
 
-class Unsupported(Exception):  # noqa: N818 (a verdict, not an error: the engine falls back)
+class Unsupported(Exception):  # noqa: N818 (not an error: the engine falls back)
     """The reason why a model cannot be run. From `SlotRunner` it makes the engine fall back to `PlainRunner`."""
 
 

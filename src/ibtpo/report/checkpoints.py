@@ -39,13 +39,13 @@ DATA = "curve.csv"
 
 
 def write_diagnosis(
-    rows: Sequence[Mapping[str, Any]], verdict: Sequence[str], facts: Sequence[tuple[str, Any]], output: Path
+    rows: Sequence[Mapping[str, Any]], changes: Sequence[str], facts: Sequence[tuple[str, Any]], output: Path
 ) -> Path:
     """Writes the page and, beside it, `curve.csv`; returns the page's path.
 
     rows: one a checkpoint, as `summary.json` holds them: `label`, `step` (None if it has none), and for each metric a
         mapping with `mean`, `low` and `high`; or `error`, a sentence, for a checkpoint that could not be measured.
-    verdict: sentences that say what changed from the first checkpoint to the last.
+    changes: sentences that say what changed from the first checkpoint to the last.
     facts: (name, value) pairs that say how it was measured.
     output: the page's file.
     """
@@ -64,7 +64,7 @@ def write_diagnosis(
         for row in measured
     ]
     page = render(
-        "checkpoints.html.j2", sheet, title="Diagnosis of checkpoints", facts=facts, verdict=verdict, axis=axis,
+        "checkpoints.html.j2", sheet, title="Diagnosis of checkpoints", facts=facts, changes=changes, axis=axis,
         broken=[row["error"] for row in rows if "error" in row], titles=[p.title for p in CURVES],
         figures=[f for p in CURVES if (f := _figure(p, measured, x, label, sheet))],
         table=[(row["label"], [str(Measured(**row[p.metrics[0]])) for p in CURVES]) for row in measured],

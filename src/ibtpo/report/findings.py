@@ -1,4 +1,4 @@
-"""The verdict of a run report: what a run's numbers say in words.
+"""The findings of a run report: what a run's numbers say in words.
 
 Each function in `RULES` looks at one question, such as whether the entropy collapsed, and always answers with a
 `Finding`: a sentence, the evidence for it, and the rule that was applied. Its state is "good", "look" (worth a look),
@@ -53,7 +53,7 @@ def judge_run(run: Run) -> list[Finding]:
 
 
 def headline(findings: list[Finding]) -> str:
-    """The verdict in two or three sentences: held-out accuracy, and how much below is worth reading."""
+    """The findings in two or three sentences: held-out accuracy, and how much below is worth reading."""
     held_out = next(f for f in findings if f.held_out)
     first = held_out.title if held_out.state != "unknown" else "Held-out accuracy: nothing to say."
     bad, look = (sum(f.state == s for f in findings) for s in ("bad", "look"))

@@ -87,13 +87,13 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
         if logged(runs, plot) and _has_view(runs, view)
     ]
     files["held-out.csv"] = _held_out_csv(runs, names)
-    verdicts = [judge_run(run) for run in runs]
+    judged = [judge_run(run) for run in runs]
     links = [_relative(run.path / "report.html", target) for run in runs]
     page = render(
         "compare.html.j2", sheet, title=f"{len(runs)} runs compared", data=quote(data.name), runs=runs, names=names,
         figures=figures, facts=[_facts(run) for run in runs], states=STATES, links=links,
-        pressing=[[f for f in found if f.state in ("bad", "look")] for found in verdicts],
-        headlines=[headline(found) for found in verdicts], held_out=[_held_out_row(run) for run in runs],
+        pressing=[[f for f in found if f.state in ("bad", "look")] for found in judged],
+        headlines=[headline(found) for found in judged], held_out=[_held_out_row(run) for run in runs],
         config=_differences([run.config for run in runs]), env=_differences([_flat(run.env) for run in runs]),
     )  # fmt: skip
     _write(target, page, data, files)

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from ..search import Prompt, SearchOptions
     from ..tree import ReasoningTree
 
-# Options that may change when a command goes on: they say how requests run, not which trees come out.
-HARMLESS = ("max_in_flight", "retries", "deterministic")
-
 
 def check_same(
     tree: "ReasoningTree",
@@ -36,12 +33,14 @@ def check_same(
 
     tree: the stored tree.
     prompts: the prompts of this command; the tree must be of one of them, with the same token ids.
-    options: its search options, which must equal those in the tree's meta, `HARMLESS` ones aside.
+    options: its search options, which must equal those in the tree's meta, `HOW_REQUESTS_RUN` aside.
     made_by: further entries that the tree's meta must hold, such as model and verifier.
     path: the file, for messages.
 
     Raises `ConfigError` naming the first difference.
     """
+    from ..search import HOW_REQUESTS_RUN  # here, so that the help text of `ibtpo sample` need not load numpy
+
     prompt = next((p for p in prompts if p.id == tree.id), None)
     advice = f"give the options {path} was started with, or another --output"
     if prompt is None:
@@ -51,7 +50,7 @@ def check_same(
     now = json.loads(json.dumps({**asdict(options), **made_by}))
     then = {**todays_names(tree.meta.get("search", {})), **{key: tree.meta.get(key) for key in made_by}}
     for key, value in _flat(now).items():
-        if key not in HARMLESS and _flat(then).get(key) != value:
+        if key not in HOW_REQUESTS_RUN and _flat(then).get(key) != value:
             raise ConfigError(f"--resume: {key} is {value!r}, but {_flat(then).get(key)!r} in {path}; {advice}")
 
 

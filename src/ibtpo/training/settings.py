@@ -220,6 +220,8 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     """
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
+    if name == "tree" and isinstance(value, list | tuple):  # as YAML writes four integers: [4, 9, 1, 1]
+        value = ",".join(map(str, value))
     members = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     kinds = {typing.get_origin(member) or member for member in members}
     optional = type(None) in kinds

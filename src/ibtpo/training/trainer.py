@@ -48,6 +48,7 @@ from .._text import describe
 from .._version import __version__
 from ..credit import batch_divisor, batch_values, plain_advantages, token_advantages, weigh_prefixes
 from ..engines import Engine
+from ..engines.models import decoder
 from ..errors import CheckpointError, ConfigError, VerifierError
 from ..metrics import summarise, tree_record
 from ..score import step_confidence
@@ -128,6 +129,7 @@ class IBTPOTrainer(GRPOTrainer):
             super().__init__(model, reward_functions(self.verifier), args, train_dataset, **kwargs)
         if self._tokenizer.pad_token_id is None:
             raise ConfigError("the tokenizer has neither a padding nor an end-of-sequence token; set its pad_token")
+        self._decode = decoder(self._tokenizer)
         # TRL puts the tokenizer's token there even if it is None. Without any, answers run to the length limit.
         self.eos_token_ids = [token for token in self.eos_token_ids if token is not None]
         if self.is_fsdp_enabled:
@@ -226,9 +228,6 @@ class IBTPOTrainer(GRPOTrainer):
             text = self._tokenizer.decode(prompt_ids[i])
             prompts.append(Prompt(id, tuple(prompt_ids[i]), text, row, is_conversational(row)))
         return prompts
-
-    def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         """The rewards that the trees were grown with: (B of all processes, F), NaN where there is none."""

@@ -360,6 +360,10 @@ def function_name(name: str) -> str:
             f"a reward of VerifierPool is a name or a dotted path, got {type(name).__name__}; "
             "RewardFunctions takes functions"
         )
+    if "," in name:
+        raise ConfigError(
+            f"{name!r} names several verifiers; only ibtpo train takes them, weighed by reward_weights: name one"
+        )
     path = BUILTIN.get(name, name).replace(":", ".")
     module, _, function = path.rpartition(".")
     if not module:

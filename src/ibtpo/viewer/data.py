@@ -9,7 +9,7 @@ import gzip
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,7 +22,7 @@ from ..score import ScoreOptions
 from ..storage.tree_file import tree_files
 from ..tree import ReasoningTree, read_trees
 
-SCORE_OPTIONS = ("ib_beta", "value", "confidence", "weight", "ratio_prior")
+SCORE_OPTIONS = tuple(f.name for f in fields(ScoreOptions))
 COLOURS = ("ib_score", "p_hat", "advantage")  # the numbers that can colour the steps of a tree
 PROMPT_START = 120  # how many characters of a prompt the index holds
 

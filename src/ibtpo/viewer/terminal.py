@@ -57,13 +57,13 @@ def print_tree(
         near = get_close_matches(wanted or "", names, n=1) or names[:NAMED]  # a run can hold thousands of names
         raise unknown("tree", wanted or "", [visible(n, "") for n in near])
     console = console or Console(highlight=False, markup=False, emoji=False)
-    console.print(_draw(shown, title, found.scored(shown, options)[1]))
+    console.print(_as_rich_tree(shown, title, found.scored(shown, options)[1]))
     if names and wanted is None:
         others = ", ".join(visible(n, "") for n in names[:NAMED]) + (", …" if len(names) > NAMED else "")
         print(f"this is the first tree; --tree shows another: {others}", file=sys.stderr)
 
 
-def _draw(tree: ReasoningTree, title: str, record: Mapping[str, Any]) -> Tree:
+def _as_rich_tree(tree: ReasoningTree, title: str, record: Mapping[str, Any]) -> Tree:
     """The tree as `rich` draws it: a line of facts on top, then a line a step."""
     marks = marks_of(tree)
     told = [answers(tree), f"average reward {_share(record['avg_reward'])}"]
