@@ -190,5 +190,10 @@ def test_the_same_run_in_python_gives_the_same_trees(
     monkeypatch.syspath_prepend(str(place))
     run = ibtpo.train(SETTINGS, output=tmp_path / "run")
     assert run.path == tmp_path / "run"
+    run = ibtpo.train(SETTINGS, output=tmp_path / "run", overwrite=True)  # over itself: nothing of the first is left
     assert run.generated_tokens == sum(tree.generated_tokens for tree in trees_of(by_command))
     assert [t.to_dict() for t in trees_of(run.path)] == [t.to_dict() for t in trees_of(by_command)]
+    assert [f.name for f in sorted(run.path.rglob("completions_*.parquet"))] == [
+        "completions_00001.parquet",
+        "completions_00002.parquet",
+    ]

@@ -60,8 +60,8 @@ class RunFolder:
                 raise ConfigError(f"{self.path} is no run folder (no config.yaml): --overwrite will not delete it")
 
     def _matters(self, path: Path) -> bool:
-        """Whether a path in the folder is more than an empty `checkpoints`, which a refused trainer leaves behind."""
-        return path != self.checkpoints or not path.is_dir() or any(path.iterdir())
+        """Whether a path in the folder is more than a `checkpoints` without a file."""
+        return path != self.checkpoints or not path.is_dir() or any(p.is_file() for p in path.rglob("*"))
 
     def create(self, settings: dict[str, Any], env: dict[str, Any], overwrite: bool = False) -> None:
         """Makes the folder and writes `config.yaml` and `env.json` into it.
@@ -73,8 +73,12 @@ class RunFolder:
         Raises `ConfigError` as `check_free` does, and if the folder cannot be made.
         """
         self.check_free(overwrite)
-        if self.path.exists() and any(self.path.iterdir()):
+        if self.path.exists() and any(map(self._matters, self.path.iterdir())):
+            # The trainer is there already and writes into folders it has made; TRL makes the one of answers only once.
+            made = [d for d in (self.checkpoints, self.checkpoints / "completions") if d.is_dir()]
             shutil.rmtree(self.path)
+            for d in made:
+                d.mkdir(parents=True)
         self.make()
         write_whole(self.path / "env.json", json.dumps(env, indent=2) + "\n")
         write_whole(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
