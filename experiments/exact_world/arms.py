@@ -32,10 +32,10 @@ GROWTHS = {
     "fixed width": Growth("fixed_width", TREE),
     "EPTree": Growth("entropy", TREE),
     "IBTree": Growth("ib", TREE),
-    "IBTree β 1": Growth("ib", TREE, ScoreOptions(beta=1)),
-    "IBTree β 20": Growth("ib", TREE, ScoreOptions(beta=20)),
+    "IBTree β 1": Growth("ib", TREE, ScoreOptions(ib_beta=1)),
+    "IBTree β 20": Growth("ib", TREE, ScoreOptions(ib_beta=20)),
     "IBTree draws": Growth("ib", TREE, ScoreOptions(value="draws")),
-    "IBTree draws, β 1": Growth("ib", TREE, ScoreOptions(value="draws", beta=1)),
+    "IBTree draws, β 1": Growth("ib", TREE, ScoreOptions(value="draws", ib_beta=1)),
 }
 
 

@@ -19,7 +19,7 @@ from trees import gradient, grow, node_weights, visited
 from world import Problem, directions, policy, solve
 
 from ibtpo._seeds import stable_hash
-from ibtpo.credit import batch_scale, treepo_values
+from ibtpo.credit import batch_divisor, batch_values, plain_advantages
 
 GROUPS, ANSWERS = 8, 8  # of the batch whose tokens a step may use
 STEPS = 40
@@ -81,8 +81,10 @@ def train(world: World, growth: Growth, credit: Credit, rate: float, steps: int 
         rewards = [[leaf.reward for leaf in tree.leaves] for tree in trees]
         mixed += sum(min(r) < max(r) for r in rewards)
         total /= max(1, len(trees))
-        if credit.options.advantage == "treepo":
-            total /= batch_scale(treepo_values(trees))
+        plain = [plain_advantages(tree, credit.options) for tree in trees]
+        values = batch_values(trees, plain, credit.options.advantage)
+        if values is not None:  # TreePO divides by the spread of the whole batch
+            total /= batch_divisor(values, credit.options.advantage)
         first = MOMENTS[0] * first + (1 - MOMENTS[0]) * total
         second = MOMENTS[1] * second + (1 - MOMENTS[1]) * total**2
         corrected = np.sqrt(second / (1 - MOMENTS[1] ** step)) + EPSILON

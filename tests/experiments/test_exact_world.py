@@ -168,7 +168,7 @@ def test_trees_are_those_of_tree_search(name: str) -> None:
     probs, growth = world.policy(problem, theta), arms.GROWTHS[name]
     options = SearchOptions(
         budget=growth.budget, sampling=Sampling(1.0, 1.0, 0), score=growth.score, branching=growth.rule,
-        splitter="tokens:1", max_new_tokens=problem.depth, seed=11, deterministic=True,
+        splitter="tokens:1", max_completion_length=problem.depth, seed=11, deterministic=True,
     )  # fmt: skip
     search = TreeSearch(trees.WorldEngine(problem, probs), WorldVerifier(problem), lambda ids: "", options)
     theirs = asyncio.run(search.grow(Prompt(problem.id, trees.PROMPT, ""))).to_dict()
