@@ -60,8 +60,14 @@ class RunFolder:
                 raise ConfigError(f"{self.path} is no run folder (no config.yaml): --overwrite will not delete it")
 
     def _matters(self, path: Path) -> bool:
-        """Whether a path in the folder is more than a `checkpoints` without a file."""
-        return path != self.checkpoints or not path.is_dir() or any(p.is_file() for p in path.rglob("*"))
+        """Whether a path in the folder is more than the empty folders that a trainer makes when it is built."""
+        inside = list(path.rglob("*")) if path == self.checkpoints and path.is_dir() else [path]
+        return any(p != self._answers or not p.is_dir() for p in inside)
+
+    @property
+    def _answers(self) -> Path:
+        """Where TRL writes answers, with `log_completions`: it makes this folder once, when its trainer is built."""
+        return self.checkpoints / "completions"
 
     def create(self, settings: dict[str, Any], env: dict[str, Any], overwrite: bool = False) -> None:
         """Makes the folder and writes `config.yaml` and `env.json` into it.
@@ -73,13 +79,12 @@ class RunFolder:
         Raises `ConfigError` as `check_free` does, and if the folder cannot be made.
         """
         self.check_free(overwrite)
-        if self.path.exists() and any(map(self._matters, self.path.iterdir())):
-            # The trainer is there already and writes into folders it has made; TRL makes the one of answers only once.
-            made = [d for d in (self.checkpoints, self.checkpoints / "completions") if d.is_dir()]
+        answers = self._answers.is_dir()
+        if self.path.exists() and any(self.path.iterdir()):
             shutil.rmtree(self.path)
-            for d in made:
-                d.mkdir(parents=True)
         self.make()
+        if answers:
+            self._answers.mkdir(parents=True)
         write_whole(self.path / "env.json", json.dumps(env, indent=2) + "\n")
         write_whole(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
