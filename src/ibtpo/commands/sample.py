@@ -62,7 +62,7 @@ def _sample(
 ) -> int:
     from ..engines.completions import bias
     from ..evaluation.stored_trees import grow_stored, made_by
-    from ..metrics import summarise, tree_record
+    from ..metrics import TOTALS, summarise, tree_record
     from ..search import TreeSearch
 
     engine, tokenizer = open_model(args)
@@ -83,7 +83,7 @@ def _sample(
         search = TreeSearch(engine, verifier, decoder(tokenizer), options)
         grow_stored(search, prompts, store, meta=meta, resume=args.resume, on_tree=measure)
     means = summarise([records[p.id] for p in prompts])
-    counts = {key: int(means[key]) for key in ("trajectories", "generated_tokens", "verifier_errors")}
+    counts = {key: int(means[key]) for key in TOTALS}
     summary = {
         "output": str(args.output),
         "trees": len(prompts),
