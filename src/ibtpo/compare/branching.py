@@ -20,13 +20,11 @@ from ..errors import DataError
 from ..evaluation.statistics import FULL_MARKS, Resamples, interval, nanmean
 from ..metrics import Record
 from ..storage.tree_file import TreeFile
+from .branching_arms import GROUPS, POOL
 
 if TYPE_CHECKING:
-    from ..metrics import Record
     from ..score import ScoreOptions
     from ..tree import ReasoningTree
-
-from .branching_arms import GROUPS, POOL
 
 # The numbers that the first table of `markdown` shows, and the titles of their columns.
 SHOWN = {
