@@ -42,8 +42,17 @@ OPTIONS = {
     "branching": Option(
         "ib",
         "where trees branch; the adaptive ones end a tree early that is all right or hopelessly wrong",
-        ("ib", "entropy", "fixed_width", "random", "independent", "ib_adaptive", "entropy_adaptive",
-         "independent_adaptive", DOTTED),
+        (
+            "ib",
+            "entropy",
+            "fixed_width",
+            "random",
+            "independent",
+            "ib_adaptive",
+            "entropy_adaptive",
+            "independent_adaptive",
+            DOTTED,
+        ),
     ),
     "splitter": Option(
         "blank_line",

@@ -40,8 +40,8 @@ class BranchPoint:
     score: float | None = None
 
 
-# A rule takes (tree, k, options, seed) and gives at most k different places, the best first, no two of them in one step.
-# An empty list says that the tree needs no more answers: it is finished, whatever is left of its budget.
+# A rule takes (tree, k, options, seed) and gives at most k different places, the best first, no two of them in one
+# step. An empty list says that the tree needs no more answers: it is finished, whatever is left of its budget.
 #   tree: the tree so far, with at least one trajectory.
 #   k: how many places are asked for.
 #   options: how the tree is scored.
