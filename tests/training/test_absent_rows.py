@@ -24,7 +24,7 @@ def mostly_agreed(prompts, completions, **kwargs):
 
 
 class Recording(IBTPOTrainer):
-    """Keeps what each step's loss was given, and the gradients of the first step."""
+    """Keeps what the loss of each micro-batch was given."""
 
     def _compute_loss(self, model, inputs):
         self.inputs = [*getattr(self, "inputs", []), {k: v.clone() for k, v in inputs.items() if v is not None}]
@@ -144,10 +144,15 @@ def test_a_smaller_tree_has_the_gradient_of_the_mean_over_its_own_answers(tiny_m
     "options",
     [
         {},
-        {"branching": "independent_adaptive", "advantage": "grpo", "tree": "4,9,1,1", "num_generations": 12},
-        {"branching": "entropy_adaptive", "prefix_weight": "once", "num_iterations": 2},
-        {"per_device_train_batch_size": 12, "gradient_accumulation_steps": 6},
-        {"loss_type": "dapo", "per_device_train_batch_size": 12, "gradient_accumulation_steps": 6},
+        *(
+            pytest.param(options, marks=pytest.mark.thorough)
+            for options in (
+                {"branching": "independent_adaptive", "advantage": "grpo", "tree": "4,9,1,1", "num_generations": 12},
+                {"branching": "entropy_adaptive", "prefix_weight": "once", "num_iterations": 2},
+                {"per_device_train_batch_size": 12, "gradient_accumulation_steps": 6},
+                {"loss_type": "dapo", "per_device_train_batch_size": 12, "gradient_accumulation_steps": 6},
+            )
+        ),
     ],
 )
 def test_the_packed_update_of_trees_of_any_size_is_that_of_every_answer_by_itself(tiny_model, tmp_path, options):
@@ -198,6 +203,7 @@ def test_what_is_logged_and_shown_are_answers_only(tiny_model, tmp_path):
     assert len(t._logs["prompt"]) == len(t._logs["advantages"]) == 52
 
 
+@pytest.mark.thorough
 def test_the_reference_policys_confidence_is_that_of_each_trees_own_rows(tiny_model, tmp_path):
     old = train(tiny_model, tmp_path)
     ref = train(tiny_model, tmp_path, ib_policy="ref")
