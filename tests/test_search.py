@@ -16,7 +16,7 @@ import pytest
 from helpers.laws import check_laws
 from helpers.searches import EOS, VOCABULARY, Recorder, decode, dicts, grow, next_token, options, parity, prompts
 from helpers.trees import FunctionVerifier
-from ibtpo.branching import BRANCHING
+from ibtpo.branching import ADAPTIVE, BRANCHING
 from ibtpo.credit import ADVANTAGES, CreditOptions, path_advantages
 from ibtpo.engines import Completion, Sampling
 from ibtpo.engines.scripted import ScriptedEngine
@@ -28,6 +28,8 @@ from ibtpo.steps import make_splitter
 from ibtpo.tree import ROOT, ReasoningTree
 from ibtpo.verify import Verdict
 from ibtpo.verify.rewards import RewardFunctions
+
+WHOLE = [name for name in BRANCHING if name not in ADAPTIVE]  # the rules that never end a tree early
 
 # --- law 1
 
@@ -115,7 +117,7 @@ def test_a_merged_answer_is_counted_not_stored_twice() -> None:
 # --- budgets
 
 
-@pytest.mark.parametrize("branching", BRANCHING)
+@pytest.mark.parametrize("branching", WHOLE)
 @pytest.mark.parametrize("budget", ["4,9,1,1", "1,1,1,1", "1,5,2,3", "2,3,50,1", "3,2,1,4", "4,2,1,1"])
 def test_a_tree_has_exactly_g_trajectories(branching: str, budget: str) -> None:
     b0, rounds, k, b = map(int, budget.split(","))
@@ -129,7 +131,7 @@ def test_a_tree_has_exactly_g_trajectories(branching: str, budget: str) -> None:
         check_laws(tree)
 
 
-@pytest.mark.parametrize("branching", BRANCHING)
+@pytest.mark.parametrize("branching", WHOLE)
 def test_a_token_budget_stops_before_the_branch_that_would_exceed_it(branching: str) -> None:
     def script(ids: tuple[int, ...]) -> Mapping[int, float]:
         # Every answer is four steps of two tokens and the end: 9 tokens, whatever is sampled.
@@ -171,7 +173,9 @@ def test_empty_answers_end_at_the_root_and_every_search_comes_to_an_end(branchin
         (tree,) = grow(options("2,4,1,1", tokens, branching=branching), prompts(1), Silent())
         assert len(tree.nodes) == 1
         assert {leaf.node for leaf in tree.leaves} == {ROOT}
-        if tokens is None:
+        if branching in ADAPTIVE:
+            assert (len(tree.leaves), tree.meta["stopped"]) == (2, "all right")  # no token 1: an even number of them
+        elif tokens is None:
             assert len(tree.leaves) == 5
         record = tree_record(tree)
         assert record["generated_tokens"] == 0
@@ -545,10 +549,6 @@ def test_a_conversational_prompt_s_verifier_gets_one_assistant_message() -> None
 # --- options
 
 
-def one_place(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> list:
-    return []
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -564,7 +564,6 @@ def one_place(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> 
         (lambda: SearchOptions(max_in_flight=0), "max_in_flight"),
         (lambda: SearchOptions(max_completion_length=0), "max_completion_length"),
         (lambda: SearchOptions(retries=-1), "retries"),
-        (lambda: grow(options(branching="test_search:one_place"), prompts(1)), "no place to branch"),
     ],
 )
 def test_a_wrong_option_is_an_error_that_names_it(make: Any, message: str) -> None:

@@ -149,7 +149,6 @@ def with_rule(name: str) -> ReasoningTree:
         ([BranchPoint(2, 1)], "that step has one token and cannot be cut"),
         ([BranchPoint(1, None, math.nan)], "score must be a finite int or float, or None"),
         ([BranchPoint(1), BranchPoint(1, 1)], "gave two places in node 1 of tree 'x'; give one a node"),
-        ([], "gave no place to branch; it must give at least one"),
     ],
 )  # fmt: skip
 def test_a_rule_that_gives_no_place_of_the_tree_is_named(result: Any, message: str) -> None:
@@ -158,6 +157,12 @@ def test_a_rule_that_gives_no_place_of_the_tree_is_named(result: Any, message: s
         with_rule("given")
     assert str(error.value).startswith(f"branching rule '{__name__}:given' gave ")
     assert message in str(error.value)
+
+
+def test_a_rule_that_gives_no_place_ends_the_tree() -> None:
+    GIVEN.append([])
+    tree = with_rule("given")
+    assert (len(tree.leaves), tree.meta["stopped"]) == (1, "all wrong")
 
 
 @pytest.mark.filterwarnings("error")

@@ -6,7 +6,7 @@ import ibtpo
 
 
 def most_mixed(tree, k, options, seed):
-    """At most k places, best first, and at least one.
+    """At most k places, best first; an empty list would end the tree.
 
     tree: as it has grown so far. options: `ibtpo.ScoreOptions`, for rules that look at scores.
     seed: differs from round to round, for rules that draw; this one does not.

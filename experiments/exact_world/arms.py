@@ -37,6 +37,13 @@ GROWTHS = {
     "IBTree draws": Growth("ib", TREE, ScoreOptions(value="draws")),
     "IBTree draws, β 1": Growth("ib", TREE, ScoreOptions(value="draws", ib_beta=1)),
 }
+# Trees that end early, for learning only: the share of problems that get a whole tree is what they are about, and that
+# changes while a policy learns.
+ADAPTIVE = {
+    "IBTree adaptive": Growth("ib_adaptive", TREE),
+    "EPTree adaptive": Growth("entropy_adaptive", TREE),
+    "independent adaptive": Growth("independent_adaptive", TREE),
+}
 
 
 def _credits() -> dict[str, Credit]:
@@ -75,5 +82,8 @@ ARMS = {
     "IB-TPO, once": ("IBTree", "ibtpo, once"),
     "EPTree + IB-TPO, sqrt": ("EPTree", "ibtpo, sqrt"),
     "GRPO, groups of 12": ("independent 12", "grpo"),
+    "IB-TPO, budget by need": ("IBTree adaptive", "ibtpo"),
+    "EPTree + IB-TPO, budget by need": ("EPTree adaptive", "ibtpo"),
+    "GRPO, budget by need": ("independent adaptive", "grpo"),
 }
 CORE = tuple(ARMS)[:7]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import ARMS, CREDITS, GROWTHS, Credit, Growth
+from arms import ADAPTIVE, ARMS, CREDITS, GROWTHS, Credit, Growth
 from calibrate import POINTS, make_problems
 from trees import gradient, grow, node_weights, visited
 from world import Problem, directions, policy, solve
@@ -116,7 +116,7 @@ class Runs:
             growth, credit = ARMS[arm]
             world = worlds.get(point, seed)
             row = {"point": point, "arm": arm, "rate": rate, "seed": seed, "start": worlds.start}
-            row |= train(world, GROWTHS[growth], CREDITS[credit], rate)
+            row |= train(world, {**GROWTHS, **ADAPTIVE}[growth], CREDITS[credit], rate)
             with self.path.open("a") as f:
                 f.write(json.dumps(row) + "\n")
             self.found[key] = row

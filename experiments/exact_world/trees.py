@@ -74,7 +74,10 @@ def grow(problem: Problem, probs: np.ndarray, growth: Growth, seed: int) -> Reas
 
     rollouts(ROOT, budget.b0, 0)
     for round in range(1, budget.rounds):
-        for place in rule(tree, budget.k, growth.score, stable_hash(seed, round)):
+        places = rule(tree, budget.k, growth.score, stable_hash(seed, round))
+        if not places:  # the rule ends the tree
+            break
+        for place in places:
             rollouts(place.node, budget.b, round, place.score)
     return tree
 

@@ -39,7 +39,21 @@ class Option:
 OPTIONS = {
     # Trees.
     "tree": Option("4,9,1,1", "B0,L,K,B: B0 first rollouts, then L-1 rounds of K places with B rollouts each"),
-    "branching": Option("ib", "where trees branch", ("ib", "entropy", "fixed_width", "random", "independent", DOTTED)),
+    "branching": Option(
+        "ib",
+        "where trees branch; the adaptive ones end a tree early that is all right or hopelessly wrong",
+        (
+            "ib",
+            "entropy",
+            "fixed_width",
+            "random",
+            "independent",
+            "ib_adaptive",
+            "entropy_adaptive",
+            "independent_adaptive",
+            DOTTED,
+        ),
+    ),
     "splitter": Option(
         "blank_line",
         "what ends a step",

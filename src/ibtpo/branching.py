@@ -3,7 +3,8 @@
 `ib` is the rule of the paper (arXiv 2605.28109; docs/method.md, "One training step", point 2); the others are the
 baselines it is compared with. A rule is a function of the form `BranchingRule`. It sees the tree alone, and not which
 rollouts are under way. Which of two equal scores comes first, the paper leaves open. Here a hash of the place's tokens
-decides, so that the order of siblings cannot matter.
+decides, so that the order of siblings cannot matter. The rules in `ADAPTIVE` are ours: they spend a question's budget
+where it may bring a signal (docs/method.md, "Beyond the paper: a budget per prompt").
 """
 
 import inspect
@@ -19,7 +20,7 @@ from ._seeds import stable_hash
 from ._text import describe, short
 from .errors import ConfigError
 from .incremental import running_ib_scores
-from .score import ScoreOptions
+from .score import ScoreOptions, effective
 from .tree import ROOT, ReasoningTree
 
 
@@ -39,8 +40,8 @@ class BranchPoint:
     score: float | None = None
 
 
-# A rule takes (tree, k, options, seed) and gives at least one and at most k different places, the best first, no two of
-# them in one step.
+# A rule takes (tree, k, options, seed) and gives at most k different places, the best first, no two of them in one
+# step. An empty list says that the tree needs no more answers: it is finished, whatever is left of its budget.
 #   tree: the tree so far, with at least one trajectory.
 #   k: how many places are asked for.
 #   options: how the tree is scored.
@@ -136,25 +137,69 @@ def ib(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> list[Br
     return _top(tree, nodes, ib_score[nodes], k, seed)
 
 
+# After so many answers, all wrong, a question is given up. The number is that of the prototype in the exactly solvable
+# world (experiments/exact_world) that showed what a budget per prompt is worth; it has not been tuned.
+MOST_WRONG = 8
+ALL_RIGHT, ALL_WRONG = "all right", "all wrong"
+
+
+def agreement(tree: ReasoningTree) -> str | None:
+    """What all answers so far have in common: `ALL_RIGHT`, `ALL_WRONG`, or None where they differ.
+
+    It is judged by raw correctness, of which anything below 1 is wrong here. An answer that could not be verified does
+    not count; where none could, all are taken for wrong.
+    """
+    correct = [c for c in tree.correct if c is not None]
+    if effective(correct):
+        return None
+    return ALL_RIGHT if correct and min(correct) >= 1 else ALL_WRONG
+
+
+def by_need(rule: BranchingRule) -> BranchingRule:
+    """Makes a rule that spends no more on a question than it may be worth. It is ours, not the paper's.
+
+    While all answers are right it asks for none, so a tree whose first B0 answers are all right stops there. While all
+    are wrong it asks for fresh answers from the root, until there are `MOST_WRONG` or more; then it gives up. As soon
+    as answers differ, the places are those of `rule`.
+
+    rule: the rule for a tree whose answers differ.
+    """
+
+    def adaptive(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> list[BranchPoint]:
+        alike = agreement(tree)
+        if alike is None:
+            return rule(tree, k, options, seed)
+        if alike == ALL_RIGHT or len(tree.leaves) >= MOST_WRONG:
+            return []
+        return [BranchPoint(ROOT)]
+
+    return adaptive
+
+
+ADAPTIVE: dict[str, BranchingRule] = {
+    "entropy_adaptive": by_need(entropy),
+    "ib_adaptive": by_need(ib),
+    "independent_adaptive": by_need(independent),
+}
 BRANCHING: dict[str, BranchingRule] = {
     "entropy": entropy,
     "fixed_width": fixed_width,
     "ib": ib,
     "independent": independent,
     "random": random,
+    **ADAPTIVE,
 }
 
 
 def choose_places(
     rule: BranchingRule, name: str, tree: ReasoningTree, k: int, options: ScoreOptions, seed: int
 ) -> list[BranchPoint]:
-    """The places that a rule chooses, checked, since the rule may be the user's own.
+    """The places that a rule chooses, or none if it ends the tree; checked, since the rule may be the user's own.
 
     rule: the function; the arguments after `name` are given to it.
     name: what it is called in messages.
 
-    Raises `ConfigError` that names the rule when it fails, gives no place, or gives something that is no place of this
-    tree.
+    Raises `ConfigError` that names the rule when it fails, or gives something that is no place of this tree.
     """
     of = f"branching rule {name!r}"
     try:
@@ -168,8 +213,6 @@ def choose_places(
         raise ConfigError(
             f"{of} gave {short(given, 60)}; it must be a plain function that returns a list of BranchPoint"
         )
-    if not points:
-        raise ConfigError(f"{of} gave no place to branch; it must give at least one")
     offsets: dict[int, int | None] = {}
     for point in points:
         if wrong := _wrong_place(point, tree):

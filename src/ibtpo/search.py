@@ -9,7 +9,7 @@ docs/method.md, "One training step", points 1 and 2, gives the method.
 B0 rollouts start at the root. Then, in each of L−1 rounds, the branching rule picks K places, and B rollouts start at
 each of them. Without lookahead every reward of a round is known before the next round's places are chosen. With a
 lookahead of n, places are chosen while up to n earlier rounds still run, and what those will bring is not known to the
-rule.
+rule. A rule that picks no place ends the tree early.
 
 Each tree grows in a coroutine of its own and goes on as soon as its own rollouts have returned, whatever the others do.
 The seed of a rollout comes from (run seed, prompt id, tokens of the place, how many rollouts started there before), so
@@ -29,7 +29,7 @@ from ._extras import load_object
 from ._options import option
 from ._seeds import stable_hash
 from ._text import describe
-from .branching import BRANCHING, BranchingRule, BranchPoint, choose_places
+from .branching import BRANCHING, BranchingRule, BranchPoint, agreement, choose_places
 from .engines import Completion, Engine, Sampling, check_completion
 from .errors import ConfigError, EngineError, IBTPOError, unknown
 from .score import ScoreOptions
@@ -74,7 +74,7 @@ class Budget:
 
     @property
     def trajectories(self) -> int:
-        """G = B0 + (L−1)·K·B, the number of trajectories of a tree without a token budget."""
+        """G = B0 + (L−1)·K·B, the trajectories of a tree without a token budget that its rule does not end early."""
         return self.b0 + (self.rounds - 1) * self.k * self.b
 
     @classmethod
@@ -101,7 +101,7 @@ class SearchOptions:
     budget: how large a tree grows.
     sampling: how each token is drawn.
     score: how the tree is scored for the branching rule.
-    branching: "ib", "entropy", "fixed_width", "random", "independent", or a dotted path `package.module:function` to a
+    branching: a name in `branching.BRANCHING`, such as "ib", or a dotted path `package.module:function` to a
         `BranchingRule`.
     splitter: where steps end, see `steps.make_splitter`.
     max_completion_length: the most tokens of a trajectory, the prompt's not counted.
@@ -291,9 +291,11 @@ class TreeSearch:
             await _cancel([job.task for jobs in running for job in jobs])
 
     def _choose(self, tree: ReasoningTree, round: int, running: Iterable[list["_Job"]]) -> list[BranchPoint]:
-        """The places of the next round: K of them, or none when the budget is spent.
+        """The places of the next round: K of them, or none when the budget is spent or the rule wants no more.
 
-        Where the rule gives fewer than K, they are taken again in turn.
+        Where the rule gives fewer than K, they are taken again in turn. Where it gives none, it is asked again when the
+        next round under way has ended; with none under way the tree is finished, and its meta says under "stopped" what
+        its answers have in common, or "by its rule".
 
         round: the number of the next round, 1 or more.
         running: the rounds under way.
@@ -305,6 +307,11 @@ class TreeSearch:
         taken = {job.node.id for jobs in running for job in jobs}
         seed = stable_hash(o.seed, round)
         points = choose_places(self._rule, o.branching, tree, o.budget.k + len(taken), o.score, seed)
+        if not points:
+            if not taken:
+                tree.meta["stopped"] = agreement(tree) or "by its rule"
+            self.seconds["credit"] += time.perf_counter() - begin
+            return []
         # Rollouts under way will change the scores of the places they started from, so other places go first.
         points.sort(key=lambda p: p.offset is None and p.node in taken)
         points = [points[i % min(len(points), o.budget.k)] for i in range(o.budget.k)]

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("trl")
 
 from ibtpo.errors import ConfigError
+from ibtpo.search import Budget
 from ibtpo.training import settings as st
 
 
@@ -108,3 +109,19 @@ def test_a_flat_method_of_a_recipe_takes_the_recipe_s_own_group_size() -> None:
     assert (resolved["num_generations"], resolved["tree"]) == (16, "16,1,1,1")
     over = st.resolve({"num_generations": 12, "tree": "4,9,1,1"}, {"method": "grpo"})
     assert (over["num_generations"], over["tree"]) == (8, "8,1,1,1")
+
+
+def test_a_flat_method_with_an_adaptive_rule_has_the_tree_that_is_given() -> None:
+    recipe = {"num_generations": 12, "tree": "4,9,1,1"}
+    adaptive = {"method": "grpo", "branching": "independent_adaptive"}
+    found = st.resolve(recipe, adaptive)
+    assert [found[k] for k in ("branching", "tree", "num_generations", "advantage")] == [
+        "independent_adaptive", "4,9,1,1", 12, "grpo",
+    ]  # fmt: skip
+    assert "tree" not in st.resolve({}, adaptive)
+    run, trainer = st.split(st.resolve({}, adaptive))
+    config = st.make_config(run, trainer, Path("run"))
+    assert (config.num_generations, config.budget()) == (12, Budget(4, 9))
+    # The rule of a recipe goes before its method's preset, as every key of a recipe does.
+    assert st.resolve({**recipe, **adaptive}, {})["tree"] == "4,9,1,1"
+    assert st.resolve({**recipe, "branching": "independent_adaptive"}, {"method": "grpo"})["tree"] == "8,1,1,1"

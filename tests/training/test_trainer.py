@@ -11,7 +11,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from helpers import own_engine
-from ibtpo.branching import BRANCHING
+from ibtpo.branching import ADAPTIVE, BRANCHING
 from ibtpo.credit import ADVANTAGES, CreditOptions, path_advantages, token_advantages
 from ibtpo.engines.transformers import TransformersEngine
 from ibtpo.errors import ConfigError, VerifierError
@@ -132,7 +132,7 @@ def test_any_branching_rule_trains_with_any_advantage(tiny_model, tmp_path, bran
     for advantage in sorted(ADVANTAGES):
         t = train(tiny_model, tmp_path, branching=branching, advantage=advantage, num_generations=6, beta=0.0)
         assert len(t.trees) == 4
-        assert all(len(tree.leaves) == 6 for tree in t.trees)
+        assert all(len(tree.leaves) == 6 for tree in t.trees if branching not in ADAPTIVE)
         assert np.isfinite(logged(t, "loss")[0])
         assert logged(t, "grad_norm")[0] > 0
 

@@ -460,6 +460,16 @@ def test_the_terminal_shows_draws_values_scores_and_verdicts() -> None:
     assert any("1 p̂ 0.50 IB +1.200 ✗ wrong, cut short 10" in line for line in lines)
 
 
+def test_terminal_lists_and_page_say_why_a_tree_was_ended(tmp_path: Path) -> None:
+    tree = BUILDERS["all_wrong"]()
+    tree.meta["stopped"] = "all <wrong>\x1b"
+    write_trees(tmp_path / "t.jsonl", [tree])
+    assert printed(tmp_path / "t.jsonl").startswith("all_wrong  3 answers (stopped: all <wrong>[U+001B]), average")
+    output = write_viewer(tmp_path / "t.jsonl").output
+    assert "3 answers (stopped: all &lt;wrong&gt;[U+001B]), average" in output.read_text()
+    assert Page(output).trees[0]["made"]["stopped"] == "all <wrong>\x1b"
+
+
 def test_in_the_terminal_a_tree_that_nobody_graded_is_not_called_uniform(tmp_path: Path) -> None:
     tree = ReasoningTree("t", [1], "?")
     tree.add(0, [BUILDERS["all_wrong"]().nodes[1].step], None, "verifier_error")

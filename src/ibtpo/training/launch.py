@@ -238,6 +238,7 @@ def train_prepared(
     from transformers import PrinterCallback
     from transformers.integrations import is_deepspeed_zero3_enabled
 
+    from ..branching import ADAPTIVE
     from ..engines.models import eos_token_ids, load_model
     from ..storage.env import collect_env
     from .adapter import check_adapter
@@ -283,7 +284,8 @@ def train_prepared(
     if held_out and is_deepspeed_zero3_enabled():
         raise ConfigError("evaluation needs whole weights in one process: with ZeRO-3 set eval_data none")
     what = f"{prepared.settings['method']}: {run.model} on {run.data} ({len(rows)} problems)"
-    say(f"{what}, {config.num_generations} answers a question, run folder {folder.path}")
+    most = "up to " if config.branching in ADAPTIVE else ""
+    say(f"{what}, {most}{config.num_generations} answers a question, run folder {folder.path}")
     if state.is_main_process:
         folder.make()  # the trainer makes its folder of checkpoints inside
     state.wait_for_everyone()

@@ -173,8 +173,9 @@ def resolve(recipe: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
     if not isinstance(method, str) or method not in METHODS:
         raise unknown("method", str(method), METHODS)
     preset = dict(METHODS[method])
-    if preset["branching"] == "independent":
-        given = overrides if "method" in overrides else {**recipe, **overrides}
+    given = overrides if "method" in overrides else {**recipe, **overrides}  # what goes before the preset
+    # With a branching rule in place of the preset's, the tree is the one given.
+    if preset["branching"] == given.get("branching", "independent") == "independent":
         group = given.get("num_generations") or FLAT_GROUP
         preset |= {"num_generations": group, "tree": f"{group},1,1,1"}
     merged = {**recipe, **preset} if "method" in overrides else {**preset, **recipe}

@@ -4,8 +4,9 @@ TRL's loss, optimiser and logging stay as they are. What changes are methods of 
 in the order in which they run. Once a generation batch, that is every `steps_per_generation * num_iterations`
 micro-batches, when `_prepare_inputs` needs a new one:
 
-1. `_generate_and_score_completions` encloses the other three. It remembers the rows, whose columns the verifier needs.
-2. `_generate_single_turn` grows one tree a question, each process its own, and hands TRL the G trajectories of each.
+1. `_generate_and_score_completions` encloses the others. It remembers the rows, whose columns the verifier needs.
+2. `_generate_single_turn` grows one tree a question, each process its own, and hands TRL the G trajectories of each;
+   `_generate` masks the rows of those that a tree ended without (see `absent_rows`).
 3. `_calculate_rewards` hands TRL the rewards that the trees were grown with, in place of calling the functions again.
 4. When TRL is done, `_credit` replaces its (B,) advantages by (B, T) ones, and `_log_trees` logs and stores the trees.
 
@@ -23,8 +24,8 @@ rollout seeds, which depend on (seed, optimiser step, place). A checkpoint holds
 of our own, `ibtpo_state.json`. It holds no sampled answers; that is why `IBTPOConfig` has checkpoints end with a
 generation batch.
 
-Shapes: B rows of this process (trees one after the other, G rows each), T tokens of the longest completion, N nodes of
-a tree, F reward functions.
+Shapes: B rows of this process (trees one after the other, G rows each, absent ones among them), T tokens of the longest
+completion, N nodes of a tree, F reward functions.
 """
 
 import json
@@ -59,6 +60,7 @@ from ..tasks.prompts import prompt_id
 from ..tree import ReasoningTree, write_trees
 from ..verify.open import open_verifier, reward_functions
 from ..verify.rewards import RewardFunctions
+from .absent_rows import count_completions, drop_absent, fill_up, row_weights
 from .config import IBTPOConfig
 from .packed import PackedForward, read_rows
 from .regularizers import ibro_term
@@ -150,6 +152,7 @@ class IBTPOTrainer(GRPOTrainer):
         # What one hook leaves for a later one.
         self._rows: list[dict[str, Any]] = []
         self._rewards: list[tuple[float | None, ...]] = []
+        self._present: list[bool] = []  # (B,) whether each row is an answer
         self._forward: tuple[torch.Tensor, torch.Tensor | None] | None = None
         self._packed = PackedForward(args.packed_tokens, self.accelerator) if args.packed_tokens else None
 
@@ -163,18 +166,38 @@ class IBTPOTrainer(GRPOTrainer):
             raise ConfigError("IBTPOTrainer does not support images; remove the image column")
         self._rows = inputs
         output = super()._generate_and_score_completions(inputs)
+        if (mask := output.pop("tool_mask", None)) is not None:  # what `_generate` masked
+            output["completion_mask"] = output["completion_mask"] * mask
         with self.timer.measure("credit"):
             self._credit(output)
             self._log_trees()
         return output
 
+    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+        """TRL's token ids, texts and log-probs of the B rows; absent ones are masked and not counted."""
+        result = super()._generate(prompts)
+        # All processes go on, or none: those whose own trees are all whole have a part in what is gathered.
+        if not self.model.training or all(gather_object(self._present)):
+            return result
+        prompt_ids, completion_ids, _, *others = result
+        rows = list(zip(prompt_ids, completion_ids, self._present, strict=True))
+        last = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        lengths = gather_object([len(ids) for _, ids, there in rows if there])
+        ended = gather_object([ids[-1] in last for _, ids, there in rows if there])
+        count_completions(self._metrics["train"], lengths, ended)
+        absent = gather_object([len(prompt) + len(ids) for prompt, ids, there in rows if not there])
+        self.state.num_input_tokens_seen -= sum(absent)
+        self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
+        # TRL multiplies the mask of completions by this one, which it has for the answers of tools.
+        return prompt_ids, completion_ids, [[int(there)] * len(ids) for _, ids, there in rows], *others
+
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, **kwargs: Any
     ) -> tuple[list[list[int]], list[list[float]] | None]:
-        """Grows one tree a question and returns the token ids and sampling log-probs of its B trajectories.
+        """Grows one tree a question and returns the token ids and sampling log-probs of the B rows.
 
         prompt_ids: B prompts as token ids, each `num_generations` times in a row.
-        num_generations: G, trajectories of a tree.
+        num_generations: G, trajectories of a tree, unless its rule ended it with fewer.
 
         The seed comes from the run's seed, the optimiser step and the place within it, so a resumed run grows the same
         trees again.
@@ -199,7 +222,9 @@ class IBTPOTrainer(GRPOTrainer):
         self.timer.seconds["sampling"] += engine.busy_seconds - before
         for name, seconds in search.seconds.items():
             self.timer.seconds[name] += seconds
-        self._rewards = [v.per_function for tree in self.trees for v in search.verdicts[tree.id]]
+        verdicts = [[v.per_function for v in search.verdicts[tree.id]] for tree in self.trees]
+        self._rewards = fill_up(verdicts, num_generations, (None,) * len(self.reward_funcs))
+        self._present = fill_up([[True] * len(tree.leaves) for tree in self.trees], num_generations, False)
         # All processes decide together: one that raised alone would leave the others waiting for it.
         failed = gather_object([leaf.stop == "verifier_error" for tree in self.trees for leaf in tree.leaves])
         if all(failed):
@@ -208,8 +233,10 @@ class IBTPOTrainer(GRPOTrainer):
                 f"all {len(failed)} answers of step {self.state.global_step} failed in the verifier, so nothing can be "
                 f"learned; the first: {first}. Checkpoints saved so far are complete; mend the verifier and resume."
             )
-        pairs = [(tree, i) for tree in self.trees for i in range(len(tree.leaves))]
-        return [t.completion_ids(i) for t, i in pairs], [t.completion_logprobs(i) for t, i in pairs]
+        ids = [[tree.completion_ids(i) for i in range(len(tree.leaves))] for tree in self.trees]
+        logprobs = [[tree.completion_logprobs(i) for i in range(len(tree.leaves))] for tree in self.trees]
+        pad = [self._tokenizer.pad_token_id]  # TRL cannot take a row without any token
+        return fill_up(ids, num_generations, pad), fill_up(logprobs, num_generations, [0.0])
 
     async def _grow(self, search: TreeSearch, prompts: list[Prompt]) -> list[ReasoningTree]:
         # Both modes belong to a thread, and the event loop may run in another one than the caller: so enter them here.
@@ -241,15 +268,19 @@ class IBTPOTrainer(GRPOTrainer):
     def _credit(self, output: dict[str, Any]) -> None:
         """Replaces TRL's (B,) advantages by (B, T) step advantages, in the batch and in the table that TRL logs.
 
-        output: TRL's batch, its rows in the order of the trees and their leaves; it is changed in place.
+        output: TRL's batch, its rows in the order of the trees and their leaves; it is changed in place. The answers
+            of a tree with fewer than G weigh more, see `row_weights`.
         """
         options = self.args.credit_options()
         confidence = self._reference_confidence(output) if self.args.ib_policy == "ref" else [None] * len(self.trees)
         plain = [plain_advantages(t, options, c) for t, c in zip(self.trees, confidence, strict=True)]
         paths = [weigh_prefixes(t, a, options.prefix_weight) for t, a in zip(self.trees, plain, strict=True)]
-        rows = [r for tree, path in zip(self.trees, paths, strict=True) for r in token_advantages(tree, path)]
+        assert self.args.num_generations is not None
+        weights = row_weights(self.trees, self.args.num_generations, self.args.loss_type)
+        weighed = zip(self.trees, paths, weights, strict=True)
+        rows = [w * row for tree, path, w in weighed for row in token_advantages(tree, path)]
         advantages = torch.zeros(output["completion_ids"].shape, dtype=torch.float32)
-        for i, row in enumerate(rows):
+        for i, row in zip(np.flatnonzero(self._present), rows, strict=True):
             advantages[i, : len(row)] = torch.from_numpy(row)
         values = batch_values(self.trees, plain, options.advantage)
         # Some advantages are divided by one number for the whole batch, which the trees of all processes give together.
@@ -257,26 +288,26 @@ class IBTPOTrainer(GRPOTrainer):
         advantages /= divisor
         output["advantages"] = advantages.to(self.accelerator.device)
         # TRL has put its own advantage of each row into the table by now. The mean over the row's tokens replaces it.
-        means = gather_object([float(row.sum()) / divisor / max(len(row), 1) for row in rows])
-        logged = self._logs["advantages"]
-        for _ in means:
+        means = [float(row.sum()) / divisor / max(len(row), 1) for row in rows]
+        logged, present = self._logs["advantages"], gather_object(self._present)
+        for _ in present:
             logged.pop()
-        logged.extend(means)
+        logged.extend(gather_object(means))
+        drop_absent([self._logs["prompt"], self._logs["completion"], *self._logs["rewards"].values()], present)
 
     def _reference_confidence(self, output: dict[str, Any]) -> list[np.ndarray]:
         """For each tree (N,) the reference model's confidence in each step; NaN for the root and where not known."""
         ref = output["ref_per_token_logps"].cpu()
-        result, row = [], 0
+        result, answers = [], iter(np.flatnonzero(self._present))
         for tree in self.trees:
             pi = np.full(len(tree.nodes), np.nan)
             for leaf in tree.leaves:
-                start = 0
+                row, start = next(answers), 0
                 # With mask_truncated_completions a truncated answer has no reference log-probs: its steps are left out.
                 for n in tree.path(leaf.node) if output["completion_mask"][row].any() else ():
                     end = start + len(tree.nodes[n].step.token_ids)
                     pi[n] = step_confidence(ref[row, start:end].tolist(), self.args.confidence)
                     start = end
-                row += 1
             result.append(pi)
         return result
 

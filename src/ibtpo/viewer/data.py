@@ -265,6 +265,7 @@ def _made(tree: ReasoningTree, options: CreditOptions) -> dict[str, str]:
         "model": tree.meta.get("model"),
         "branching": search.get("branching"),
         "budget": ", ".join(f"{k} {v}" for k, v in budget.items() if v is not None),
+        "stopped": tree.meta.get("stopped"),
         "seed": search.get("seed"),
         "trained with": credit.get("advantage"),
         "scores": scored + (f", ratio prior {s.ratio_prior:g}" if s.ratio_prior else ""),

@@ -42,8 +42,10 @@ def number(value: float | None) -> str:
 
 
 def answers(tree: ReasoningTree) -> str:
-    """How many answers a tree has, in words: "12 answers", "1 answer"."""
-    return f"{len(tree.leaves)} answer{'s' * (len(tree.leaves) != 1)}"
+    """How many answers a tree has, in words: "12 answers", "1 answer", "4 answers (stopped: all right)"."""
+    why = tree.meta.get("stopped")
+    stopped = f" (stopped: {visible(why, '')})" if isinstance(why, str) else ""  # anybody may have written the meta
+    return f"{len(tree.leaves)} answer{'s' * (len(tree.leaves) != 1)}{stopped}"
 
 
 class NestedLists:
@@ -92,7 +94,7 @@ def _tree(tree: ReasoningTree, step: int | None, record: Mapping[str, Any], open
     reward = "–" if record["avg_reward"] is None else f"{record['avg_reward']:.2f}"
     return (
         f'<details id="{html.escape(tree_key(tree.id, step))}"{opened}><summary>{html.escape(visible(tree.id))} '
-        f"<small>{where}{answers(tree)}, average reward {reward}, IB-Score {number(record['ib_score'])}"
+        f"<small>{where}{html.escape(answers(tree))}, average reward {reward}, IB-Score {number(record['ib_score'])}"
         f"</small></summary>\n<pre>{_text(tree.prompt)}</pre>\n{_steps(tree, record)}</details>\n"
     )
 
