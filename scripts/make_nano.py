@@ -39,7 +39,6 @@ SENSE = 0.4  # the share of moves that are made sensible, that is, lie on a shor
 PROMPT_TOKENS = 13  # every prompt has as many
 MAX_NEW_TOKENS = 48
 GAUGE = 12  # the auxiliary head of `losses` tells distances of -12 to 12 apart
-GAUGED = (2 * GAUGE + 1, walk.MAX_MOVES + 1)  # the classes it tells apart: distances, and how many moves were made
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -126,13 +125,12 @@ def losses(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The cross-entropy of the answers' tokens, and that of the gauge.
 
-    The gauge is a head that tells, at the end of each step, how far the value is from the target and how many moves
-    were made. It is there because plain next-token training takes long to notice that a walk has arrived: that is a
-    match of two numbers of which neither alone says anything, while a distance can be learned bit by bit. And a model
-    that counts its moves badly makes a ninth one, which is cut off. The gauge reads the layer before the last, so that
-    the last layer can use the result for the token after the step. It is thrown away after training.
+    The gauge is a head that tells, at the end of each step, how far the value is from the target. It is there because
+    plain next-token training takes long to notice that a walk has arrived: that is a match of two numbers of which
+    neither alone says anything, while a distance can be learned bit by bit. The gauge reads the layer before the last,
+    so that the last layer can use the result for the token after the step. It is thrown away after training.
 
-    gauge: maps the hidden state to the classes of `GAUGED`, one kind after the other.
+    gauge: maps the hidden state to 2 * GAUGE + 1 distances.
     ids: (size, T) token ids of a batch.
     keep: (size, T - PROMPT_TOKENS) true for the answers' tokens, false for padding.
     step_end: the token id that ends a step.
@@ -152,17 +150,13 @@ def losses(
     answers = each.sum() / (MEAN_TOKENS * len(ids))
     # Ids of numbers are consecutive: their difference is the difference of the values.
     gap = (ids[:, start - 1 : -2] - ids[:, 3:4]).clamp(-GAUGE, GAUGE) + GAUGE
-    distance, count = gauge(early[ends]).split(GAUGED, dim=-1)
-    moves = ends.cumsum(dim=1)
-    gauged = torch.nn.functional.cross_entropy(distance, gap[ends]) + torch.nn.functional.cross_entropy(
-        count, moves[ends]
-    )
-    return answers, gauged
+    distances = torch.nn.functional.cross_entropy(gauge(early[ends]), gap[ends])
+    return answers, distances
 
 
 def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> int:
     """Trains the model to predict the answers' tokens; returns how many of them it saw."""
-    gauge = torch.nn.Linear(args.hidden, sum(GAUGED))
+    gauge = torch.nn.Linear(args.hidden, 2 * GAUGE + 1)
     parameters = [*model.parameters(), *gauge.parameters()]
     matrices = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]
@@ -184,9 +178,9 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: 
         ids = next(data)
         keep = ids[:, PROMPT_TOKENS:] != pad
         seen += int(keep.sum())
-        loss, gauged = losses(model, gauge, ids, keep, step_end)
+        loss, distance = losses(model, gauge, ids, keep, step_end)
         running += loss.item()
-        loss = loss + gauged
+        loss = loss + distance
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -194,7 +188,7 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: 
         scheduler.step()
         if step % 100 == 0 or step == args.steps:
             rate = seen / (time.time() - start)
-            report = f"loss {running / 100:.4f}  gauge {gauged.item():.3f}"
+            report = f"loss {running / 100:.4f}  gauge {distance.item():.3f}"
             print(f"step {step}/{args.steps}  {report}  {rate:,.0f} answer tokens/s", flush=True)
             running = 0.0
         if args.check_every and step % args.check_every == 0 and step < args.steps:
