@@ -6,7 +6,9 @@ turns them into gradients, 16 questions a batch. The cosine c of such a gradient
 The ratio of signal to noise, c²/(1 − c²), grows in proportion to the batch. So its value per 1000 generated tokens
 compares rules that spend different numbers of tokens.
 
-python measure.py OUTPUT_FOLDER [--model nano] [--problems 256] [--answers 64]
+python measure.py OUTPUT_FOLDER [--model nano] [--problems 2000] [--answers 64]
+
+What is measured is kept in OUTPUT_FOLDER/run, so that a run that was stopped goes on where it was.
 """
 
 import argparse
@@ -28,19 +30,31 @@ from ibtpo.search import Budget, Prompt, SearchOptions, TreeSearch
 from ibtpo.tree import ReasoningTree
 
 BATCH = 16  # questions
+CHUNK = 8 * BATCH  # questions whose trees grow at once
 JOINT = ScoreOptions(confidence="joint")
 TREE = Budget(4, 9, 1, 1)
+# Where trees branch: rule, size, and how the rule scores a step.
 GROUPS = {
     "independent, 8": ("independent", Budget(8, 1), JOINT),
+    "independent, 12": ("independent", Budget(12, 1), JOINT),
     "random": ("random", TREE, JOINT),
+    "fixed width": ("fixed_width", TREE, JOINT),
     "entropy": ("entropy", TREE, JOINT),
     "ib": ("ib", TREE, JOINT),
     "ib, β 1": ("ib", TREE, ScoreOptions(ib_beta=1, confidence="joint")),
+    "ib, draws": ("ib", TREE, ScoreOptions(confidence="joint", value="draws")),
+    "ib, draws, β 1": ("ib", TREE, ScoreOptions(ib_beta=1, confidence="joint", value="draws")),
+    "ib, unique": ("ib", TREE, ScoreOptions(confidence="joint", weight="unique")),
+    "ib, geomean": ("ib", TREE, ScoreOptions()),
 }
 ADVANTAGES = {
     "grpo": CreditOptions("grpo"),
     "ibtpo": CreditOptions(score=JOINT),
     "ibtpo, λ 0": CreditOptions(score=JOINT, lam=0),
+    "ibtpo, λ 0.5": CreditOptions(score=JOINT, lam=0.5),
+    "ibtpo, β 1": CreditOptions(score=ScoreOptions(ib_beta=1, confidence="joint")),
+    "ibtpo, draws": CreditOptions(score=ScoreOptions(confidence="joint", value="draws")),
+    "ibtpo, mixed trees only": CreditOptions(score=JOINT, ib_on_uniform_trees=False),
     "ibtpo, sqrt": CreditOptions(score=JOINT, prefix_weight="sqrt"),
     "ibtpo, once": CreditOptions(score=JOINT, prefix_weight="once"),
     "treerl": CreditOptions("treerl"),
@@ -99,66 +113,131 @@ def gradients(model: Any, trees: Sequence[ReasoningTree], weightings: Sequence[W
     return found
 
 
+class Study:
+    """The problems of a study, and what has been measured of them so far.
+
+    folder: where it is kept.
+    model, tokenizer: the policy.
+    verifier: grades the answers.
+    problems, answers: how many problems, and how many answers to each for the true gradient.
+    """
+
+    def __init__(self, folder: Path, model: Any, tokenizer: Any, verifier: Any, problems: int, answers: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file, self.kept = folder / "cosines.jsonl", folder / "true.npz"
+        self.model, self.tokenizer, self.verifier, self.answers = model, tokenizer, verifier, answers
+        prompts = []
+        for problem in ibtpo.load_problems("walk:train", limit=problems):
+            text, ids = ibtpo.encode_prompt(problem, tokenizer)
+            prompts.append(Prompt(problem.id, tuple(ids), text, problem.columns))
+        self.chunks = [prompts[i : i + CHUNK] for i in range(0, len(prompts), CHUNK)]
+
+    def grow(
+        self, prompts: Sequence[Prompt], branching: str, budget: Budget, score: ScoreOptions, seed: int
+    ) -> list[ReasoningTree]:
+        """Grows a tree for each prompt."""
+        ends = eos_token_ids(self.model, self.tokenizer)
+        engine = ibtpo.TransformersEngine(self.model, eos_token_ids=ends, max_batch_size=256)
+        options = SearchOptions(
+            budget=budget, sampling=Sampling(1.0, 1.0, 0), score=score, branching=branching, max_completion_length=36,
+            max_in_flight=256, seed=seed,
+        )  # fmt: skip
+        return asyncio.run(TreeSearch(engine, self.verifier, decoder(self.tokenizer), options).grow_all(prompts))
+
+    def true_gradient(self) -> tuple[np.ndarray, list[float]]:
+        """The gradient (P,) of the mean success over all problems, and the success of each chunk of problems."""
+        total, success = np.zeros(sum(p.numel() for p in self.model.parameters())), []
+        if self.kept.is_file():
+            with np.load(self.kept) as kept:
+                total, success = kept["total"], kept["success"].tolist()
+        for chunk in self.chunks[len(success) :]:
+            trees = self.grow(chunk, "independent", Budget(self.answers, 1), JOINT, 999)
+            total += sum(gradients(self.model, trees[i : i + 2], [of_success])[0] for i in range(0, len(trees), 2))
+            success.append(float(np.mean([leaf.reward for t in trees for leaf in t.leaves])))
+            np.savez(self.kept, total=total, success=success)
+            print(f"true gradient: {len(success)}/{len(self.chunks)} parts", flush=True)
+        return total, success
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What was measured of each group and batch: tokens, and the cosine of each advantage."""
+        return [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.is_file() else []
+
+    def measure(self, true: np.ndarray) -> None:
+        """Measures all batches of all groups that are missing."""
+        done = {(row["groups"], row["chunk"]) for row in self.rows()}
+        for i, chunk in enumerate(self.chunks):
+            for group, (branching, budget, score) in GROUPS.items():
+                if (group, i) in done:
+                    continue
+                trees = self.grow(chunk, branching, budget, score, 5)
+                names = ["grpo"] if branching == "independent" else list(ADVANTAGES)
+                weightings = [of_method(ADVANTAGES[name]) for name in names]
+                lines = []
+                for at in range(0, len(trees), BATCH):
+                    batch = trees[at : at + BATCH]
+                    found = [_cosine(g, true) for g in gradients(self.model, batch, weightings)]
+                    tokens = sum(t.generated_tokens for t in batch) / len(batch)
+                    row = {
+                        "groups": group,
+                        "chunk": i,
+                        "tokens": tokens,
+                        "cosines": dict(zip(names, found, strict=True)),
+                    }
+                    lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+                with self.file.open("a") as f:  # all batches of a chunk at once: none is measured twice
+                    f.write("".join(lines))
+            print(f"groups: {i + 1}/{len(self.chunks)} parts", flush=True)
+
+
+def compare(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Signal to noise of each group and advantage, and its ratio to that of GRPO's groups, with intervals over batches.
+
+    rows: what `Study.rows` returns. Batches that a group lacks are left out for all.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {name: [row for row in rows if row["groups"] == name] for name in GROUPS}
+    count = min(map(len, groups.values()))
+    samples = np.random.default_rng(0).integers(0, count, (10_000, count))
+    found: list[dict[str, Any]] = []
+    base: tuple[np.ndarray, float] | None = None  # cosines and tokens of the first group, which all are compared with
+    for group, batches in groups.items():
+        thousands = float(np.mean([row["tokens"] for row in batches[:count]])) * BATCH / 1000
+        for name in batches[0]["cosines"] if batches else ():
+            c = np.array([row["cosines"][name] for row in batches[:count]])
+            base = base or (c, thousands)
+            ratio = _signal(c[samples].mean(1), thousands) / _signal(base[0][samples].mean(1), base[1])
+            found.append(
+                {
+                    "groups": group,
+                    "advantage": name,
+                    "tokens": 1000 * thousands / BATCH,
+                    "cosine": float(c.mean()),
+                    "signal": float(_signal(c.mean(), thousands)),
+                    "ratio": float(_signal(c.mean(), thousands) / _signal(base[0].mean(), base[1])),
+                    "ci": np.percentile(ratio, [2.5, 97.5]).tolist(),
+                }
+            )
+    return found
+
+
 def main() -> None:
     """Measures all methods, and writes summary.json and table.md."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--problems", type=int, default=256)
+    parser.add_argument("--problems", type=int, default=2000)
     parser.add_argument("--answers", type=int, default=64)
     args = parser.parse_args()
     torch.set_num_threads(1)
     model, tokenizer = ibtpo.load_model(args.model)
-    prompts = []
-    for problem in ibtpo.load_problems("walk:train", limit=args.problems):
-        text, ids = ibtpo.encode_prompt(problem, tokenizer)
-        prompts.append(Prompt(problem.id, tuple(ids), text, problem.columns))
-
-    def grow(branching: str, budget: Budget, score: ScoreOptions, seed: int) -> list[ReasoningTree]:
-        engine = ibtpo.TransformersEngine(model, eos_token_ids=eos_token_ids(model, tokenizer), max_batch_size=128)
-        options = SearchOptions(
-            budget=budget, sampling=Sampling(1.0, 1.0, 0), score=score, branching=branching, max_completion_length=36,
-            max_in_flight=128, seed=seed,
-        )  # fmt: skip
-        search = TreeSearch(engine, verifier, decoder(tokenizer), options)
-        return asyncio.run(search.grow_all(prompts))
-
-    rows: list[dict[str, Any]] = []
-    rng = np.random.default_rng(0)
     with ibtpo.VerifierPool("walk") as verifier:
-        reference = grow("independent", Budget(args.answers, 1), JOINT, 999)
-        success = float(np.mean([leaf.reward for t in reference for leaf in t.leaves]))
-        parts = [gradients(model, reference[i : i + 2], [of_success])[0] for i in range(0, len(reference), 2)]
-        true = np.mean(parts, 0)
-        base, base_thousands = np.empty(0), 0.0  # cosines and tokens of the first group, which all are compared with
-        for group, (branching, budget, score) in GROUPS.items():
-            trees = grow(branching, budget, score, 5)
-            names = ["grpo"] if branching == "independent" else list(ADVANTAGES)
-            weightings = [of_method(ADVANTAGES[name]) for name in names]
-            batches = [trees[i : i + BATCH] for i in range(0, len(trees), BATCH)]
-            cosines = np.array(
-                [[_cosine(g, true) for g in gradients(model, batch, weightings)] for batch in batches]
-            )  # (batches, advantages)
-            thousands = sum(t.generated_tokens for t in trees) / len(batches) / 1000
-            if not rows:
-                base, base_thousands = cosines[:, 0], thousands
-            samples = rng.integers(0, len(batches), (10_000, len(batches)))
-            for name, c in zip(names, cosines.T, strict=True):
-                ratio = _signal(c[samples].mean(1), thousands) / _signal(base[samples].mean(1), base_thousands)
-                rows.append(
-                    {
-                        "groups": group,
-                        "advantage": name,
-                        "tokens": 1000 * thousands / BATCH,
-                        "cosine": float(c.mean()),
-                        "signal": float(_signal(c.mean(), thousands)),
-                        "ratio": float(_signal(c.mean(), thousands) / _signal(base.mean(), base_thousands)),
-                        "ci": np.percentile(ratio, [2.5, 97.5]).tolist(),
-                    }
-                )
-                print(rows[-1], flush=True)
-    args.output.mkdir(parents=True, exist_ok=True)
-    summary = {"problems": args.problems, "answers": args.answers, "success": success, "batch": BATCH, "rows": rows}
+        study = Study(args.output / "run", model, tokenizer, verifier, args.problems, args.answers)
+        true, success = study.true_gradient()
+        study.measure(true)
+    rows = compare(study.rows())
+    summary = {
+        "problems": args.problems, "answers": args.answers, "success": float(np.mean(success)), "batch": BATCH,
+        "rows": rows,
+    }  # fmt: skip
     (args.output / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     (args.output / "table.md").write_text(_table(summary))
 

@@ -102,6 +102,21 @@ def test_a_model_too_large_for_a_second_copy_does_not_fit(monkeypatch: pytest.Mo
     assert not FusedForward.fits(llama())
 
 
+def test_the_patch_of_trls_trainer_fits_and_one_of_the_users_does_not() -> None:
+    trl_utils = pytest.importorskip("trl.trainer.utils")
+    model = llama()
+    expected = one(TransformersEngine(model, eos_token_ids=[]), [5, 6, 7], PAPER)
+    trl_utils.add_fused_lm_head(model)
+    engine = TransformersEngine(model, eos_token_ids=[])
+    found = one(engine, [5, 6, 7], PAPER)
+    assert engine._fused is not None
+    assert (found.token_ids, found.logprobs) == (expected.token_ids, expected.logprobs)
+    model.forward = model.forward  # TRL's still, set by another
+    assert FusedForward.fits(model)
+    model.forward = lambda *args, **kwargs: type(model).forward(model, *args, **kwargs)
+    assert not FusedForward.fits(model)
+
+
 def test_what_is_not_plain_does_not_fit() -> None:
     assert not FusedForward.fits(build(FAMILIES["gemma"]))
     assert not FusedForward.fits(build(FAMILIES["smollm3"]))

@@ -43,7 +43,8 @@ class FusedForward:
         """Whether `model` can be run this way.
 
         It can if it is one of `MODEL_TYPES` in float32 on the CPU, its weights are small enough to be held twice (at
-        most `MOST_BYTES`), and nothing changes its forward: no adapter, no hook, no patch.
+        most `MOST_BYTES`), and nothing changes its forward: no adapter, no hook, and no patch but the one that TRL's
+        trainer makes, which computes the same logits unless it is asked for a loss.
         """
         if not type(model).__module__.startswith("transformers.models.") or model.config.model_type not in MODEL_TYPES:
             return False
@@ -51,7 +52,10 @@ class FusedForward:
             return False
         if sum(p.nbytes for p in model.parameters()) > MOST_BYTES:
             return False
-        touched = any(m._forward_hooks or m._forward_pre_hooks or "forward" in m.__dict__ for m in model.modules())
+        touched = any(
+            m._forward_hooks or m._forward_pre_hooks or ("forward" in m.__dict__ and not _patched_by_trl(m))
+            for m in model.modules()
+        )
         return not touched and all(
             type(p) is torch.nn.Parameter and p.dtype is torch.float32 and p.device.type == "cpu"
             for p in model.parameters()
@@ -100,6 +104,12 @@ def _normalize(x: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
     """(…, size) rows divided by their root mean square, in half the operations that `rms_norm` takes on a CPU."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x * torch.addcmul(eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
+
+
+def _patched_by_trl(module: Any) -> bool:
+    """Whether a module's own `forward` is that of TRL's `add_fused_lm_head`, which trainers put on their model."""
+    function = getattr(module.forward, "__func__", None)
+    return str(getattr(function, "__globals__", {}).get("__name__")).startswith("trl.")
 
 
 def _linears(model: Any) -> list[torch.nn.Module]:

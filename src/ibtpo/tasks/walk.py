@@ -17,8 +17,8 @@ it is at the target or has no move left:
 
 Every value stays within 0..99, and no answer may take more than `MAX_MOVES` moves. A walk has to come near the target
 and then make up the difference exactly. A wrong move can be made good as long as enough moves are left, so that each
-step has a value of its own. Only problems that random moves seldom solve are asked (`SHARES`). The set-up is that of
-"quantum lock" puzzles.
+step has a value of its own. Problems differ widely in difficulty, as those of real training sets do: some need a single
+move, others all of them (`LEAST_MOVES`). The set-up is that of "quantum lock" puzzles.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from ..errors import ConfigError, DataError, unknown
 VALUES = range(100)  # what every value of a walk must lie in
 LARGE, SMALL = (7, 9, 11), (2, 3, 5)  # a problem has one of each up and one of each down
 MAX_MOVES = 8
-SHARES = (0.03, 0.2)  # share of random walks that reach the target: a problem below is too hard, above too easy
+LEAST_MOVES = range(1, MAX_MOVES + 1)  # how many moves a problem needs; each number is as frequent as the others
 TEST_SHARE = 0.1  # of all problems
 STEP_END = ".\n\n"
 DONE, STUCK = "Done.", "Stuck."
@@ -81,22 +81,6 @@ def distances(moves: Moves, target: int) -> tuple[int, ...]:
     return tuple(found.get(value, far) for value in VALUES)
 
 
-@lru_cache(maxsize=16384)
-def random_shares(moves: Moves, target: int) -> np.ndarray:
-    """The share of random walks from each value that reach the target within `MAX_MOVES` moves: (100,)."""
-    size = len(VALUES)
-    chance = np.zeros((size, size))  # of going from value to value in one random move
-    for value in VALUES:
-        results = [result for _, result in next_values(value, moves)]
-        chance[value, results] = 1 / len(results)
-    reached = np.zeros(size)
-    reached[target] = 1.0
-    for _ in range(MAX_MOVES):
-        reached = chance @ reached
-        reached[target] = 1.0
-    return reached
-
-
 def split_of(moves: Moves, target: int) -> Split:
     """The split that all problems with these moves and this target belong to.
 
@@ -140,15 +124,15 @@ def make_problems(split: Split, n: int, seed: int = 0) -> list[dict[str, Any]]:
         raise ConfigError(f"walk problems: n must be from 0 to {MOST_PROBLEMS}, got {n}")
     rng = np.random.default_rng([seed, ("train", "test").index(split)])
     found: dict[Walk, None] = {}
-    low, high = SHARES
     while len(found) < n:
-        a, b, c, d = (int(rng.choice(sizes)) for sizes in (LARGE, SMALL) * 2)
-        moves, target = (a, b, -c, -d), int(rng.integers(len(VALUES)))
-        if split_of(moves, target) == split:
-            share = random_shares(moves, target)
-            starts = np.flatnonzero((low <= share) & (share <= high))
-            if len(starts):
-                found[Walk(moves, target, int(rng.choice(starts)))] = None
+        least = int(rng.choice(LEAST_MOVES))
+        starts: np.ndarray = np.empty(0)
+        while not len(starts):
+            a, b, c, d = (int(rng.choice(sizes)) for sizes in (LARGE, SMALL) * 2)
+            moves, target = (a, b, -c, -d), int(rng.integers(len(VALUES)))
+            if split_of(moves, target) == split:
+                starts = np.flatnonzero(np.equal(distances(moves, target), least))
+        found[Walk(moves, target, int(rng.choice(starts)))] = None
     return [problem(walk) for walk in found]
 
 
