@@ -19,7 +19,7 @@ from ibtpo.compare.training_arms import COMPONENTS, PRESETS, expand, folder_name
 from ibtpo.compare.training_jobs import Job, run_all
 from ibtpo.compare.training_plan import Plan, choose_rate, split_problems
 from ibtpo.errors import ConfigError, DataError
-from ibtpo.evaluation.statistics import CrossedResamples, accuracy, difference, grade_table
+from ibtpo.evaluation.statistics import accuracy, crossed_interval, difference, grade_table, t_quantile
 from ibtpo.storage.run_folder import RunFolder
 from ibtpo.tasks.problems import Problem
 from ibtpo.training.methods import METHODS
@@ -121,26 +121,47 @@ def test_no_question_is_in_two_lists_of_problems() -> None:
 # --- statistics
 
 
+def test_quantiles_of_students_t_are_those_of_the_tables() -> None:
+    found = [t_quantile(n) for n in (1, 2, 4, 11, 199)]
+    assert found == pytest.approx([12.7062, 4.30265, 2.77645, 2.20099, 1.97196], rel=1e-5)
+    assert t_quantile(2, 0.9) == pytest.approx(2.91999, rel=1e-5)
+
+
 def test_means_and_intervals_of_tables_with_known_answers() -> None:
     constant = np.full((3, 4), 0.25)
     assert accuracy(constant) == {"acc": 0.25, "ci": [0.25, 0.25]}
-    # Only problems differ: the interval is that of the mean of resampled problems, whatever the seeds.
-    by_problem = np.tile([0.0, 1.0], (5, 1))
-    assert accuracy(by_problem) == {"acc": 0.5, "ci": [0.0, 1.0]}
-    # Only seeds differ: with many problems alike, it is that of the mean of resampled seeds.
-    rng = np.random.default_rng(0)
-    seeds = rng.normal(0.5, 0.1, 8)
-    low, high = accuracy(np.tile(seeds[:, None], (1, 50)))["ci"]
-    assert high - low == pytest.approx(2 * 1.96 * seeds.std() / math.sqrt(8), rel=0.1)
+    # Only problems differ: the t interval of the problems, whatever the seeds. Their variance is 1/2.
+    half = t_quantile(1) * math.sqrt(0.5 / 2)
+    assert accuracy(np.tile([0.0, 1.0], (5, 1)))["ci"] == pytest.approx([0.5 - half, 0.5 + half])
+    # Only seeds differ: the t interval of the seeds, 0.1 to 0.3, however many problems there are.
+    half = t_quantile(2) * 0.1 / math.sqrt(3)
+    assert accuracy(np.tile([[0.1], [0.2], [0.3]], (1, 50)))["ci"] == pytest.approx([0.2 - half, 0.2 + half])
+    assert all(map(math.isnan, crossed_interval(np.array([[0.5]]))))
 
 
 def test_the_interval_holds_both_sources_of_variance() -> None:
-    rng = np.random.default_rng(1)
-    S, P = 10, 200
-    seeds, questions = rng.normal(0, 0.05, (S, 1)), rng.normal(0.4, 0.3, (1, P))
-    low, high = accuracy(seeds + questions)["ci"]
-    expected = math.sqrt(seeds.var() / S + questions.var() / P)
-    assert (high - low) / (2 * 1.96) == pytest.approx(expected, rel=0.08)
+    # By hand: row means 2 and 4 have the variance 2; column means 1, 3 and 5 have 4; nothing is left over.
+    table = np.array([[0.0, 2.0, 4.0], [2.0, 4.0, 6.0]])
+    half = math.sqrt(t_quantile(1) ** 2 * 2 / 2 + t_quantile(2) ** 2 * 4 / 3)
+    assert crossed_interval(table) == pytest.approx((3 - half, 3 + half))
+    # Noise alone: columns differ by no more than it explains, so the interval is that of the seeds.
+    noise = np.array([[1.0, -1.0], [-1.0, 1.0], [0.5, 0.1]])
+    half = t_quantile(2) * math.sqrt(0.03 / 3)  # row means 0, 0 and 0.3
+    assert crossed_interval(noise) == pytest.approx((0.1 - half, 0.1 + half))
+
+
+@pytest.mark.parametrize(("seeds", "of_seeds", "of_problems"), [
+    (3, 0.05, 0.0), (3, 0.05, 0.3), (3, 0.0, 0.3), (5, 0.05, 0.3), (12, 0.05, 0.3), (1, 0.0, 0.3)
+])  # fmt: skip
+def test_intervals_hold_the_truth_as_often_as_they_say(seeds: int, of_seeds: float, of_problems: float) -> None:
+    rng = np.random.default_rng(3)
+    draws, P = 1000, 60
+    hits = 0
+    for _ in range(draws):
+        table = rng.normal(0, of_seeds, (seeds, 1)) + rng.normal(0.4, of_problems, P) + rng.normal(0, 0.2, (seeds, P))
+        low, high = crossed_interval(table)
+        hits += low <= 0.4 <= high
+    assert hits / draws >= 0.93
 
 
 def test_paired_differences_find_a_known_gain_under_shared_noise() -> None:
@@ -160,9 +181,7 @@ def test_grades_that_are_not_known_are_left_out() -> None:
     values = grade_table([{"a": 1.0, "b": None}, {"a": 0.0, "b": 0.5}], ["a", "b", "c"])
     np.testing.assert_array_equal(values, [[1, np.nan, np.nan], [0, 0.5, np.nan]])
     assert accuracy(values)["acc"] == 0.5
-    two = CrossedResamples(2, 2, resamples=1)
-    two.seeds, two.problems = np.array([[2.0, 0.0]]), np.array([[1.0, 1.0]])
-    assert two.means(values[:, :2]) == [1.0]  # seed 1 twice: only its one known grade
+    assert crossed_interval(values) == pytest.approx(crossed_interval(values[:, :2]))  # c is no problem of the table
 
 
 # --- the command, with runs made up by a stand-in for `ibtpo train`
@@ -313,7 +332,9 @@ def test_seeds_and_arms_are_added_and_nothing_is_done_twice(call: Compare, place
         f"out/runs/{run}" for run in ("ibtpo/seed0", "ibtpo-lam-0/seed0", "ibtpo/seed1", "ibtpo-lam-0/seed1")
     ]
     assert [Path(f"out/runs/ibtpo/seed{seed}/model").exists() for seed in (0, 1)] == [False, True]
-    assert "All arms have the same learning rate." in Path("out/table.md").read_text()
+    table = Path("out/table.md").read_text()
+    assert "All arms have the same learning rate." in table
+    assert "] †" not in table  # both arms have two seeds
     summary = json.loads(Path("out/summary.json").read_text())
     assert list(summary["paired"]) == ["ibtpo-ibtpo,lam=0"]
     wall = summary["wall_seconds"]
@@ -335,6 +356,7 @@ def test_a_failed_run_is_named_and_does_not_stop_the_others(call: Compare, place
     assert "ibtpo,lam=9, seed 0: exit status 1: out of memory (out/logs/runs-ibtpo-lam-9-seed0.log)" in err
     assert "1 runs failed: ibtpo,lam=9, seed 0" in err
     assert list(json.loads(Path("out/summary.json").read_text())["arms"]) == ["ibtpo"]
+    assert "] † |" in Path("out/table.md").read_text()  # of one seed
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,8 @@ def markdown(summary: dict[str, Any], shared: dict[str, Any]) -> str:
         f"Token-matched: every run ends with the step that takes it to {summary['tokens']:,} generated tokens; "
         f"optimiser steps and trajectories are what those tokens bought. Accuracy is avg@{k} on {summary['problems']} "
         f"held-out problems. Before training: {before or '–'}. {rates} "
-        "95 % intervals: bootstrap over seeds and problems; differences paired.",
+        "95 % intervals: Student's t over seeds and problems, both drawn; differences paired cell by cell; "
+        "† of one seed, so that they speak of other problems only.",
         "",
         f"| arm | accuracy, % | {REFERENCE} minus it, points | pass@{k}, % | seeds | learning rate | Eff-Rate, % | "
         "tokens | steps | trajectories | seconds |",
@@ -178,12 +179,22 @@ def markdown(summary: dict[str, Any], shared: dict[str, Any]) -> str:
         rate = f"{a['learning_rate']:g}{'*' if a.get('at_edge') else ''}" if "learning_rate" in a else "–"
         means = [f"{np.mean(a[name]):,.0f}" for name in ("tokens", "steps", "trajectories", "training_seconds")]
         cells = [
-            arm, _percent(a["acc"], a["ci"]), _percent(pair["diff"], pair["ci"], "+") if pair else "–",
+            arm, _percent(a["acc"], a["ci"]) + _one_seed(a), _of_pair(pair) if pair else "–",
             f"{100 * a['pass']:.1f}", len(a["seeds"]), rate, f"{100 * a['eff_rate']:.1f}", *means,
         ]  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += ["", "Tokens, steps, trajectories and seconds of training (evaluation left out) are means over seeds."]
     return "\n".join(lines)
+
+
+def _of_pair(pair: dict[str, Any]) -> str:
+    """A paired difference and its interval in points."""
+    return _percent(pair["diff"], pair["ci"], "+") + _one_seed(pair)
+
+
+def _one_seed(entry: dict[str, Any]) -> str:
+    """The mark of an interval that rests on one seed, for an arm's entry or a paired difference; else nothing."""
+    return " †" if len(entry["seed_numbers"]) == 1 else ""
 
 
 def _percent(value: float, ci: Sequence[float], sign: str = "") -> str:
