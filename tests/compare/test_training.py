@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 from ibtpo.compare.training_arms import COMPONENTS, PRESETS, expand, folder_name, parse
+from ibtpo.compare.training_choices import choose_rate, nearest_questions, tried_rates
 from ibtpo.compare.training_jobs import Job, run_all
-from ibtpo.compare.training_plan import Plan, choose_rate, split_problems
+from ibtpo.compare.training_plan import Plan, go_on, split_problems
 from ibtpo.errors import ConfigError, DataError
 from ibtpo.evaluation.statistics import accuracy, crossed_interval, difference, grade_table, t_quantile
 from ibtpo.storage.run_folder import RunFolder
@@ -104,6 +105,49 @@ def test_the_rate_of_the_best_mean_is_chosen() -> None:
     assert choose_rate({4e-4: [0.3], 2e-4: [0.3], 1e-4: [0.2]})["learning_rate"] == 2e-4  # of equals the smaller
     assert choose_rate({1e-4: [0.1], 2e-4: [math.nan]})["learning_rate"] == 1e-4
     assert choose_rate({1e-4: [0.1], 2e-4: [0.2], 4e-4: [0.3]})["at_edge"]
+
+
+def test_a_grid_grows_until_its_best_rate_is_inside() -> None:
+    def tried(grid: list[float], best: float, known: float = 1.0) -> list[float]:
+        """The rates that are tried if accuracy falls with the distance to `best`; it is known up to the rate `known`."""
+        return list(tried_rates(grid, lambda rate: [-abs(math.log(rate / best)) if rate <= known else None], 3))
+
+    assert tried([1e-4, 2e-4, 4e-4], 2e-4) == [1e-4, 2e-4, 4e-4]
+    assert tried([1e-4, 2e-4, 4e-4], 1e-4) == [5e-5, 1e-4, 2e-4, 4e-4]
+    assert tried([1e-4, 2e-4, 4e-4], 8e-4) == [1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3]
+    assert tried([1e-4, 2e-4, 4e-4], 8e-4, known=4e-4) == [1e-4, 2e-4, 4e-4, 8e-4]  # the last one is to be tried now
+    assert tried([1e-4, 4e-4], 1.0) == [1e-4, 4e-4, 1.6e-3, 6.4e-3, 2.56e-2]  # no more than three times
+    assert tried([1e-4, 2e-4], 1e-9) == [1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4]
+
+
+def test_questions_a_step_are_the_nearest_that_the_batch_takes() -> None:
+    pytest.importorskip("trl")
+    settings = {"num_generations": 12, "prompts_per_step": 8}
+    assert [nearest_questions(settings, wanted, 100) for wanted in (6.4, 5.4, 0.2, 11.0)] == [6, 5, 1, 11]
+    assert nearest_questions(settings, 6.4, 4) == 4  # no more than there are
+    assert nearest_questions({**settings, "rows_per_forward": 24}, 6.9, 100) == 6  # 72 answers are three passes
+    assert nearest_questions({**settings, "rows_per_forward": 48}, 6.4, 100) == 8
+
+
+def test_arms_that_match_the_steps_of_another_are_sized() -> None:
+    assert plan().sizings() == []
+    sized = plan(match_steps="grpo")
+    assert [str(job.folder) for job in sized.sizings()] == ["out/sizes/grpo", "out/sizes/ibtpo"]
+    words = sized.sizings()[1].words
+    options = dict(zip(words[1::2], words[2::2], strict=True))
+    assert (options["--max_steps"], options["--max_generated_tokens"], options["--learning_rate"]) == (
+        "4", "null", "0.0001"
+    )  # fmt: skip
+    own = Plan(Path("out"), {**plan().shared, "match_steps": "grpo"}, ("grpo", "ibtpo,prompts_per_step=3"), (0,), {})
+    assert own.sizings() == []  # nothing to match
+
+
+def test_a_comparison_of_an_earlier_version_is_read_but_not_gone_on_with() -> None:
+    old, new = plan(), plan(match_steps="ibtpo", widenings=3)
+    assert (old.measure, len(old.pilots())) == (None, 8)
+    with pytest.raises(ConfigError, match="in out was begun by an earlier version, which had no match_steps"):
+        go_on(old, new)
+    assert go_on(plan(match_steps="grpo"), plan(match_steps="ibtpo")).measure == "grpo"
 
 
 def problems(*texts: str) -> list[Problem]:
@@ -208,7 +252,11 @@ with open("started.txt", "a") as f:
     f.write(f"{folder} {words[0]}\\n")
 while Path("STOP").exists():
     time.sleep(0.02)
-tokens, rate, seed = int(options["max_generated_tokens"]), float(options["learning_rate"]), int(options["seed"])
+rate, seed = float(options["learning_rate"]), int(options["seed"])
+if options["max_generated_tokens"] == "null":
+    tokens = int(options["max_steps"]) * options["prompts_per_step"] * {"grpo": 80, "ibtpo": 100}[options["method"]]
+else:
+    tokens = int(options["max_generated_tokens"])
 if options.get("lam") == 9:
     sys.exit("out of memory")
 best = {"grpo": 2e-4, "ibtpo": 1e-4}[options["method"]]
@@ -240,7 +288,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, letters in (("train", "abcdefghij"), ("test", "jklmn")):
         rows = [{"id": f"{name}-{c}", "question": c, "answer": "1"} for c in letters]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = {"model": "nano", "data": "train.jsonl", "eval_data": "test.jsonl", "prompts_per_step": 2, "threads": 2,
+    recipe = {"model": "nano", "data": "train.jsonl", "eval_data": "test.jsonl", "prompts_per_step": 5, "threads": 2,
               "num_train_epochs": 1}  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     monkeypatch.setattr("ibtpo.compare.training_jobs.COMMAND", (sys.executable, "fake.py"))
@@ -293,10 +341,18 @@ def test_the_command_chooses_rates_runs_seed_by_seed_and_sums_up(call: Compare, 
     assert stored["arms"] == summary["arms"]
     assert stored["plan"]["problems"] == {"train": 6, "validation": 3, "held_out": 5}  # j is held out
 
+    # An answer of ibtpo is dearer by a quarter, so it has 4 questions a step, for grpo's 5.
+    assert (grpo["questions_a_step"], ibtpo["questions_a_step"]) == (5, 4)
+    assert summary["matched"] == "generated tokens and optimiser steps"
+    # Both best rates are at an end of the grid at first: 2e-4 is the highest, 1e-4 the lowest.
+    assert list(grpo["validation"]) == ["0.0001", "0.0002", "0.0004"]
+    assert list(ibtpo["validation"]) == ["5e-05", "0.0001", "0.0002"]
+    assert [a["at_edge"] for a in (grpo, ibtpo)] == [False, False]
+    assert [len(row) for row in ibtpo["validation"].values()] == [3, 3, 3]
     started = [Path(line.split()[0]) for line in Path("started.txt").read_text().splitlines()]
-    assert len(started) == 4 + 4
-    assert {p.parts[1] for p in started[:4]} == {"pilots"}
-    assert [p.name for p in started[4:]] == ["seed0", "seed0", "seed1", "seed1"]
+    assert sorted(map(str, started[:2])) == ["out/sizes/grpo", "out/sizes/ibtpo"]
+    assert {p.parts[1] for p in started[2:20]} == {"pilots"}  # two arms, two rates and one more, three seeds
+    assert [p.name for p in started[20:]] == ["seed0", "seed0", "seed1", "seed1"]
     assert not list(Path("out").glob("*/*/**/model"))
     assert not list(Path("out").glob("*/*/**/checkpoints"))
     assert not list(Path("out/logs").iterdir())
@@ -309,8 +365,9 @@ def test_the_command_chooses_rates_runs_seed_by_seed_and_sums_up(call: Compare, 
     text = Path("out/table.md").read_text()
     assert "| ibtpo | 40.5 [" in text
     assert "| +10.0 [+10.0, +10.0] |" in text
-    assert "Token-matched" in text
-    assert "learning rate was chosen on 3 other problems" in text
+    assert "Matched in generated tokens and optimiser steps" in text
+    assert "as many optimiser steps as grpo does" in text
+    assert "learning rate was chosen on 3 other problems by pilots of 800 tokens and 3 seeds" in text
     curves = Path("out/curves.csv").read_text().splitlines()
     assert curves[0] == "arm,seed,measure,tokens,seconds,value"
     assert len([line for line in curves if line.startswith("ibtpo,1,accuracy")]) == 3
@@ -328,9 +385,11 @@ def test_seeds_and_arms_are_added_and_nothing_is_done_twice(call: Compare, place
     assert "out exists already; give --resume" in err
     assert call(*one_rate, "--arms", "ibtpo,lam=0", "--seeds", 0, 1, "--resume", "--keep-models")[0] == 0
     started = Path("started.txt").read_text().splitlines()
-    assert [line.split()[0] for line in started] == [
-        f"out/runs/{run}" for run in ("ibtpo/seed0", "ibtpo-lam-0/seed0", "ibtpo/seed1", "ibtpo-lam-0/seed1")
-    ]
+    finals = ("ibtpo/seed0", "ibtpo-lam-0/seed0", "ibtpo/seed1", "ibtpo-lam-0/seed1")
+    assert [line.split()[0].removeprefix("out/") for line in started] == [
+        "runs/ibtpo/seed0", "sizes/ibtpo", "sizes/ibtpo-lam-0", *(f"runs/{name}" for name in finals[1:])
+    ]  # fmt: skip
+    assert yaml.safe_load(Path("out/arms/ibtpo-lam-0.yaml").read_text())["prompts_per_step"] == 5
     assert [Path(f"out/runs/ibtpo/seed{seed}/model").exists() for seed in (0, 1)] == [False, True]
     table = Path("out/table.md").read_text()
     assert "All arms have the same learning rate." in table
@@ -348,15 +407,21 @@ def test_seeds_and_arms_are_added_and_nothing_is_done_twice(call: Compare, place
     code, _, err = call(*one_rate, "--arms", "ibtpo", "--resume", "--set", "ib_beta=2")
     assert code == 2
     assert "--resume: ib_beta is 2, but None in out" in err
+    code, _, err = call(*one_rate, "--arms", "ibtpo", "--resume", "--no-match-steps")
+    assert code == 2
+    assert "--resume: match_steps is None, but 'ibtpo' in out" in err
 
 
 def test_a_failed_run_is_named_and_does_not_stop_the_others(call: Compare, place: Path) -> None:
-    code, _, err = call(*ARGS, "--learning-rates", "1e-4", "--arms", "ibtpo,lam=9", "ibtpo", "--seeds", 0)
+    words = (*ARGS, "--learning-rates", "1e-4", "--seeds", 0, "--no-match-steps", "--arms", "ibtpo,lam=9", "ibtpo")
+    code, _, err = call(*words)
     assert code == 2
     assert "ibtpo,lam=9, seed 0: exit status 1: out of memory (out/logs/runs-ibtpo-lam-9-seed0.log)" in err
     assert "1 runs failed: ibtpo,lam=9, seed 0" in err
     assert list(json.loads(Path("out/summary.json").read_text())["arms"]) == ["ibtpo"]
-    assert "] † |" in Path("out/table.md").read_text()  # of one seed
+    table = Path("out/table.md").read_text()
+    assert "] † |" in table  # of one seed
+    assert "Matched in generated tokens: every run" in table
 
 
 @pytest.mark.parametrize(
