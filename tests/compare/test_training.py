@@ -109,7 +109,7 @@ def test_the_rate_of_the_best_mean_is_chosen() -> None:
 
 def test_a_grid_grows_until_its_best_rate_is_inside() -> None:
     def tried(grid: list[float], best: float, known: float = 1.0) -> list[float]:
-        """The rates that are tried if accuracy falls with the distance to `best`; it is known up to the rate `known`."""
+        """The rates that are tried if accuracy falls with the distance to `best`, known up to `known`."""
         return list(tried_rates(grid, lambda rate: [-abs(math.log(rate / best)) if rate <= known else None], 3))
 
     assert tried([1e-4, 2e-4, 4e-4], 2e-4) == [1e-4, 2e-4, 4e-4]
