@@ -437,7 +437,7 @@ def test_the_command_says_what_it_wrote_and_refuses_what_does_not_fit(tmp_path: 
 # --- terminal ------------------------------------------------------------------------------------------------------
 
 
-def printed(source: Path, *args: object, width: int = 100) -> str:
+def printed(source: Path, *args: object, width: int = 140) -> str:
     from rich.console import Console
 
     out = io.StringIO()
