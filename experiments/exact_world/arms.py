@@ -18,10 +18,9 @@ class Growth:
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """How answers are credited. segments: steps are what lies between two branchings, in place of single actions."""
+    """How answers are credited."""
 
     options: CreditOptions
-    segments: bool = False
 
 
 TREE = Budget(4, 9, 1, 1)
@@ -52,7 +51,6 @@ def _credits() -> dict[str, Credit]:
                 found[name] = Credit(options)
         found["treerl" + suffix] = Credit(CreditOptions("treerl", prefix_weight=weight))
         found["treepo" + suffix] = Credit(CreditOptions("treepo", prefix_weight=weight))
-    found["treerl, segments"] = Credit(CreditOptions("treerl"), segments=True)
     found["ibtpo, uniform masked"] = Credit(CreditOptions(ib_on_uniform_trees=False))
     return found
 
@@ -65,7 +63,7 @@ ARMS = {
     "IB-TPO, branching β 1": ("IBTree β 1", "ibtpo"),
     "IB-TPO, sqrt": ("IBTree", "ibtpo, sqrt"),
     "EPTree + IB-TPO": ("EPTree", "ibtpo"),
-    "TreeRL": ("EPTree", "treerl, segments"),
+    "TreeRL": ("EPTree", "treerl"),
     "independent + IB-TPO": ("independent 8", "ibtpo"),
     "IBTree + GRPO": ("IBTree", "grpo"),  # the gradient is that of IB-TPO with λ 0
     "TreePO": ("fixed width", "treepo"),
