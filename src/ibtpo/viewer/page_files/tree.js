@@ -391,7 +391,7 @@ function reason(rule, score, several) {
   if (score === null) return "";
   if (rule === "ib") return `: its IB-Score, ${signed(score)}, was ${most} of the tree then`;
   if (rule === "entropy") return `: a token there surprised the model, its −log π of ${plain(score)} was ${most} of the tree then`;
-  if (rule === "fixed_width") return ": of the steps continued only once the nearest to the prompt";
+  if (rule === "fixed_width") return ": of the depths that had room for another path the nearest to the prompt";
   return `: ${rule ? `the rule “${visible(rule)}”` : "the branching rule"} saw ${signed(score)} there`;
 }
 
