@@ -159,13 +159,36 @@ def test_fixed_width_widens_breadth_first() -> None:
     assert all(len(tree.nodes[n].children) == 2 for n in (1, 2, 4, 5))
 
 
+def test_fixed_width_gives_what_a_short_answer_leaves_to_the_others() -> None:
+    tree = chains(1, 3)  # node 1 is an answer; 2-3-4: of four paths from depth 1, all are to start at node 2
+    seen = []
+    for i in range(5):
+        (point,) = fixed_width(tree, 1, O, i)
+        seen.append(point.node)
+        tree.add(point.node, [step([900 + i], [0.5])], 0.0, "eos", round=i + 1)
+    assert seen == [2, 2, 2, 3, 3]  # then depth 2 has eight paths, all from node 3
+    assert fixed_width(tree, 1, O, 0)[0].score == -3  # it was continued three times
+
+
 def test_fixed_width_counts_a_merged_draw_as_a_continuation() -> None:
-    tree = merged()  # node 1 went on three times, its children are leaves: nothing was continued only once
-    points = {fixed_width(tree, 1, O, seed)[0].node for seed in range(40)}
-    assert points == {0, 1}  # the fallback: any step that goes on
+    tree = merged()  # node 1 was drawn three times and went on three times; four answers, so eight are to go on
+    assert [(p.node, p.score) for p in fixed_width(tree, 9, O, 0)] == [(1, -1.0)]
 
 
-def test_fixed_width_never_forks_the_root_while_a_step_is_single() -> None:
+def test_fixed_width_goes_back_into_finished_answers_when_every_depth_is_full() -> None:
+    tree = chains(1, 2, 2)  # nodes 1; 2-3; 4-5
+    for i, node in enumerate((2, 4, 2, 4)):
+        tree.add(node, [step([900 + i], [0.5])], 0.0, "eos", round=i + 1)
+    points = Counter(fixed_width(tree, 1, O, seed)[0] for seed in range(2000))
+    assert set(points) == {BranchPoint(2), BranchPoint(4)}
+    assert points[BranchPoint(2)] == pytest.approx(1000, abs=100)
+    for leaf in tree.leaves[1:]:
+        leaf.stop = "length" if tree.path(leaf.node)[0] == 4 else "eos"
+    assert {fixed_width(tree, 1, O, seed)[0].node for seed in range(40)} == {2}  # no answer that was cut off
+    assert fixed_width(chains(1, 1), 3, O, 0) == [BranchPoint(ROOT)]
+
+
+def test_fixed_width_never_forks_the_root_while_a_depth_has_room() -> None:
     tree = chains(2, 4, 3)
     assert all(p.node != ROOT for seed in range(20) for p in fixed_width(tree, 9, O, seed))
     assert sorted(p.node for p in fixed_width(tree, 9, O, 0)) == [1, 3, 4, 5, 7, 8]

@@ -39,7 +39,7 @@ from ibtpo.credit import (
 )
 from ibtpo.errors import ConfigError
 from ibtpo.score import ScoreOptions, score_tree
-from ibtpo.tree import ReasoningTree
+from ibtpo.tree import ROOT, ReasoningTree
 
 S = S_THIRD
 
@@ -145,6 +145,29 @@ def test_treerl_adds_global_and_local_gain_over_the_root_of_the_leaves_below() -
     one = (-1 / 6 - 1 / 6) / math.sqrt(2)
     check(inner_leaf(), "treerl", [[one], [1 / 3 + 1 / 3], [0], [one, 1 / 3 + 1 / 2], [one, 0]])
     check(all_equal(1.0), "treerl", [[0, 0], [0], [0, 0]])
+
+
+def test_treerls_segments_end_where_the_tree_branches_not_where_steps_end() -> None:
+    # root ─ 1 ─ 2 ─ 3 ─ 5   right; 5 was drawn twice from 3     V: root 2/4; 1 and 2 2/3; 3 and 5 1; 4, 6 and 7 0
+    #            └ 4         wrong
+    # root ─ 6 ─ 7           wrong
+    tree = ReasoningTree("t", [1])
+    s = {i: step([10 + i], [0.5]) for i in range(1, 8)}
+    tree.add(ROOT, [s[1], s[2], s[3], s[5]], 1.0, "eos")
+    tree.add(ROOT, [s[6], s[7]], 0.0, "eos")
+    tree.add(2, [s[4]], 0.0, "eos", round=1)
+    tree.add(3, [s[5]], 1.0, "eos", round=2)  # merges with the first answer
+    first = (2 / 3 - 1 / 2 + 2 / 3 - 1 / 2) / math.sqrt(3)  # the segment of steps 1 and 2, from the root to the fork
+    third = (1 - 1 / 2 + 1 - 2 / 3) / math.sqrt(2)  # 3 against 2; two leaves
+    fifth = (1 - 1 / 2 + 1 - 1) / math.sqrt(2)  # 5 was drawn twice from 3, so 3 is a fork, too
+    wrong, other = 0 - 1 / 2 + 0 - 2 / 3, 0 - 1 / 2 + 0 - 1 / 2
+    right = [first, first, third, fifth]
+    check(tree, "treerl", [right, [other, other], [first, first, wrong], right])
+    # A trajectory that ends before another goes on ends a segment, too.
+    tree = ReasoningTree("t", [1])
+    tree.add(ROOT, [s[1], s[2]], 1.0, "eos")
+    tree.add(ROOT, [s[1], s[2], s[3]], 0.0, "eos")
+    check(tree, "treerl", [[0, 0], [0, 0, 0 - 1 / 2 + 0 - 1 / 2]])
 
 
 def test_treepo_is_the_mean_over_sub_groups_of_two_or_more() -> None:

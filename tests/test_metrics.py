@@ -7,13 +7,14 @@ import pytest
 
 from helpers.trees import BUILDERS, HAND, S_THIRD, all_equal, fractional, inner_leaf, merged, step, three_leaf
 from ibtpo.credit import CreditOptions
-from ibtpo.metrics import correctness, rescued, summarise, tree_record, tree_scores
+from ibtpo.metrics import correctness, policy_rate, rescued, summarise, tree_record, tree_scores
 from ibtpo.score import ScoreOptions
 from ibtpo.tree import ReasoningTree
 
 KEYS = {
     "eff_rate",
     "avg_rate",
+    "policy_rate",
     "pass_at_g",
     "rescued",
     "uniform",
@@ -39,6 +40,7 @@ def test_every_number_of_a_hand_made_tree() -> None:
     expected = {
         "eff_rate": 1,
         "avg_rate": 1 / 3,
+        "policy_rate": 1 / 2,  # of the first two
         "pass_at_g": 1,
         "rescued": 0,
         "uniform": 0,
@@ -59,6 +61,19 @@ def test_every_number_of_a_hand_made_tree() -> None:
     }
     assert set(expected) == KEYS
     assert record == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_policys_own_rate_is_that_of_the_first_answers() -> None:
+    tree = ReasoningTree("t", [1])
+    for i, (reward, round) in enumerate([(0.0, 0), (1.0, 0), (0.0, 0), (None, 0), (1.0, 1), (1.0, 2)]):
+        tree.add(0, [step([10 + i], [0.5])], reward, "eos", round=round)
+    assert tree_record(tree)["avg_rate"] == 3 / 5
+    assert tree_record(tree)["policy_rate"] == policy_rate(tree) == 1 / 3
+    assert tree_scores(tree, CreditOptions())["policy_rate"] == 1 / 3
+    tree.meta["search"] = {"branching": "independent"}  # then later answers are draws from the policy, too
+    assert policy_rate(tree) == 3 / 5
+    tree.rollouts.clear()  # a tree from elsewhere that does not say how it grew
+    assert math.isnan(policy_rate(tree))
 
 
 def test_merged_answers_lower_the_distinct_share_and_the_unique_token_ratio() -> None:

@@ -16,14 +16,6 @@ class Growth:
     score: ScoreOptions = field(default_factory=ScoreOptions)
 
 
-@dataclass(frozen=True, slots=True)
-class Credit:
-    """How answers are credited. segments: steps are what lies between two branchings, in place of single actions."""
-
-    options: CreditOptions
-    segments: bool = False
-
-
 TREE = Budget(4, 9, 1, 1)
 GROWTHS = {
     "independent 8": Growth("independent", Budget(8, 1)),
@@ -46,21 +38,20 @@ ADAPTIVE = {
 }
 
 
-def _credits() -> dict[str, Credit]:
+def _credits() -> dict[str, CreditOptions]:
     found = {}
     for weight in ("trajectories", "sqrt", "once"):
         suffix = "" if weight == "trajectories" else f", {weight}"
-        found["grpo" + suffix] = Credit(CreditOptions("grpo", prefix_weight=weight))
+        found["grpo" + suffix] = CreditOptions("grpo", prefix_weight=weight)
         for value in ("leaves", "draws"):
             of = "" if value == "leaves" else ", draws"
             for lam in (0.1, 0.0):
                 name = "ibtpo" + (", λ 0" if lam == 0 else "") + of + suffix
                 options = CreditOptions(lam=lam, score=ScoreOptions(value=value), prefix_weight=weight)
-                found[name] = Credit(options)
-        found["treerl" + suffix] = Credit(CreditOptions("treerl", prefix_weight=weight))
-        found["treepo" + suffix] = Credit(CreditOptions("treepo", prefix_weight=weight))
-    found["treerl, segments"] = Credit(CreditOptions("treerl"), segments=True)
-    found["ibtpo, uniform masked"] = Credit(CreditOptions(ib_on_uniform_trees=False))
+                found[name] = options
+        found["treerl" + suffix] = CreditOptions("treerl", prefix_weight=weight)
+        found["treepo" + suffix] = CreditOptions("treepo", prefix_weight=weight)
+    found["ibtpo, uniform masked"] = CreditOptions(ib_on_uniform_trees=False)
     return found
 
 
@@ -72,7 +63,7 @@ ARMS = {
     "IB-TPO, branching β 1": ("IBTree β 1", "ibtpo"),
     "IB-TPO, sqrt": ("IBTree", "ibtpo, sqrt"),
     "EPTree + IB-TPO": ("EPTree", "ibtpo"),
-    "TreeRL": ("EPTree", "treerl, segments"),
+    "TreeRL": ("EPTree", "treerl"),
     "independent + IB-TPO": ("independent 8", "ibtpo"),
     "IBTree + GRPO": ("IBTree", "grpo"),  # the gradient is that of IB-TPO with λ 0
     "TreePO": ("fixed width", "treepo"),

@@ -24,10 +24,9 @@ CHOICES: dict[str, tuple[Arm, Arm]] = {
     "shared steps weighted sqrt in place of trajectories": (("IBTree", "ibtpo, sqrt"), ("IBTree", "ibtpo")),
     "shared steps weighted once in place of trajectories": (("IBTree", "ibtpo, once"), ("IBTree", "ibtpo")),
     "EPTree, sqrt in place of trajectories": (("EPTree", "ibtpo, sqrt"), ("EPTree", "ibtpo")),
-    "EPTree, TreeRL's credit in place of IB-TPO's": (("EPTree", "treerl, segments"), ("EPTree", "ibtpo")),
-    "EPTree, TreeRL's credit in place of IB-TPO's sqrt": (("EPTree", "treerl, segments"), ("EPTree", "ibtpo, sqrt")),
-    "IBTree, TreeRL's credit in place of IB-TPO's": (("IBTree", "treerl, segments"), ("IBTree", "ibtpo")),
-    "TreeRL by segments in place of steps": (("EPTree", "treerl, segments"), ("EPTree", "treerl")),
+    "EPTree, TreeRL's credit in place of IB-TPO's": (("EPTree", "treerl"), ("EPTree", "ibtpo")),
+    "EPTree, TreeRL's credit in place of IB-TPO's sqrt": (("EPTree", "treerl"), ("EPTree", "ibtpo, sqrt")),
+    "IBTree, TreeRL's credit in place of IB-TPO's": (("IBTree", "treerl"), ("IBTree", "ibtpo")),
 }
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import ADAPTIVE, ARMS, CREDITS, GROWTHS, Credit, Growth
+from arms import ADAPTIVE, ARMS, CREDITS, GROWTHS, Growth
 from calibrate import POINTS, make_problems
 from trees import gradient, grow, node_weights, visited
 from world import Problem, directions, policy, solve
 
 from ibtpo._seeds import stable_hash
-from ibtpo.credit import batch_divisor, batch_values, plain_advantages
+from ibtpo.credit import CreditOptions, batch_divisor, batch_values, plain_advantages
 
 GROUPS, ANSWERS = 8, 8  # of the batch whose tokens a step may use
 STEPS = 40
@@ -61,7 +61,7 @@ def _order(world: World) -> Iterator[Problem]:
         yield from (world.train[i] for i in rng.permutation(len(world.train)))
 
 
-def train(world: World, growth: Growth, credit: Credit, rate: float, steps: int = STEPS) -> dict[str, Any]:
+def train(world: World, growth: Growth, credit: CreditOptions, rate: float, steps: int = STEPS) -> dict[str, Any]:
     """One run: success on held-out problems after each of `EVALUATIONS`, and what it was spent on."""
     theta = world.theta.copy()
     first, second = np.zeros_like(theta), np.zeros_like(theta)
@@ -81,10 +81,10 @@ def train(world: World, growth: Growth, credit: Credit, rate: float, steps: int 
         rewards = [[leaf.reward for leaf in tree.leaves] for tree in trees]
         mixed += sum(min(r) < max(r) for r in rewards)
         total /= max(1, len(trees))
-        plain = [plain_advantages(tree, credit.options) for tree in trees]
-        values = batch_values(trees, plain, credit.options.advantage)
+        plain = [plain_advantages(tree, credit) for tree in trees]
+        values = batch_values(trees, plain, credit.advantage)
         if values is not None:  # TreePO divides by the spread of the whole batch
-            total /= batch_divisor(values, credit.options.advantage)
+            total /= batch_divisor(values, credit.advantage)
         first = MOMENTS[0] * first + (1 - MOMENTS[0]) * total
         second = MOMENTS[1] * second + (1 - MOMENTS[1]) * total**2
         corrected = np.sqrt(second / (1 - MOMENTS[1] ** step)) + EPSILON

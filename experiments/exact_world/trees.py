@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from arms import Credit, Growth
+from arms import Growth
 from world import ACTIONS, Problem
 
 from ibtpo._seeds import stable_hash
-from ibtpo.credit import path_advantages, token_advantages
+from ibtpo.credit import CreditOptions, path_advantages, token_advantages
 from ibtpo.engines import Completion, Sampling
 from ibtpo.search import find_rule
 from ibtpo.tree import ROOT, ReasoningTree, Step
@@ -82,44 +82,28 @@ def grow(problem: Problem, probs: np.ndarray, growth: Growth, seed: int) -> Reas
     return tree
 
 
-def segmented(tree: ReasoningTree) -> ReasoningTree:
-    """The same answers in steps that end only where the tree branches or ends, TreeRL's segments."""
-    joined = ReasoningTree(tree.id, tree.prompt_ids)
-    for leaf in tree.leaves:
-        steps, ids, logprobs = [], (), ()
-        for node in tree.path(leaf.node):
-            ids += tree.nodes[node].step.token_ids
-            logprobs += tree.nodes[node].step.logprobs
-            if len(tree.nodes[node].children) != 1:
-                steps.append(Step(ids, "", logprobs))
-                ids, logprobs = (), ()
-        joined.add(ROOT, steps, leaf.reward, "eos")
-    return joined
-
-
-def node_weights(tree: ReasoningTree, credit: Credit) -> np.ndarray:
+def node_weights(tree: ReasoningTree, credit: CreditOptions) -> np.ndarray:
     """(N,) the weight of each node's log-probability in the gradient: the mean over answers of the mean over steps."""
-    credited = segmented(tree) if credit.segments else tree
-    paths = token_advantages(credited, path_advantages(credited, credit.options))
+    paths = token_advantages(tree, path_advantages(tree, credit))
     weights = np.zeros(len(tree.nodes))
     for advantages, leaf in zip(paths, tree.leaves, strict=True):
         weights[tree.path(leaf.node)] += advantages / len(advantages)
     return weights / len(tree.leaves)
 
 
-def all_weights(tree: ReasoningTree, credits: Iterable[Credit]) -> np.ndarray:
+def all_weights(tree: ReasoningTree, credits: Iterable[CreditOptions]) -> np.ndarray:
     """(R, N) `node_weights` of each credit; those that differ in `prefix_weight` alone are computed once and scaled."""
     through = np.ones(len(tree.nodes))
     through[1:] = 0
     for leaf in tree.leaves:
         through[tree.path(leaf.node)] += 1
-    plain: dict[Credit, np.ndarray] = {}
+    plain: dict[CreditOptions, np.ndarray] = {}
     rows = []
     for credit in credits:
-        unscaled = replace(credit, options=replace(credit.options, prefix_weight="trajectories"))
+        unscaled = replace(credit, prefix_weight="trajectories")
         if unscaled not in plain:
             plain[unscaled] = node_weights(tree, unscaled)
-        rows.append(plain[unscaled] * through ** POWERS[credit.options.prefix_weight])
+        rows.append(plain[unscaled] * through ** POWERS[credit.prefix_weight])
     return np.stack(rows)
 
 

@@ -9,6 +9,7 @@ where it may bring a signal (docs/method.md, "Beyond the paper: a budget per pro
 
 import inspect
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -84,19 +85,39 @@ def random(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> lis
 
 
 def fixed_width(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> list[BranchPoint]:
-    """The rule of TreePO (arXiv 2508.17445): every path forks in two at each depth, until the tree is wide enough.
+    """The rule of TreePO (arXiv 2508.17445): the number of paths doubles at each depth, until the tree is wide enough.
 
-    TreePO samples segment by segment and forks where a segment ends. To sample on and branch at that end later gives
-    the same distribution, so the rule picks the shallowest steps that were continued only once. When all were continued
-    twice, it picks at random, which is TreePO's fallback. TreePO's segments have a fixed length, for which there is the
-    splitter "tokens:512". What else is left out stands in docs/method.md, "Departures".
+    Of B0 first answers, B0·2^d paths are to go on from depth d. They are shared evenly among the paths that get there,
+    so that what an answer that ends early leaves goes to the others. TreePO samples segment by segment and forks where
+    a segment ends. To sample on and branch at that end later gives the same distribution, so the rule takes the
+    shallowest depth that has too few paths, and there the step that was continued least. When no depth has too few, it
+    goes back to a random step inside a random finished answer, as TreePO does. TreePO's segments have a fixed length,
+    for which there is the splitter "tokens:512". What else is left out stands in docs/method.md, "Departures".
     """
-    nodes = [n for n in tree.branchable() if n != ROOT]
-    continued = {n: sum(tree.nodes[c].draws for c in tree.nodes[n].children) for n in nodes}
-    single = [n for n in nodes if continued[n] < 2]
-    if not single:
-        return random(tree, k, options, seed)
-    return _top(tree, single, [-float(len(tree.path(n))) for n in single], k, seed)
+    first = sum(r.round == 0 for r in tree.rollouts)
+    depths: dict[int, list[int]] = defaultdict(list)
+    for n in tree.branchable():
+        if n != ROOT:
+            depths[len(tree.path(n))].append(n)
+    points: list[BranchPoint] = []
+    for depth, nodes in sorted(depths.items()):
+        continued = [sum(tree.nodes[c].draws for c in tree.nodes[n].children) for n in nodes]
+        room = min(first * 2**depth - sum(continued), k - len(points))
+        if room > 0:
+            share = [-paths / tree.nodes[n].draws for n, paths in zip(nodes, continued, strict=True)]
+            points += _top(tree, nodes, share, room, seed)
+    return points or [_inside_an_answer(tree, seed)]
+
+
+def _inside_an_answer(tree: ReasoningTree, seed: int) -> BranchPoint:
+    """A random step, but the last, of a random answer that was not cut off; the root if no answer has two steps."""
+    paths = [tree.path(leaf.node)[:-1] for leaf in tree.leaves if leaf.stop == "eos"]
+    paths = sorted((path for path in paths if path), key=lambda path: _tie(tree, path[-1], seed))
+    if not paths:
+        return BranchPoint(ROOT)
+    source = stable_hash(seed, tree.id, len(tree.leaves))
+    path = paths[source % len(paths)]
+    return BranchPoint(path[source // len(paths) % len(path)])
 
 
 def entropy(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> list[BranchPoint]:

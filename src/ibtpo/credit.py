@@ -189,22 +189,39 @@ def grpo(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:
 
 
 def treerl(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:
-    """Compares the value of each step with the whole tree's and with its parent's: the advantage of TreeRL.
+    """Compares the value of each segment with the whole tree's and with that of the segment before: TreeRL's advantage.
 
         A(s) = ((V(s) − V(root)) + (V(s) − V(parent))) / √n
 
-    V is the mean reward of the leaves under a node, and n is how many there are under s. It follows the paper (arXiv
-    2506.11902); how the code released with that differs stands in docs/method.md, "Departures".
+    V is the mean reward of the leaves under a node, and n is how many there are under s. TreeRL's segments end where
+    the tree branches, so the parent of a step is not the step before, but the last place above where the tree forks, or
+    the root: all steps of a segment get the same number. It follows the paper (arXiv 2506.11902); how the code released
+    with that differs stands in docs/method.md, "Departures".
 
     Returns L arrays, the i-th (D_i,).
     """
     scores = score_tree(tree, ScoreOptions(value="leaves"))
-    parents = [n.parent for n in tree.nodes[1:]]
+    forks = _forks(tree)
+    above = np.zeros(len(tree.nodes), dtype=int)  # the id of the last fork above each node; a parent's id is lower
+    for node in tree.nodes[1:]:
+        above[node.id] = node.parent if forks[node.parent] else above[node.parent]
     step = np.full(len(tree.nodes), math.nan)
     v, count = scores.p_hat, scores.leaf_count
     with np.errstate(invalid="ignore", divide="ignore"):
-        step[1:] = (2 * v[1:] - v[ROOT] - v[parents]) / np.sqrt(count[1:])
+        step[1:] = (2 * v[1:] - v[ROOT] - v[above[1:]]) / np.sqrt(count[1:])
     return _along_paths(tree, step)
+
+
+def _forks(tree: ReasoningTree) -> np.ndarray:
+    """(N,) whether more than one continuation was sampled from a node, or a trajectory ended there; so is the root.
+
+    Continuations that gave the same step are one child, but drawn more often than the node itself.
+    """
+    forks = np.array(
+        [sum(tree.nodes[c].draws for c in n.children) > n.draws or len(n.children) > 1 for n in tree.nodes]
+    )
+    forks[[ROOT, *(leaf.node for leaf in tree.leaves)]] = True
+    return forks
 
 
 def treepo(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:

@@ -34,8 +34,27 @@ def rescued(tree: ReasoningTree) -> bool:
 
     Alike means that they were all right or all wrong.
     """
-    first = [float(c) for c, r in zip(tree.correct, tree.rollouts, strict=False) if r.round == 0 and c is not None]
+    first = _first_correctness(tree)
     return bool(first) and not effective(first) and effective(correctness(tree))
+
+
+def _first_correctness(tree: ReasoningTree) -> list[float]:
+    """The known raw correctness of the first B0 rollouts; empty for a tree that does not say how it grew."""
+    return [float(c) for c, r in zip(tree.correct, tree.rollouts, strict=False) if r.round == 0 and c is not None]
+
+
+def policy_rate(tree: ReasoningTree) -> float:
+    """The policy's own success rate, as far as one tree tells: the mean raw correctness of its independent rollouts.
+
+    These are the first B0, all from the root: later ones start where the search chose, so that all leaves together are
+    no fair sample of the policy. With the branching rule "independent" all rollouts are.
+
+    Returns NaN if the correctness of none is known, and for a tree that does not say how it grew.
+    """
+    search = tree.meta.get("search")
+    if tree.rollouts and isinstance(search, dict) and search.get("branching") == "independent":
+        return _mean(correctness(tree))
+    return _mean(_first_correctness(tree))
 
 
 def tree_record(tree: ReasoningTree, options: ScoreOptions | None = None) -> Record:
@@ -56,6 +75,7 @@ def tree_record(tree: ReasoningTree, options: ScoreOptions | None = None) -> Rec
     return {
         "eff_rate": float(effective(correct)),
         "avg_rate": _mean(correct),
+        "policy_rate": policy_rate(tree),
         "pass_at_g": max(correct, default=math.nan),
         "rescued": float(rescued(tree)) if tree.rollouts else math.nan,  # trees from elsewhere may not say
         "uniform": float(not effective(correct)) if correct else math.nan,
@@ -104,9 +124,9 @@ def tree_scores(tree: ReasoningTree, options: CreditOptions) -> dict[str, Any]:
     options: the advantage, and how the tree is scored.
 
     In the result, `nodes` holds the `COLUMNS` of each node, `effective` says whether raw correctness differs between
-    the leaves, and `avg_reward` is the mean of the known rewards. The `advantage` of a node is A_GL + λ·A_IB for
-    "ibtpo". For any other it is the mean, over the trajectories through the node, of what its tokens get there, before
-    `prefix_weight` and before a division by the batch's scale.
+    the leaves, `avg_reward` is the mean of the known rewards, and `policy_rate` is what the function of that name says.
+    The `advantage` of a node is A_GL + λ·A_IB for "ibtpo". For any other it is the mean, over the trajectories through
+    the node, of what its tokens get there, before `prefix_weight` and before a division by the batch's scale.
     """
     scores = score_tree(tree, options.score)
     columns: dict[str, np.ndarray] = {
@@ -123,6 +143,7 @@ def tree_scores(tree: ReasoningTree, options: CreditOptions) -> dict[str, Any]:
         "id": tree.id,
         "nodes": [{"id": n.id, **{name: values[name][n.id] for name in COLUMNS}} for n in tree.nodes],
         "avg_reward": _or_none(_mean(leaf_rewards(tree).tolist())),
+        "policy_rate": _or_none(policy_rate(tree)),
         "effective": effective(correctness(tree)),
         "ib_score": _or_none(tree_ib_score(scores)),
         "cov_eta": _or_none(eta_covariance(tree, scores)),
@@ -159,5 +180,6 @@ def readable(tree: ReasoningTree, record: dict[str, Any]) -> str:
         texts.append(visible(json.dumps(tree.nodes[node].step.text[:40], ensure_ascii=False)[1:-1]))
     header, *lines = table(rows, ["node", "draws", *COLUMNS]).split("\n")
     lines = [f"{line}  {text}" for line, text in zip(lines, texts, strict=True)]
-    summary = ", ".join(f"{name} {cell(record[name])}" for name in ("avg_reward", "effective", "ib_score", "cov_eta"))
+    names = ("avg_reward", "policy_rate", "effective", "ib_score", "cov_eta")
+    summary = ", ".join(f"{name} {cell(record[name])}" for name in names)
     return f"{visible(record['id'], '')}: {len(tree.leaves)} trajectories, {summary}\n" + "\n".join([header, *lines])

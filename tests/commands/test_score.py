@@ -81,7 +81,8 @@ def test_score_prints_a_table_with_steps_under_the_ones_they_follow(call) -> Non
     lines = out.splitlines()
     assert code == 0
     assert lines[0] == (
-        "inner_leaf: 5 trajectories, avg_reward 0.6667, effective yes, ib_score 0.3750, cov_eta -0.0469"
+        "inner_leaf: 5 trajectories, avg_reward 0.6667, policy_rate 0.5000, effective yes, ib_score 0.3750, "
+        "cov_eta -0.0469"
     )
     assert [line.split()[0] for line in lines[2:8]] == ["0", "1", "4", "5", "2", "3"]
     numbers = ["0.5000", "-0.4500", "0.5000", "1.2000", "-0.2886", "-0.2250", "-0.3111"]

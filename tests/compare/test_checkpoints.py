@@ -98,14 +98,14 @@ def test_each_checkpoint_has_the_numbers_of_ibtpo_sample_and_their_bootstrap_int
     assert summary["checkpoints"] == rows
     assert summary["verdict"] == last["verdict"]
     page = (tmp_path / "d" / "diagnosis.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert "checkpoint-20: {mean:.3f} [{low:.3f}, {high:.3f}]".format(**rows[1]["cov_eta"]) in page
     assert all(html.escape(sentence, quote=False) in page for sentence in last["verdict"])
     with open(tmp_path / "d" / "curve.csv", newline="", encoding="utf-8") as f:
         curve = list(csv.DictReader(f))
     assert [(r["checkpoint"], int(r["step"])) for r in curve] == [("checkpoint-5", 5), ("checkpoint-20", 20)]
     for line, row in zip(curve, rows, strict=True):
-        for name in ("cov_eta", "eff_rate", "ib_score", "entropy", "avg_rate"):
+        for name in ("cov_eta", "eff_rate", "ib_score", "entropy", "avg_rate", "policy_rate"):
             for column, key in ((name, "mean"), (f"{name}_low", "low"), (f"{name}_high", "high")):
                 assert float(line[column]) == pytest.approx(row[name][key])
     stored = read_trees(tmp_path / "d" / "trees" / "checkpoint-20.jsonl")
@@ -119,7 +119,7 @@ def test_a_resumed_curve_grows_only_what_is_missing_and_is_the_same(call, tmp_pa
     code, whole, _ = call(*arguments)
     assert code == 0
     assert whole.splitlines()[0].split() == [
-        "checkpoint", "Avg-Rate", "Eff-Rate", "Cov(η1,η2)", "IB-Score", "entropy",
+        "checkpoint", "Avg-Rate", "policy's", "own", "Eff-Rate", "Cov(η1,η2)", "IB-Score", "entropy",
     ]  # fmt: skip
     code, _, err = call(*arguments)
     assert code == 2
@@ -252,10 +252,13 @@ def test_checkpoints_stand_at_their_steps_where_those_ascend(steps, expected):
 
 
 def test_a_number_that_no_checkpoint_defines_has_no_curve_and_names_stay_text(tmp_path):
-    some = measure([{"cov_eta": math.nan, **dict.fromkeys(("eff_rate", "ib_score", "entropy", "avg_rate"), 0.5)}] * 2)
+    some = measure(
+        [{"cov_eta": math.nan, **dict.fromkeys(("eff_rate", "ib_score", "entropy", "avg_rate", "policy_rate"), 0.5)}]
+        * 2
+    )
     rows = [{"label": f"<b>\u202e{i}", "step": None, **some} for i in range(2)]
     page = write_diagnosis(rows, ["a < b"], [("data", "x")], tmp_path / "p.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     assert "&lt;b&gt;[U+202E]1" in page
     assert "\u202e" not in page
     assert "<script" not in page

@@ -16,10 +16,11 @@ import pytest
 import yaml
 
 from ibtpo.compare.training_arms import COMPONENTS, PRESETS, expand, folder_name, parse
+from ibtpo.compare.training_choices import choose_rate, nearest_questions, tried_rates
 from ibtpo.compare.training_jobs import Job, run_all
-from ibtpo.compare.training_plan import Plan, choose_rate, split_problems
+from ibtpo.compare.training_plan import Plan, go_on, split_problems
 from ibtpo.errors import ConfigError, DataError
-from ibtpo.evaluation.statistics import CrossedResamples, accuracy, difference, grade_table
+from ibtpo.evaluation.statistics import accuracy, crossed_interval, difference, grade_table, t_quantile
 from ibtpo.storage.run_folder import RunFolder
 from ibtpo.tasks.problems import Problem
 from ibtpo.training.methods import METHODS
@@ -106,6 +107,49 @@ def test_the_rate_of_the_best_mean_is_chosen() -> None:
     assert choose_rate({1e-4: [0.1], 2e-4: [0.2], 4e-4: [0.3]})["at_edge"]
 
 
+def test_a_grid_grows_until_its_best_rate_is_inside() -> None:
+    def tried(grid: list[float], best: float, known: float = 1.0) -> list[float]:
+        """The rates that are tried if accuracy falls with the distance to `best`, known up to `known`."""
+        return list(tried_rates(grid, lambda rate: [-abs(math.log(rate / best)) if rate <= known else None], 3))
+
+    assert tried([1e-4, 2e-4, 4e-4], 2e-4) == [1e-4, 2e-4, 4e-4]
+    assert tried([1e-4, 2e-4, 4e-4], 1e-4) == [5e-5, 1e-4, 2e-4, 4e-4]
+    assert tried([1e-4, 2e-4, 4e-4], 8e-4) == [1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3]
+    assert tried([1e-4, 2e-4, 4e-4], 8e-4, known=4e-4) == [1e-4, 2e-4, 4e-4, 8e-4]  # the last one is to be tried now
+    assert tried([1e-4, 4e-4], 1.0) == [1e-4, 4e-4, 1.6e-3, 6.4e-3, 2.56e-2]  # no more than three times
+    assert tried([1e-4, 2e-4], 1e-9) == [1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4]
+
+
+def test_questions_a_step_are_the_nearest_that_the_batch_takes() -> None:
+    pytest.importorskip("trl")
+    settings = {"num_generations": 12, "prompts_per_step": 8}
+    assert [nearest_questions(settings, wanted, 100) for wanted in (6.4, 5.4, 0.2, 11.0)] == [6, 5, 1, 11]
+    assert nearest_questions(settings, 6.4, 4) == 4  # no more than there are
+    assert nearest_questions({**settings, "rows_per_forward": 24}, 6.9, 100) == 6  # 72 answers are three passes
+    assert nearest_questions({**settings, "rows_per_forward": 48}, 6.4, 100) == 8
+
+
+def test_arms_that_match_the_steps_of_another_are_sized() -> None:
+    assert plan().sizings() == []
+    sized = plan(match_steps="grpo")
+    assert [str(job.folder) for job in sized.sizings()] == ["out/sizes/grpo", "out/sizes/ibtpo"]
+    words = sized.sizings()[1].words
+    options = dict(zip(words[1::2], words[2::2], strict=True))
+    assert (options["--max_steps"], options["--max_generated_tokens"], options["--learning_rate"]) == (
+        "4", "null", "0.0001"
+    )  # fmt: skip
+    own = Plan(Path("out"), {**plan().shared, "match_steps": "grpo"}, ("grpo", "ibtpo,prompts_per_step=3"), (0,), {})
+    assert own.sizings() == []  # nothing to match
+
+
+def test_a_comparison_of_an_earlier_version_is_read_but_not_gone_on_with() -> None:
+    old, new = plan(), plan(match_steps="ibtpo", widenings=3)
+    assert (old.measure, len(old.pilots())) == (None, 8)
+    with pytest.raises(ConfigError, match="in out was begun by an earlier version, which had no match_steps"):
+        go_on(old, new)
+    assert go_on(plan(match_steps="grpo"), plan(match_steps="ibtpo")).measure == "grpo"
+
+
 def problems(*texts: str) -> list[Problem]:
     return [Problem(f"{i}", text, "-", {}) for i, text in enumerate(texts)]
 
@@ -121,26 +165,47 @@ def test_no_question_is_in_two_lists_of_problems() -> None:
 # --- statistics
 
 
+def test_quantiles_of_students_t_are_those_of_the_tables() -> None:
+    found = [t_quantile(n) for n in (1, 2, 4, 11, 199)]
+    assert found == pytest.approx([12.7062, 4.30265, 2.77645, 2.20099, 1.97196], rel=1e-5)
+    assert t_quantile(2, 0.9) == pytest.approx(2.91999, rel=1e-5)
+
+
 def test_means_and_intervals_of_tables_with_known_answers() -> None:
     constant = np.full((3, 4), 0.25)
     assert accuracy(constant) == {"acc": 0.25, "ci": [0.25, 0.25]}
-    # Only problems differ: the interval is that of the mean of resampled problems, whatever the seeds.
-    by_problem = np.tile([0.0, 1.0], (5, 1))
-    assert accuracy(by_problem) == {"acc": 0.5, "ci": [0.0, 1.0]}
-    # Only seeds differ: with many problems alike, it is that of the mean of resampled seeds.
-    rng = np.random.default_rng(0)
-    seeds = rng.normal(0.5, 0.1, 8)
-    low, high = accuracy(np.tile(seeds[:, None], (1, 50)))["ci"]
-    assert high - low == pytest.approx(2 * 1.96 * seeds.std() / math.sqrt(8), rel=0.1)
+    # Only problems differ: the t interval of the problems, whatever the seeds. Their variance is 1/2.
+    half = t_quantile(1) * math.sqrt(0.5 / 2)
+    assert accuracy(np.tile([0.0, 1.0], (5, 1)))["ci"] == pytest.approx([0.5 - half, 0.5 + half])
+    # Only seeds differ: the t interval of the seeds, 0.1 to 0.3, however many problems there are.
+    half = t_quantile(2) * 0.1 / math.sqrt(3)
+    assert accuracy(np.tile([[0.1], [0.2], [0.3]], (1, 50)))["ci"] == pytest.approx([0.2 - half, 0.2 + half])
+    assert all(map(math.isnan, crossed_interval(np.array([[0.5]]))))
 
 
 def test_the_interval_holds_both_sources_of_variance() -> None:
-    rng = np.random.default_rng(1)
-    S, P = 10, 200
-    seeds, questions = rng.normal(0, 0.05, (S, 1)), rng.normal(0.4, 0.3, (1, P))
-    low, high = accuracy(seeds + questions)["ci"]
-    expected = math.sqrt(seeds.var() / S + questions.var() / P)
-    assert (high - low) / (2 * 1.96) == pytest.approx(expected, rel=0.08)
+    # By hand: row means 2 and 4 have the variance 2; column means 1, 3 and 5 have 4; nothing is left over.
+    table = np.array([[0.0, 2.0, 4.0], [2.0, 4.0, 6.0]])
+    half = math.sqrt(t_quantile(1) ** 2 * 2 / 2 + t_quantile(2) ** 2 * 4 / 3)
+    assert crossed_interval(table) == pytest.approx((3 - half, 3 + half))
+    # Noise alone: columns differ by no more than it explains, so the interval is that of the seeds.
+    noise = np.array([[1.0, -1.0], [-1.0, 1.0], [0.5, 0.1]])
+    half = t_quantile(2) * math.sqrt(0.03 / 3)  # row means 0, 0 and 0.3
+    assert crossed_interval(noise) == pytest.approx((0.1 - half, 0.1 + half))
+
+
+@pytest.mark.parametrize(("seeds", "of_seeds", "of_problems"), [
+    (3, 0.05, 0.0), (3, 0.05, 0.3), (3, 0.0, 0.3), (5, 0.05, 0.3), (12, 0.05, 0.3), (1, 0.0, 0.3)
+])  # fmt: skip
+def test_intervals_hold_the_truth_as_often_as_they_say(seeds: int, of_seeds: float, of_problems: float) -> None:
+    rng = np.random.default_rng(3)
+    draws, P = 1000, 60
+    hits = 0
+    for _ in range(draws):
+        table = rng.normal(0, of_seeds, (seeds, 1)) + rng.normal(0.4, of_problems, P) + rng.normal(0, 0.2, (seeds, P))
+        low, high = crossed_interval(table)
+        hits += low <= 0.4 <= high
+    assert hits / draws >= 0.93
 
 
 def test_paired_differences_find_a_known_gain_under_shared_noise() -> None:
@@ -160,9 +225,7 @@ def test_grades_that_are_not_known_are_left_out() -> None:
     values = grade_table([{"a": 1.0, "b": None}, {"a": 0.0, "b": 0.5}], ["a", "b", "c"])
     np.testing.assert_array_equal(values, [[1, np.nan, np.nan], [0, 0.5, np.nan]])
     assert accuracy(values)["acc"] == 0.5
-    two = CrossedResamples(2, 2, resamples=1)
-    two.seeds, two.problems = np.array([[2.0, 0.0]]), np.array([[1.0, 1.0]])
-    assert two.means(values[:, :2]) == [1.0]  # seed 1 twice: only its one known grade
+    assert crossed_interval(values) == pytest.approx(crossed_interval(values[:, :2]))  # c is no problem of the table
 
 
 # --- the command, with runs made up by a stand-in for `ibtpo train`
@@ -189,7 +252,11 @@ with open("started.txt", "a") as f:
     f.write(f"{folder} {words[0]}\\n")
 while Path("STOP").exists():
     time.sleep(0.02)
-tokens, rate, seed = int(options["max_generated_tokens"]), float(options["learning_rate"]), int(options["seed"])
+rate, seed = float(options["learning_rate"]), int(options["seed"])
+if options["max_generated_tokens"] == "null":
+    tokens = int(options["max_steps"]) * options["prompts_per_step"] * {"grpo": 80, "ibtpo": 100}[options["method"]]
+else:
+    tokens = int(options["max_generated_tokens"])
 if options.get("lam") == 9:
     sys.exit("out of memory")
 best = {"grpo": 2e-4, "ibtpo": 1e-4}[options["method"]]
@@ -221,7 +288,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, letters in (("train", "abcdefghij"), ("test", "jklmn")):
         rows = [{"id": f"{name}-{c}", "question": c, "answer": "1"} for c in letters]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = {"model": "nano", "data": "train.jsonl", "eval_data": "test.jsonl", "prompts_per_step": 2, "threads": 2,
+    recipe = {"model": "nano", "data": "train.jsonl", "eval_data": "test.jsonl", "prompts_per_step": 5, "threads": 2,
               "num_train_epochs": 1}  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     monkeypatch.setattr("ibtpo.compare.training_jobs.COMMAND", (sys.executable, "fake.py"))
@@ -274,10 +341,18 @@ def test_the_command_chooses_rates_runs_seed_by_seed_and_sums_up(call: Compare, 
     assert stored["arms"] == summary["arms"]
     assert stored["plan"]["problems"] == {"train": 6, "validation": 3, "held_out": 5}  # j is held out
 
+    # An answer of ibtpo is dearer by a quarter, so it has 4 questions a step, for grpo's 5.
+    assert (grpo["questions_a_step"], ibtpo["questions_a_step"]) == (5, 4)
+    assert summary["matched"] == "generated tokens and optimiser steps"
+    # Both best rates are at an end of the grid at first: 2e-4 is the highest, 1e-4 the lowest.
+    assert list(grpo["validation"]) == ["0.0001", "0.0002", "0.0004"]
+    assert list(ibtpo["validation"]) == ["5e-05", "0.0001", "0.0002"]
+    assert [a["at_edge"] for a in (grpo, ibtpo)] == [False, False]
+    assert [len(row) for row in ibtpo["validation"].values()] == [3, 3, 3]
     started = [Path(line.split()[0]) for line in Path("started.txt").read_text().splitlines()]
-    assert len(started) == 4 + 4
-    assert {p.parts[1] for p in started[:4]} == {"pilots"}
-    assert [p.name for p in started[4:]] == ["seed0", "seed0", "seed1", "seed1"]
+    assert sorted(map(str, started[:2])) == ["out/sizes/grpo", "out/sizes/ibtpo"]
+    assert {p.parts[1] for p in started[2:20]} == {"pilots"}  # two arms, two rates and one more, three seeds
+    assert [p.name for p in started[20:]] == ["seed0", "seed0", "seed1", "seed1"]
     assert not list(Path("out").glob("*/*/**/model"))
     assert not list(Path("out").glob("*/*/**/checkpoints"))
     assert not list(Path("out/logs").iterdir())
@@ -290,8 +365,9 @@ def test_the_command_chooses_rates_runs_seed_by_seed_and_sums_up(call: Compare, 
     text = Path("out/table.md").read_text()
     assert "| ibtpo | 40.5 [" in text
     assert "| +10.0 [+10.0, +10.0] |" in text
-    assert "Token-matched" in text
-    assert "learning rate was chosen on 3 other problems" in text
+    assert "Matched in generated tokens and optimiser steps" in text
+    assert "as many optimiser steps as grpo does" in text
+    assert "learning rate was chosen on 3 other problems by pilots of 800 tokens and 3 seeds" in text
     curves = Path("out/curves.csv").read_text().splitlines()
     assert curves[0] == "arm,seed,measure,tokens,seconds,value"
     assert len([line for line in curves if line.startswith("ibtpo,1,accuracy")]) == 3
@@ -309,11 +385,15 @@ def test_seeds_and_arms_are_added_and_nothing_is_done_twice(call: Compare, place
     assert "out exists already; give --resume" in err
     assert call(*one_rate, "--arms", "ibtpo,lam=0", "--seeds", 0, 1, "--resume", "--keep-models")[0] == 0
     started = Path("started.txt").read_text().splitlines()
-    assert [line.split()[0] for line in started] == [
-        f"out/runs/{run}" for run in ("ibtpo/seed0", "ibtpo-lam-0/seed0", "ibtpo/seed1", "ibtpo-lam-0/seed1")
-    ]
+    finals = ("ibtpo/seed0", "ibtpo-lam-0/seed0", "ibtpo/seed1", "ibtpo-lam-0/seed1")
+    assert [line.split()[0].removeprefix("out/") for line in started] == [
+        "runs/ibtpo/seed0", "sizes/ibtpo", "sizes/ibtpo-lam-0", *(f"runs/{name}" for name in finals[1:])
+    ]  # fmt: skip
+    assert yaml.safe_load(Path("out/arms/ibtpo-lam-0.yaml").read_text())["prompts_per_step"] == 5
     assert [Path(f"out/runs/ibtpo/seed{seed}/model").exists() for seed in (0, 1)] == [False, True]
-    assert "All arms have the same learning rate." in Path("out/table.md").read_text()
+    table = Path("out/table.md").read_text()
+    assert "All arms have the same learning rate." in table
+    assert "] †" not in table  # both arms have two seeds
     summary = json.loads(Path("out/summary.json").read_text())
     assert list(summary["paired"]) == ["ibtpo-ibtpo,lam=0"]
     wall = summary["wall_seconds"]
@@ -327,14 +407,21 @@ def test_seeds_and_arms_are_added_and_nothing_is_done_twice(call: Compare, place
     code, _, err = call(*one_rate, "--arms", "ibtpo", "--resume", "--set", "ib_beta=2")
     assert code == 2
     assert "--resume: ib_beta is 2, but None in out" in err
+    code, _, err = call(*one_rate, "--arms", "ibtpo", "--resume", "--no-match-steps")
+    assert code == 2
+    assert "--resume: match_steps is None, but 'ibtpo' in out" in err
 
 
 def test_a_failed_run_is_named_and_does_not_stop_the_others(call: Compare, place: Path) -> None:
-    code, _, err = call(*ARGS, "--learning-rates", "1e-4", "--arms", "ibtpo,lam=9", "ibtpo", "--seeds", 0)
+    words = (*ARGS, "--learning-rates", "1e-4", "--seeds", 0, "--no-match-steps", "--arms", "ibtpo,lam=9", "ibtpo")
+    code, _, err = call(*words)
     assert code == 2
     assert "ibtpo,lam=9, seed 0: exit status 1: out of memory (out/logs/runs-ibtpo-lam-9-seed0.log)" in err
     assert "1 runs failed: ibtpo,lam=9, seed 0" in err
     assert list(json.loads(Path("out/summary.json").read_text())["arms"]) == ["ibtpo"]
+    table = Path("out/table.md").read_text()
+    assert "] † |" in table  # of one seed
+    assert "Matched in generated tokens: every run" in table
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ import summarise
 import trees
 import world
 
-from ibtpo.credit import CreditOptions, path_advantages
 from ibtpo.engines import Sampling
 from ibtpo.search import Prompt, SearchOptions, TreeSearch
 from ibtpo.verify import Verdict
@@ -176,18 +175,6 @@ def test_trees_are_those_of_tree_search(name: str) -> None:
     assert ours["nodes"] == theirs["nodes"]
     assert ours["leaves"] == theirs["leaves"]
     assert ours["meta"]["rollouts"] == theirs["meta"]["rollouts"]
-
-
-def test_segments_end_where_the_tree_branches() -> None:
-    problem, theta = make(world.Shape(5, 4096, 4), seed=2)
-    tree = trees.grow(problem, world.policy(problem, theta), arms.GROWTHS["EPTree"], 0)
-    joined = trees.segmented(tree)
-    assert [joined.completion_ids(i) for i in range(12)] == [tree.completion_ids(i) for i in range(12)]
-    assert all(len(n.children) != 1 for n in joined.nodes[1:])
-    assert len(joined.nodes) < len(tree.nodes)
-    # A step's own value and its answers are the segment's; only the parent differs.
-    whole, parts = (path_advantages(t, CreditOptions("treerl")) for t in (tree, joined))
-    assert whole[0][-1] != parts[0][-1] or len(whole[0]) != len(parts[0])
 
 
 def test_operating_points_are_fitted_and_reached() -> None:

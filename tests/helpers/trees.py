@@ -111,6 +111,7 @@ HAND: dict[str, Hand] = {
             -1 / 3 / S_THIRD - 0.1 * 3 / 10,
         ],
         "avg_reward": F(1, 3),
+        "policy_rate": F(1, 2),
         "effective": True,
         "tree_ib": F(-3, 40),  # (−9/20 + 6/20)/2
         # root: η1 is ±3/4 and η2 ±1/8 off their means: 3/32; node 1: ±1 and ±1/8: 1/8; the mean of both
@@ -133,6 +134,7 @@ HAND: dict[str, Hand] = {
             -1 / 2 / S_THIRD - 0.1 * 3 / 20,
         ],
         "avg_reward": F(1, 2),
+        "policy_rate": F(1, 2),
         "effective": True,
         "tree_ib": F(3, 16),  # (3/40 + 12/40)/2
         # E[η1] = −1/5 at both. root: E[η2] = (3·1/2 + 1/8)/4 = 13/32, E[η1η2] = 1/80: 1/80 + 13/160 = 3/32
@@ -149,6 +151,7 @@ HAND: dict[str, Hand] = {
         "a_ib": [None, F(-3, 20), F(-1, 20), F(-1, 20), F(-1, 10)],
         "advantage": [None, F(-3, 200), F(-1, 200), F(-1, 200), F(-1, 100)],
         "avg_reward": 0,
+        "policy_rate": 0,
         "effective": False,
         "tree_ib": F(-21, 40),
         "cov_eta": 0,
@@ -172,6 +175,7 @@ HAND: dict[str, Hand] = {
             None,
         ],
         "avg_reward": F(2, 3),
+        "policy_rate": F(1, 2),
         "effective": True,
         "tree_ib": F(3, 8),  # (−9/20 + 24/20)/2
         "cov_eta": F(-3, 64),  # root alone: η1 ∓3/8, η2 ±1/8; node 1 has one known draw
@@ -193,6 +197,7 @@ HAND: dict[str, Hand] = {
             0.25 / 0.2501,
         ],
         "avg_reward": F(1, 2),
+        "policy_rate": F(3, 8),
         "effective": True,
         "tree_ib": F(-27, 40),
         "cov_eta": F(-1, 640),  # root ±3/8 with ±1/8: 3/64; node 2 ∓1/5 with ±1/4: −1/20; the mean
@@ -301,6 +306,7 @@ def printed(name: str, hand: Hand) -> dict[str, Any]:
         "id": name,
         "nodes": nodes,
         "avg_reward": float(hand["avg_reward"]),
+        "policy_rate": float(hand["policy_rate"]),
         "effective": hand["effective"],
         "ib_score": float(hand["tree_ib"]),
         "cov_eta": number(hand["cov_eta"]),

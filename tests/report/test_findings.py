@@ -157,6 +157,14 @@ def test_a_rule_on_a_curve_of_known_answer(tmp_path, plot, name, values, state, 
     assert (f.state, words in f.title) == (state, True), f
 
 
+def test_accuracy_in_training_names_the_policys_own_rate_beside_that_of_the_leaves(tmp_path):
+    leaves = ramp(0.2, 0.4, 0.05)
+    assert "first answers" not in finding("accuracy-tokens", findings(tmp_path / "a", avg_rate=leaves)).evidence
+    own = np.where(np.arange(len(leaves)) < len(leaves) / 2, 0.1, 0.3)
+    f = finding("accuracy-tokens", findings(tmp_path / "b", avg_rate=leaves, policy_rate=own))
+    assert f.evidence.endswith(" That of the first answers went from 10.0 % to 30.0 %.")
+
+
 @pytest.mark.parametrize(("name", "plot"), [("eff_rate", "signal"), ("entropy", "entropy"), ("truncated", "truncated")])
 def test_eleven_steps_are_too_short_a_run_to_say(tmp_path, name, plot):
     found = findings(tmp_path, n=11, **{name: np.linspace(1, 0, 11)})

@@ -45,7 +45,7 @@ def pages(tmp_path_factory):
     (folder / "d").mkdir()
     trees = {1: [tree("a", [0, 0, 1], prompt="كم يساوي ٢ + ٣؟"), tree("</details>b", [1, 1, 1], text="long " * 400)]}
     one, two = make_run(folder / "one", trees=trees), make_run(folder / "two", rows(20))
-    values = ("eff_rate", "cov_eta", "ib_score", "entropy", "avg_rate")
+    values = ("eff_rate", "cov_eta", "ib_score", "entropy", "avg_rate", "policy_rate")
     of = lambda i: {name: {"mean": 0.1 * i, "low": 0.1 * i - 0.05, "high": 0.1 * i + 0.05} for name in values}  # noqa: E731
     curve = [{"label": f"out/checkpoint-{50 * i}", "step": 50 * i, **of(i)} for i in range(1, 4)]
     return {

@@ -16,7 +16,7 @@ ARGS = SimpleNamespace(bf16=False, fp16=False)
 def log(step, **changed):
     return {
         "ibtpo/trajectories": 96.0, "ibtpo/generated_tokens": 1000.0, "ibtpo/generated_tokens_total": 1000.0 * step,
-        "ibtpo/avg_rate": 0.2 + 0.01 * step, "ibtpo/eff_rate": 0.5, "ibtpo/ib_score": -0.9, "ibtpo/cov_eta": 0.0213,
+        "ibtpo/policy_rate": 0.2 + 0.01 * step, "ibtpo/eff_rate": 0.5, "ibtpo/ib_score": -0.9, "ibtpo/cov_eta": 0.0213,
         "ibtpo/entropy": 1.25, "ibtpo/truncated": 0.125, "ibtpo/verifier_errors": 0.0, "sampling/logp_gap_max": 1e-6,
         "time/sampling": 6.0, "time/update": 3.0, "time/credit": 0.01, "time/verifying": 0.0, "time/other": 1.0,
         **{k.replace("__", "/"): v for k, v in changed.items()},

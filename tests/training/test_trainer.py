@@ -109,6 +109,17 @@ def test_branches_may_be_chosen_with_another_beta_than_credit_is_given_with(tmp_
         IBTPOConfig(**common, ib_beta=0.0)
 
 
+def test_branches_may_be_chosen_with_another_value_than_credit_is_given_with(tmp_path):
+    common = {"output_dir": str(tmp_path), "num_generations": 12, "per_device_train_batch_size": 12}
+    one = IBTPOConfig(**common, value="draws")
+    assert (one.search_options().score.value, one.credit_options().score.value) == ("draws", "draws")
+    two = IBTPOConfig(**common, branch_value="draws", branch_beta=1.0)
+    assert (two.search_options().score.value, two.credit_options().score.value) == ("draws", "leaves")
+    assert two.search_options().score.ib_beta == 1.0
+    with pytest.raises(ConfigError, match="unknown branch_value 'draw'; did you mean 'draws'"):
+        IBTPOConfig(**common, branch_value="draw")
+
+
 def test_logged_advantages_are_the_ones_trained_on(tiny_model, tmp_path):
     t = train(tiny_model, tmp_path, cls=Recording)
     means = (t.step_advantages * t.mask).sum(1) / t.mask.sum(1)

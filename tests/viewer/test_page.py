@@ -437,7 +437,7 @@ def test_the_command_says_what_it_wrote_and_refuses_what_does_not_fit(tmp_path: 
 # --- terminal ------------------------------------------------------------------------------------------------------
 
 
-def printed(source: Path, *args: object, width: int = 100) -> str:
+def printed(source: Path, *args: object, width: int = 140) -> str:
     from rich.console import Console
 
     out = io.StringIO()
@@ -447,7 +447,8 @@ def printed(source: Path, *args: object, width: int = 100) -> str:
 
 def test_the_terminal_shows_draws_values_scores_and_verdicts() -> None:
     assert printed(GOLDEN / "merged.jsonl").splitlines() == [
-        "merged  4 answers, average reward 0.50, IB-Score +0.188, Cov(η1, η2) +0.130, effective",
+        "merged  4 answers, average reward 0.50, first answers right 0.50, IB-Score +0.188, Cov(η1, η2) +0.130, "
+        "effective",
         "p̂ 0.50 IB +0.075 Toss.",
         "├──   1 ×3 p̂ 0.67 IB +0.300 10",
         "│   ├──   2 ×2 p̂ 1.00 ✓ right ✓ right 11",
@@ -475,7 +476,7 @@ def test_in_the_terminal_a_tree_that_nobody_graded_is_not_called_uniform(tmp_pat
     tree.add(0, [BUILDERS["all_wrong"]().nodes[1].step], None, "verifier_error")
     write_trees(tmp_path / "t.jsonl", [tree])
     title = printed(tmp_path / "t.jsonl").splitlines()[0]
-    assert title == "t  1 answer, average reward –, IB-Score –, Cov(η1, η2) –"
+    assert title == "t  1 answer, average reward –, first answers right –, IB-Score –, Cov(η1, η2) –"
 
 
 def test_stored_options_that_cannot_be_used_are_named_with_file_and_tree(tmp_path: Path) -> None:

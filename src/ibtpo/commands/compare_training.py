@@ -4,9 +4,11 @@ An ARM is a method with options of `ibtpo train` after commas: grpo, ibtpo, ibtp
 grpo,advantage=ibtpo. "methods" stands for the seven methods, "components" for the parts of IB-TPO one by one.
 RECIPE is what all arms share: a YAML file or the name of a shipped recipe; default: the embedded task's.
 
-Each arm's learning rate is chosen by short pilots on problems taken from the end of the training data. Then every arm
-trains with every seed. --output gets a folder for each run, and summary.json, table.md, curves.csv and pictures, which
-are written anew after every run. --resume goes on where the command was stopped, and may add arms and seeds.
+Short runs find how many questions a step make an arm take as many optimiser steps for its tokens as grpo does (or,
+without it, the first arm). Each arm's learning rate is chosen by pilots on problems taken from the end of the training
+data; a grid whose best rate is at its end grows there. Then every arm trains with every seed. --output gets a folder
+for each run, and summary.json, table.md, curves.csv and pictures, which are written anew after every run. --resume goes
+on where the command was stopped, and may add arms and seeds.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from .options import add_output_options
 from .output import print_json
 
 if TYPE_CHECKING:
+    from ..compare.training_jobs import Job
     from ..compare.training_plan import Plan
 
 
@@ -38,13 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--evaluations", type=int, default=5, help="held-out evaluations in a run, the last at its end (default: 5)"
     )
+    parser.add_argument(
+        "--match-steps", action=argparse.BooleanOptionalAction, default=True,
+        help="choose each arm's questions a step so that all take as many optimiser steps (default: on)",
+    )  # fmt: skip
     group = parser.add_argument_group("learning rates")
     group.add_argument(
         "--learning-rates", nargs="+", type=float, default=list(RATES), metavar="X",
         help="the grid; with a single one there are no pilots (default: 1e-4 2e-4 4e-4)",
     )  # fmt: skip
     group.add_argument("--pilot-tokens", type=int, help="tokens of a pilot (default: a fifth of --tokens)")
-    group.add_argument("--pilot-seeds", nargs="+", type=int, default=[1000], metavar="N", help="default: 1000")
+    group.add_argument(
+        "--pilot-seeds", nargs="+", type=int, default=[1000, 1001, 1002], metavar="N", help="default: 1000 1001 1002"
+    )
     group.add_argument(
         "--validation", type=int, default=100, help="problems pilots are measured on, not trained on (default: 100)"
     )
@@ -58,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the pilots and the runs that are missing, writes the result into the folder and prints it."""
-    from ..compare.training import JobRunner, write_result
-    from ..compare.training_plan import load_plan
+    from ..compare.training import JobRunner, match_steps, write_result
+    from ..compare.training_plan import SIZING_STEPS, load_plan
 
     def say(text: str) -> None:
         if not args.quiet:
@@ -70,12 +79,18 @@ def run(args: argparse.Namespace) -> int:
     else:
         plan = _prepare(args)
         runner = JobRunner(plan, args.jobs, say)
-        pilots = plan.pilots()
-        runner.phase("pilots", pilots, plan.shared["pilot_tokens"])
-        runner.stop_if_failed(runner.run(pilots))
+        sizings = plan.sizings()
+        runner.phase("sizing runs", sizings, f"{SIZING_STEPS} steps")
+        runner.stop_if_failed(runner.run(sizings))
+        match_steps(plan)
+        pilots: list[Job] = []
+        while (wanted := plan.pilots()) != pilots:  # finished pilots may ask for others, beyond an end of the grid
+            pilots = wanted
+            runner.phase("pilots", pilots, f"{plan.shared['pilot_tokens']:,} tokens")
+            runner.stop_if_failed(runner.run(pilots))
         rates = {arm: choice["learning_rate"] for arm, choice in plan.choices().items()}
         finals = plan.finals(rates)
-        runner.phase("runs", finals, plan.shared["tokens"])
+        runner.phase("runs", finals, f"{plan.shared['tokens']:,} tokens")
         failed = runner.run(finals, keep_models=args.keep_models, update_result=True)
         runner.stop_if_failed(failed)
     summary = write_result(plan, 0.0 if args.summary_only else runner.seconds_since())
@@ -90,6 +105,7 @@ def _prepare(args: argparse.Namespace) -> "Plan":
     """The plan of the comparison. All of it is checked before the folder and the files of its runs are written."""
     from ..compare.training import write_data
     from ..compare.training_arms import assignments, expand
+    from ..compare.training_choices import WIDENINGS
     from ..compare.training_plan import Plan, arm_settings, check_numbers, go_on, load_plan, write_arm
     from ..storage.env import collect_env
     from ..training.launch import quiet_warnings
@@ -122,7 +138,8 @@ def _prepare(args: argparse.Namespace) -> "Plan":
     changed = {**recipe, **assignments(args.set, "--set")}
     shared = {
         "tokens": tokens, "pilot_tokens": pilot_tokens, "learning_rates": rates, "pilot_seeds": args.pilot_seeds,
-        "validation": args.validation, "evaluations": args.evaluations, "recipe": changed,
+        "validation": args.validation, "evaluations": args.evaluations, "recipe": changed, "widenings": WIDENINGS,
+        "match_steps": ("grpo" if "grpo" in arms else arms[0]) if args.match_steps else None,
     }  # fmt: skip
     plan = Plan(folder, shared, tuple(arms), tuple(dict.fromkeys(args.seeds)), collect_env())
     if begun and (folder / "plan.json").is_file():

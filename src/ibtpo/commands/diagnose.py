@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 
 # The columns of the printed tables: of checkpoints, with their titles, and of a log without trees.
-SHOWN = ("avg_rate", "eff_rate", "cov_eta", "ib_score", "entropy")
-TITLES = ("Avg-Rate", "Eff-Rate", "Cov(η1,η2)", "IB-Score", "entropy")
+SHOWN = ("avg_rate", "policy_rate", "eff_rate", "cov_eta", "ib_score", "entropy")
+TITLES = ("Avg-Rate", "policy's own", "Eff-Rate", "Cov(η1,η2)", "IB-Score", "entropy")
 OWN = {"diagnosis.html", "curve.csv", "summary.json", "trees"}  # --overwrite refuses a folder that holds more
 FLAT = ("step", "groups", "answers", "eff_rate", "avg_rate", "pass_at_g", "uniform", "distinct", "characters")
 

@@ -28,15 +28,16 @@ if TYPE_CHECKING:
 
 # The numbers that the first table of `markdown` shows, and the titles of their columns.
 SHOWN = {
-    "eff_rate": "Eff-Rate", "avg_rate": "Avg-Rate", "pass_at_g": "pass@G", "generated_tokens": "tokens",
-    "distinct": "distinct", "branch_cost": "branch cost", "ib_score": "IB-Score", "cov_eta": "Cov(η1,η2)",
+    "eff_rate": "Eff-Rate", "avg_rate": "Avg-Rate", "policy_rate": "policy's own rate", "pass_at_g": "pass@G",
+    "generated_tokens": "tokens", "distinct": "distinct", "branch_cost": "branch cost", "ib_score": "IB-Score",
+    "cov_eta": "Cov(η1,η2)",
 }  # fmt: skip
 
 
 # The numbers of a tree's record that are compared; docs/metrics.md says what each means.
 MEASURES = (
-    "eff_rate", "avg_rate", "pass_at_g", "generated_tokens", "trajectories", "distinct", "branch_cost", "branch_depth",
-    "ib_score", "cov_eta", "truncated",
+    "eff_rate", "avg_rate", "policy_rate", "pass_at_g", "generated_tokens", "trajectories", "distinct", "branch_cost",
+    "branch_depth", "ib_score", "cov_eta", "truncated",
 )  # fmt: skip
 
 
@@ -227,7 +228,7 @@ def branching_summary(folder: Path, arms: Sequence[str], score: "ScoreOptions", 
         # Of these numbers the whole pool gives the expectation for a group of g, which is more exact than what its
         # first g answers show.
         better = {name: curve[:, g - 1] for name, curve in pool.curves().items()}
-        better |= {"avg_rate": pool.success, "generated_tokens": g * pool.length}
+        better |= {"avg_rate": pool.success, "policy_rate": pool.success, "generated_tokens": g * pool.length}
         row |= {name: interval(nanmean(v), resamples.means(v)) for name, v in better.items()}
         rows[f"{POOL} G={g}"] = row
     for arm in arms:
@@ -246,7 +247,7 @@ def markdown(summary: dict[str, Any]) -> str:
 
     summary: what `branching_summary` returns.
     """
-    rates = ("eff_rate", "avg_rate", "pass_at_g")
+    rates = ("eff_rate", "avg_rate", "policy_rate", "pass_at_g")
 
     def cell(value: dict[str, float], digits: int, scale: float = 1.0) -> str:
         if math.isnan(value["mean"]):
@@ -262,8 +263,8 @@ def markdown(summary: dict[str, Any]) -> str:
     success = cell(summary["success"], 1, 100)
     lines = [
         f"{summary['problems']} problems. The policy's own success rate is {success} %: Avg-Rate over a tree's leaves "
-        "is biased by where the search branched. Eff-Rate, Avg-Rate and pass@G in percent; 95 % bootstrap intervals "
-        "over problems.",
+        "is biased by where the search branched; the policy's own rate is that of the first answers alone. Rates and "
+        "pass@G in percent; 95 % bootstrap intervals over problems.",
         "",
         f"| arm | {' | '.join(SHOWN.values())} |",
         f"| --- |{' --- |' * len(SHOWN)}",

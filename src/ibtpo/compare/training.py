@@ -80,6 +80,32 @@ def write_data(folder: Path, recipe: dict[str, Any], validation: int) -> dict[st
     return {name: len(listed) for name, listed in found.items()}
 
 
+def match_steps(plan: "Plan") -> None:
+    """Gives each arm as many questions a step as make it take as many steps as the measure for the same tokens.
+
+    They follow from what the sizing runs, which must be finished, generated with the untrained model. They are written
+    to the arms' recipes.
+
+    Raises `ConfigError`, naming the arm, if no number of questions fits its other settings.
+    """
+    from ..storage.yaml_file import read_yaml
+    from .training_choices import nearest_questions, tokens_a_question
+    from .training_plan import arm_file, write_arm
+
+    if not plan.sizings():
+        return
+    assert plan.measure is not None
+    tokens, questions = tokens_a_question(plan.sizing(plan.measure).folder)
+    for arm in plan.matched():
+        wanted = questions * tokens / tokens_a_question(plan.sizing(arm).folder)[0]
+        settings = read_yaml(arm_file(plan, arm))
+        try:
+            found = nearest_questions(settings, wanted, plan.shared["problems"]["train"])
+        except ConfigError as e:
+            raise ConfigError(f"--arms {arm!r}: {e}") from e
+        write_arm(plan, arm, {**settings, "prompts_per_step": found})
+
+
 class JobRunner:
     """Runs the jobs of a comparison and reports their progress.
 
@@ -98,16 +124,16 @@ class JobRunner:
         last, self._last = self._last, now
         return now - last
 
-    def phase(self, what: str, jobs: "Sequence[Job]", tokens: int) -> None:
+    def phase(self, what: str, jobs: "Sequence[Job]", length: str) -> None:
         """Reports how many jobs there are, and how many of them are left to run.
 
         what: a name for the jobs, in the plural.
         jobs: the jobs, finished ones among them.
-        tokens: the generated tokens that each job trains on.
+        length: how long each job trains, e.g. "4,000 tokens".
         """
         missing = sum(not job.finished for job in jobs)
         if jobs:
-            self._say(f"{len(jobs)} {what} of {tokens:,} tokens each, {missing} of them to do, evaluation aside")
+            self._say(f"{len(jobs)} {what} of {length} each, {missing} of them to do, evaluation aside")
 
     def run(self, jobs: "Sequence[Job]", *, keep_models: bool = False, update_result: bool = False) -> "list[Job]":
         """Runs the jobs that are not finished, and reports each when it ends.

@@ -1,11 +1,11 @@
-"""Plans a training comparison: its problems, the pilots that choose each arm's learning rate, and the final runs.
+"""Plans a training comparison: its problems, the short runs that choose for each arm, and the final runs.
 
 The folder of a comparison holds:
 
     plan.json           the settings all runs share, the arms and seeds, versions and machine
     data/               train.jsonl, validation.jsonl, held_out.jsonl: no question in two of them
     arms/ARM.yaml       the recipe of an arm
-    pilots/ARM/lrX/seedK/, runs/ARM/seedK/    run folders of `ibtpo train`
+    sizes/ARM/, pilots/ARM/lrX/seedK/, runs/ARM/seedK/    run folders of `ibtpo train`
     logs/               what failed runs printed
     summary.json, table.md, curves.csv, *.svg    the result so far
 """
@@ -22,6 +22,7 @@ import yaml
 from ..errors import CheckpointError, ConfigError, DataError
 from ..storage.run_folder import RunFolder, write_whole
 from .training_arms import assignments, folder_name, parse
+from .training_choices import Accuracies, choose_rate, tried_rates
 from .training_jobs import Job
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _COLUMNS = ("question_column", "answer_column")  # the problems' own; the files written of them have the usual ones
 # What a comparison drops from a recipe, because it decides itself how long a run lasts, which seed and learning rate it
 # has, and which problems there are.
+SIZING_STEPS = 4  # optimiser steps of a run that measures how many tokens a question takes
 _REPLACED = ("max_steps", "num_train_epochs", "seed", "learning_rate", "limit", "data_split", *_COLUMNS)
 
 
@@ -53,18 +55,35 @@ class Plan:
 
     @property
     def rates(self) -> list[float]:
-        """The learning rates that pilots choose from."""
+        """The learning rates of the grid, which pilots choose from first."""
         return list(self.shared["learning_rates"])
+
+    @property
+    def measure(self) -> str | None:
+        """The arm whose optimiser steps the others match; None where steps are not matched."""
+        return self.shared.get("match_steps")
+
+    def sizing(self, arm: str) -> Job:
+        """The job of a few steps that measures how many tokens a question takes in `arm`."""
+        words = self._short(arm, min(self.rates), self.shared["pilot_seeds"][0], validation=1)
+        ends = ("--max_generated_tokens", "null", "--max_steps", str(SIZING_STEPS), "--eval_k", "1")
+        return Job(f"sizing of {arm}", self.folder / "sizes" / folder_name(arm), (*words, *ends))
+
+    def sizings(self) -> list[Job]:
+        """The sizing jobs of the measure and of each arm that is to match it; none if there is nothing to match."""
+        sized = self.matched()
+        return [self.sizing(arm) for arm in (self.measure, *sized) if arm] if sized else []
+
+    def matched(self) -> list[str]:
+        """The arms that get a number of questions a step: not the measure, nor those that set one themselves."""
+        if self.measure is None:
+            return []
+        return [arm for arm in self.arms if arm != self.measure and "prompts_per_step" not in parse(arm)]
 
     def pilot(self, arm: str, rate: float, seed: int) -> Job:
         """The short job that tries `arm` at `rate`, and is measured on the validation problems at its end only."""
-        validation = self.folder / "data" / "validation.jsonl"
-        words = (
-            *self._words(arm, rate, seed), "--max_generated_tokens", str(self.shared["pilot_tokens"]),
-            "--eval_data", str(validation), "--eval_limit",
-            str(self.shared["validation"]), "--eval_before", "false", "--eval_every_tokens", "null",
-            "--save_trees_every", "0",
-        )  # fmt: skip
+        words = self._short(arm, rate, seed, validation=self.shared["validation"])
+        words = (*words, "--max_generated_tokens", str(self.shared["pilot_tokens"]))
         folder = self.folder / "pilots" / folder_name(arm) / f"lr{rate:g}" / f"seed{seed}"
         return Job(f"pilot of {arm} at {rate:g}, seed {seed}", folder, words)
 
@@ -74,11 +93,24 @@ class Plan:
         return Job(f"{arm}, seed {seed}", folder, self._words(arm, rate, seed))
 
     def pilots(self) -> list[Job]:
-        """Every pilot of every arm; none if there is only one learning rate."""
+        """Every pilot that is known to be needed; none if there is only one learning rate.
+
+        When all of them are finished, there may be more, at rates beyond an end of the grid.
+        """
         if len(self.rates) == 1:
             return []
+        tried = {arm: self._tried(arm) for arm in self.arms}
         seeds = self.shared["pilot_seeds"]
-        return [self.pilot(arm, rate, seed) for seed in seeds for arm in self.arms for rate in self.rates]
+        return [self.pilot(arm, rate, seed) for seed in seeds for arm in self.arms for rate in tried[arm]]
+
+    def _tried(self, arm: str) -> Accuracies:
+        """The pilots' accuracies at each learning rate of an arm, see `tried_rates`."""
+        seeds = self.shared["pilot_seeds"]
+
+        def accuracies(rate: float) -> list[float | None]:
+            return [_validated(self.pilot(arm, rate, seed)) for seed in seeds]
+
+        return tried_rates(self.rates, accuracies, self.shared.get("widenings", 0))
 
     def finals(self, rates: Mapping[str, float]) -> list[Job]:
         """The final job of each arm in `rates` with each seed.
@@ -99,18 +131,22 @@ class Plan:
             if len(self.rates) == 1:
                 found[arm] = {"learning_rate": self.rates[0]}
                 continue
-            accuracies = {
-                rate: [_validated(self.pilot(arm, rate, seed)) for seed in self.shared["pilot_seeds"]]
-                for rate in self.rates
-            }
+            accuracies = self._tried(arm)
             if all(a is not None for row in accuracies.values() for a in row):
                 found[arm] = choose_rate(accuracies)  # type: ignore[arg-type]
         return found
 
     def _words(self, arm: str, rate: float, seed: int) -> tuple[str, ...]:
         """The words after `ibtpo train` that pilots and final runs have in common."""
-        recipe = self.folder / "arms" / f"{folder_name(arm)}.yaml"
-        return (str(recipe), "--learning_rate", f"{rate:g}", "--seed", str(seed))
+        return (str(arm_file(self, arm)), "--learning_rate", f"{rate:g}", "--seed", str(seed))
+
+    def _short(self, arm: str, rate: float, seed: int, *, validation: int) -> tuple[str, ...]:
+        """The words of a run that is measured once, at its end, on so many of the validation problems."""
+        return (
+            *self._words(arm, rate, seed), "--eval_data", str(self.folder / "data" / "validation.jsonl"),
+            "--eval_limit", str(validation), "--eval_before", "false", "--eval_every_tokens", "null",
+            "--save_trees_every", "0",
+        )  # fmt: skip
 
     def save(self) -> None:
         """Writes `plan.json`."""
@@ -143,7 +179,15 @@ def go_on(old: Plan, new: Plan) -> Plan:
 
     Raises `ConfigError` if their shared settings differ.
     """
-    for key, value in json.loads(json.dumps(new.shared)).items():
+    shared = json.loads(json.dumps(new.shared))
+    if None not in (old.measure, new.measure):
+        shared["match_steps"] = old.measure  # it stays, whichever arms are added
+    for key, value in shared.items():
+        if key not in old.shared:
+            raise ConfigError(
+                f"--resume: the comparison in {old.folder} was begun by an earlier version, which had no {key}; begin "
+                "another with --output, or read what is finished with --summary-only"
+            )
         if old.shared.get(key) != value:
             theirs, ours = old.shared.get(key), value
             if isinstance(value, dict) and isinstance(theirs, dict):
@@ -163,27 +207,6 @@ def _validated(pilot: Job) -> float | None:
     if after is None:
         return None
     return math.nan if after["avg"] is None else float(after["avg"])
-
-
-def choose_rate(accuracies: Mapping[float, Sequence[float]]) -> dict[str, Any]:
-    """Chooses the learning rate with the best mean accuracy over the pilots' seeds; of equal ones, the smallest.
-
-    A rate with an accuracy of NaN comes last.
-
-    accuracies: for each rate of the grid, the accuracy of each pilot.
-
-    Returns the rate as `learning_rate`; as `at_edge` whether it is the lowest or highest of the grid, so that a rate
-    beyond the grid might be better; and as `validation` the accuracies.
-    """
-    means = {
-        rate: -math.inf if any(map(math.isnan, row)) else math.fsum(row) / len(row) for rate, row in accuracies.items()
-    }
-    best = min(means, key=lambda rate: (-means[rate], rate))
-    return {
-        "learning_rate": best,
-        "at_edge": best in (min(means), max(means)),
-        "validation": {f"{rate:g}": list(row) for rate, row in sorted(accuracies.items())},
-    }
 
 
 def arm_settings(
@@ -215,9 +238,14 @@ def arm_settings(
     return settings, run
 
 
+def arm_file(plan: Plan, arm: str) -> Path:
+    """The recipe of an arm, which its runs start from."""
+    return plan.folder / "arms" / f"{folder_name(arm)}.yaml"
+
+
 def write_arm(plan: Plan, arm: str, settings: Mapping[str, Any]) -> None:
-    """Writes an arm's settings to its recipe, the file that its runs start from."""
-    file = plan.folder / "arms" / f"{folder_name(arm)}.yaml"
+    """Writes an arm's settings to its recipe."""
+    file = arm_file(plan, arm)
     file.parent.mkdir(exist_ok=True)
     text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
     write_whole(file, f"# The arm {arm}\n{text}")

@@ -58,7 +58,8 @@ def training_summary(plan: Plan) -> tuple[dict[str, Any], list[Row]]:
     choices = plan.choices()
     results = finished(plan, {arm: c["learning_rate"] for arm, c in choices.items()})
     problems = list(next(iter(results.values()))[0].rows[-1]["grades"]) if results else []
-    summary: dict[str, Any] = {"tokens": plan.shared["tokens"], "matched": "generated tokens", "arms": {}, "paired": {}}
+    matched = "generated tokens and optimiser steps" if plan.measure else "generated tokens"
+    summary: dict[str, Any] = {"tokens": plan.shared["tokens"], "matched": matched, "arms": {}, "paired": {}}
     if results:
         first = [r.rows[0]["grades"] for rs in results.values() for r in rs if r.rows[0]["step"] == 0]
         summary["before"] = accuracy(grade_table(first, problems)) | {"runs": len(first)} if first else None
@@ -88,6 +89,7 @@ def _arm(plan: Plan, results: Sequence[Result], problems: Sequence[str]) -> dict
         "pass": float(np.mean([r.rows[-1]["pass"] for r in results if r.rows[-1]["pass"] is not None] or [np.nan])),
         "truncated": float(np.mean([r.rows[-1]["truncated"] for r in results])),
         "eff_rate": float(np.mean([nanmean(curves["ibtpo/eff_rate"]) for curves in c])),
+        "questions_a_step": int(results[0].run.config["prompts_per_step"]),
         "tokens": [int(curves.tokens[-1]) for curves in c],
         "steps": [int(curves.steps[-1]) for curves in c],
         "trajectories": [int(g @ curves["ibtpo/trajectories"]) for g, curves in zip(gaps, c, strict=True)],
@@ -157,33 +159,51 @@ def markdown(summary: dict[str, Any], shared: dict[str, Any]) -> str:
         return "No run is finished yet."
     before = summary["before"] and _percent(summary["before"]["acc"], summary["before"]["ci"])
     k = summary["k"]
+    steps = "optimiser steps and trajectories are what those tokens bought"
+    if measure := shared.get("match_steps"):
+        steps = f"its questions a step are chosen so that it takes as many optimiser steps as {measure} does"
     rates = "All arms have the same learning rate."
     if len(shared["learning_rates"]) > 1:
         rates = (
             f"Each arm's learning rate was chosen on {shared['validation']} other problems by pilots of "
-            f"{shared['pilot_tokens']:,} tokens; * marks one at the edge of the grid."
+            f"{shared['pilot_tokens']:,} tokens and {len(shared['pilot_seeds'])} seeds; * marks one at the edge of the "
+            "rates that were tried."
         )
     lines = [
-        f"Token-matched: every run ends with the step that takes it to {summary['tokens']:,} generated tokens; "
-        f"optimiser steps and trajectories are what those tokens bought. Accuracy is avg@{k} on {summary['problems']} "
+        f"Matched in {summary['matched']}: every run ends with the step that takes it to {summary['tokens']:,} "
+        f"generated tokens; {steps}. Accuracy is avg@{k} on {summary['problems']} "
         f"held-out problems. Before training: {before or '–'}. {rates} "
-        "95 % intervals: bootstrap over seeds and problems; differences paired.",
+        "95 % intervals: Student's t over seeds and problems, both drawn; differences paired cell by cell; "
+        "† of one seed, so that they speak of other problems only.",
         "",
         f"| arm | accuracy, % | {REFERENCE} minus it, points | pass@{k}, % | seeds | learning rate | Eff-Rate, % | "
-        "tokens | steps | trajectories | seconds |",
-        f"|{' --- |' * 11}",
+        "tokens | questions a step | steps | trajectories | seconds |",
+        f"|{' --- |' * 12}",
     ]
     for arm, a in summary["arms"].items():
         pair = summary["paired"].get(f"{REFERENCE}-{arm}")
         rate = f"{a['learning_rate']:g}{'*' if a.get('at_edge') else ''}" if "learning_rate" in a else "–"
-        means = [f"{np.mean(a[name]):,.0f}" for name in ("tokens", "steps", "trajectories", "training_seconds")]
+        tokens, *means = (
+            f"{np.mean(a[name]):,.0f}" for name in ("tokens", "steps", "trajectories", "training_seconds")
+        )
         cells = [
-            arm, _percent(a["acc"], a["ci"]), _percent(pair["diff"], pair["ci"], "+") if pair else "–",
-            f"{100 * a['pass']:.1f}", len(a["seeds"]), rate, f"{100 * a['eff_rate']:.1f}", *means,
+            arm, _percent(a["acc"], a["ci"]) + _one_seed(a), _of_pair(pair) if pair else "–",
+            f"{100 * a['pass']:.1f}", len(a["seeds"]), rate, f"{100 * a['eff_rate']:.1f}", tokens,
+            a["questions_a_step"], *means,
         ]  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += ["", "Tokens, steps, trajectories and seconds of training (evaluation left out) are means over seeds."]
     return "\n".join(lines)
+
+
+def _of_pair(pair: dict[str, Any]) -> str:
+    """A paired difference and its interval in points."""
+    return _percent(pair["diff"], pair["ci"], "+") + _one_seed(pair)
+
+
+def _one_seed(entry: dict[str, Any]) -> str:
+    """The mark of an interval that rests on one seed, for an arm's entry or a paired difference; else nothing."""
+    return " †" if len(entry["seed_numbers"]) == 1 else ""
 
 
 def _percent(value: float, ci: Sequence[float], sign: str = "") -> str:

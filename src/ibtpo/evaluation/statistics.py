@@ -1,16 +1,18 @@
 """Averages over problems, and intervals around them.
 
-An interval says how much an average would differ on other problems of the same kind, or with other seeds as well. All
-are percentile bootstrap intervals, at 95 % unless said otherwise: the problems are drawn anew with replacement, many
-times, and the interval holds the middle 95 % of the averages. There are three ways to draw:
+An interval says how much an average would differ on other problems of the same kind, or with other seeds as well, at
+95 % unless said otherwise. Over many problems it is a percentile bootstrap: the problems are drawn anew with
+replacement, many times, and the interval holds the middle 95 % of the averages. Over seeds, of which there are few, a
+bootstrap is too narrow (of three seeds it holds the truth in 8 cases of 10), and Student's t takes its place.
 
 - `bootstrap_interval`: for the mean of one column of problems;
 - `Resamples`: for many columns over the same problems, all with the same draws, so that differences are paired;
-- `CrossedResamples`: for a table of seeds and problems, where both are drawn.
+- `crossed_interval`: for a table of seeds and problems, both of which are drawn.
 
 Legend: P problems, K draws a problem, S seeds, R resamples. NaN stands for what is not known and is left out.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -157,31 +159,53 @@ class Resamples:
             return (self.counts @ np.where(known, values, 0.0)) / (self.counts @ known)
 
 
-class CrossedResamples:
-    """R resamples of a (S, P) table, whose seeds and whose problems are both drawn with replacement.
+@functools.cache
+def t_quantile(degrees: int, level: float = 0.95) -> float:
+    """The t within ±t of which Student's t lies with a chance of `level`: 2.776 for four degrees of freedom and 95 %.
 
-    seeds: S.
-    problems: P.
-    seed: seed of the resamples; two tables of the same shape meet the same ones.
-    resamples: R.
-
-    Seeds and problems are drawn independently of each other, since every seed answers the same problems (a crossed, or
-    pigeonhole, bootstrap). The answers in a cell are not drawn anew: they differ between seeds anyway. With one seed an
-    interval speaks of other problems only; with few seeds it is somewhat too narrow for other seeds, as every bootstrap
-    of few values is.
+    degrees: the degrees of freedom, at least 1.
+    level: the chance, between 0 and 1.
     """
+    # With t = √degrees · tan(u), the density of u is proportional to cos(u)^(degrees − 1), which ends at π/2.
+    u = np.linspace(0.0, math.pi / 2, 20_001)
+    density = np.cos(u) ** (degrees - 1)
+    share = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    return math.sqrt(degrees) * math.tan(float(np.interp(level, share / share[-1], u)))
 
-    def __init__(self, seeds: int, problems: int, *, seed: int = 0, resamples: int = RESAMPLES) -> None:
-        rng = np.random.default_rng(seed)
-        self.seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), resamples).astype(float)
-        self.problems = rng.multinomial(problems, np.full(problems, 1 / problems), resamples).astype(float)
 
-    def means(self, values: np.ndarray) -> np.ndarray:
-        """(R,) means of `values` (S, P) in each resample; NaNs are left out."""
-        known = ~np.isnan(values)
-        total = ((self.seeds @ np.where(known, values, 0.0)) * self.problems).sum(axis=1)
-        with np.errstate(invalid="ignore"):
-            return total / ((self.seeds @ known) * self.problems).sum(axis=1)
+def crossed_interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of the mean of a table whose seeds and whose problems are both drawn from many.
+
+    values: (S, P) NaN where not known.
+
+    Every seed answers the same problems, so the value of a cell is a mean, plus an effect of the seed, an effect of the
+    problem, and what is left, each drawn independently (a two-way random-effects model). The seeds' part of the mean's
+    variance is that of the S means of rows. The problems' part is that of the P means of columns, less what the S draws
+    of a column explain by themselves, which the seeds' part holds already. Each part is widened by Student's t of its
+    own degrees of freedom, S − 1 and P − 1, and the half-width is the root of the sum of both squares (Graybill and
+    Wang 1980, "Confidence intervals on nonnegative linear combinations of variances"). Where one part is all of the
+    variance, that is the exact t interval. With one seed the interval speaks of other problems only, and with one
+    problem of other seeds only.
+
+    Returns (low, high); (NaN, NaN) if neither is known of two.
+    """
+    known = ~np.isnan(values)
+    values = values[known.any(axis=1)][:, known.any(axis=0)]
+    S, P = values.shape
+    rows, columns, mean = nanmean(values, axis=1), nanmean(values, axis=0), nanmean(values)
+    square = 0.0
+    if S > 1:
+        square += t_quantile(S - 1) ** 2 * float(rows.var(ddof=1)) / S
+    if P > 1:
+        of_columns = float(columns.var(ddof=1))
+        rest = values - rows[:, None] - columns + mean
+        degrees = max(1, int(np.isfinite(rest).sum()) - S - P + 1)
+        noise = float(np.nansum(rest**2)) / degrees / S if S > 1 else 0.0
+        square += t_quantile(P - 1) ** 2 * max(0.0, of_columns - noise) / P
+    if max(S, P) < 2:
+        return math.nan, math.nan
+    half = math.sqrt(square)
+    return float(mean - half), float(mean + half)
 
 
 def grade_table(grades: Sequence[Mapping[str, float | None]], problems: Sequence[str]) -> np.ndarray:
@@ -217,5 +241,4 @@ def difference(mine: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
 
 def _named(name: str, values: np.ndarray) -> dict[str, Any]:
     """The mean of a (S, P) table under `name`, and its interval over both under "ci"."""
-    found = interval(nanmean(values), CrossedResamples(*values.shape).means(values))
-    return {name: found["mean"], "ci": [found["low"], found["high"]]}
+    return {name: float(nanmean(values)), "ci": list(crossed_interval(values))}

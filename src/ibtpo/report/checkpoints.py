@@ -34,6 +34,10 @@ CURVES: tuple[Plot, ...] = (
         "Mean correctness over the trees' leaves. The search branches where it scores high, so it is not the policy's "
         "own accuracy.", percent=True,
     ),
+    Plot(
+        "policy-rate", "The policy's own rate", (("policy_rate", "policy's own rate"),), "accuracy",
+        "Mean correctness of the trees' first answers, which are independent draws from the policy.", percent=True,
+    ),
 )  # fmt: skip
 DATA = "curve.csv"
 

@@ -150,6 +150,9 @@ def _training_accuracy(run: Run, t: Trend) -> Answer:
     if moved is None:
         return "unknown", "Accuracy in training has no clear trend.", _evidence(t, percent=True)
     note = " It is the mean over the leaves, which the search's branching biases: held-out accuracy decides."
+    if run.curves.has("ibtpo/policy_rate"):
+        own = trend(run.curves.steps, run.curves["ibtpo/policy_rate"])
+        note += f" That of the first answers went from {_pc(own.first.mean)} to {_pc(own.last.mean)}." if own else ""
     state, word = ("good", "rose") if moved.rising else ("bad", "fell")
     return state, f"Accuracy in training {word}.", _evidence(moved, percent=True) + note
 

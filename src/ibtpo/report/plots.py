@@ -59,10 +59,11 @@ class Plot:
 ACCURACY = Plot(
     "accuracy",
     "Accuracy",
-    (("ibtpo/avg_rate", "in training (trees' leaves)"),),
+    (("ibtpo/avg_rate", "in training (trees' leaves)"), ("ibtpo/policy_rate", "in training (first answers)")),
     "accuracy",
-    "The curve is the mean correctness of the trees' leaves. The search branches where it scores high, so it is not "
-    "the policy's own accuracy; the held-out points are, with 95 % intervals.",
+    "The curves are the mean correctness of the trees' leaves, and that of their first answers alone. The search "
+    "branches where it scores high, so the leaves do not show the policy's own accuracy; the first answers do, and the "
+    "held-out points, with 95 % intervals.",
     percent=True,
 )
 PLOTS: tuple[Plot, ...] = (

@@ -214,7 +214,7 @@ def _figure(
         if plot.key == "accuracy" and np.isfinite(x).any():
             for when, place, found in _held_out_points(run, x):
                 low, high = found["avg_ci"]
-                held.append(Held(place, found["avg"], low, high, r if names else 1))
+                held.append(Held(place, found["avg"], low, high, r if names else len(plot.curves)))
                 texts.append(f"held out {when} {100 * found['avg']:.1f} %")
     alt = f"{plot.title} against {label}. " + "; ".join(texts) + "."
     key = f"{plot.key}-{view}" if view != "step" else plot.key

@@ -102,6 +102,7 @@ class IBTPOConfig(GRPOConfig):
     ib_beta: float = option("ib_beta", help=f"{OPTIONS['ib_beta'].help} (`beta` is TRL's KL weight)")
     branch_beta: float | None = _own(None, "beta of the IB-Score that chooses where to branch; default: ib_beta")
     value: str = option("value")
+    branch_value: str | None = _own(None, "value of a node where branches are chosen: leaves or draws; default: value")
     confidence: str = option("confidence")
     weight: str = option("weight")
     ratio_prior: float = option("ratio_prior")
@@ -179,9 +180,11 @@ class IBTPOConfig(GRPOConfig):
                 f"save_steps ({self.save_steps:g}) must end with a generation batch, that is every "
                 f"{cycle / self.gradient_accumulation_steps:g} steps, or a resumed run would sample it again"
             )
-        # `ScoreOptions` would refuse it, too, but by the name it has there, ib_beta.
+        # `ScoreOptions` would refuse both, too, but by the names they have there, ib_beta and value.
         if self.branch_beta is not None and not self.branch_beta > 0:
             raise ConfigError(f"branch_beta must be > 0, got {self.branch_beta}")
+        if self.branch_value is not None and self.branch_value not in OPTIONS["value"].choices:
+            raise unknown("branch_value", self.branch_value, OPTIONS["value"].choices)
         if self.ib_policy not in ("old", "ref"):
             raise ConfigError(f"ib_policy must be 'old' or 'ref', got {self.ib_policy!r}")
         if self.ib_policy == "ref" and self.beta == 0:
@@ -262,17 +265,18 @@ class IBTPOConfig(GRPOConfig):
         return pick(CreditOptions, self, score=self.score_options())
 
     def search_options(self, seed: int = 0) -> SearchOptions:
-        """How trees grow. Their scores have `branch_beta` as their β, if it is given.
+        """How trees grow. Their scores have `branch_beta` as their β and `branch_value` as their value, if given.
 
         seed: the seed of one generation batch.
         """
         branch_beta = self.ib_beta if self.branch_beta is None else self.branch_beta
+        branch_value = self.value if self.branch_value is None else self.branch_value
         return pick(
             SearchOptions,
             self,
             budget=self.budget(),
             sampling=pick(Sampling, self),
-            score=pick(ScoreOptions, self, ib_beta=branch_beta),
+            score=pick(ScoreOptions, self, ib_beta=branch_beta, value=branch_value),
             max_completion_length=self.max_completion_length or OPTIONS["max_completion_length"].default,
             seed=seed,
             deterministic=bool(self.deterministic_rollouts),

@@ -23,7 +23,7 @@ LEAST_WIDTH, MOST_WIDTH = 40, 120  # of the screen, in characters
 
 # The metric, its name on the screen, the format of its value, and what it says (shown if the terminal is wide enough).
 ROWS = (
-    ("ibtpo/avg_rate", "accuracy", "{:.2f}", "answers that are right"),
+    ("ibtpo/policy_rate", "accuracy", "{:.2f}", "first answers that are right"),
     ("ibtpo/eff_rate", "Eff-Rate", "{:.2f}", "questions whose answers differ"),
     ("ibtpo/ib_score", "IB-Score", "{:+.2f}", "of steps to branch at"),
     ("ibtpo/cov_eta", "Cov(η1,η2)", "{:+.4f}", "above 0: confidence follows correctness"),
@@ -156,7 +156,7 @@ class LiveScreen(TrainerCallback):
             f"{logs['ibtpo/trajectories']:.0f} traj  {tokens / 1e3:.0f}k tokens  {self._speed():,.0f} tok/s  "
             f"Eff-Rate {_number(logs, 'ibtpo/eff_rate', '{:.2f}')}  "
             f"IB-Score {_number(logs, 'ibtpo/ib_score', '{:+.2f}')}  "
-            f"accuracy {_number(logs, 'ibtpo/avg_rate', '{:.2f}')}"
+            f"accuracy {_number(logs, 'ibtpo/policy_rate', '{:.2f}')}"
         )
 
     def _speed(self) -> float:

@@ -1,4 +1,4 @@
-"""The methods that can be trained and compared: each is a preset of branching rule, advantage and regulariser.
+"""The methods that can be trained and compared: each is a preset of branching rule, advantage, regulariser and loss.
 
 IB-TPO is arXiv 2605.28109; docs/method.md tells how each of the others departs from its paper.
 """
@@ -14,5 +14,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "grpo_entropy": {"branching": "independent", "advantage": "grpo", "regularizer": "entropy_bonus"},
     "ibro": {"branching": "independent", "advantage": "grpo", "regularizer": "ibro"},
     "treerl": {"branching": "entropy", "advantage": "treerl", "regularizer": "none"},
-    "treepo": {"branching": "fixed_width", "advantage": "treepo", "regularizer": "clip_higher"},
+    "treepo": {
+        "branching": "fixed_width",
+        "advantage": "treepo",
+        "regularizer": "clip_higher",
+        "loss_type": "dapo",
+        "delta": 10.0,
+        "beta": 0.0,  # the mean over tokens, DAPO's dual clip, no KL term
+    },
 }

@@ -245,6 +245,7 @@ def tree_chunk(
         "correct": tree.correct if any(f.correct != f.reward for f in tree.leaves) else None,
         "rollouts": [[r.at, r.tokens, r.round, compact(r.score)] for r in tree.rollouts],
         "avg_reward": compact(record["avg_reward"]),
+        "policy_rate": compact(record["policy_rate"]),
         "tree_ib": compact(record["ib_score"]),
         "cov_eta": compact(record["cov_eta"]),
         "effective": record["effective"],

@@ -67,6 +67,7 @@ def _as_rich_tree(tree: ReasoningTree, title: str, record: Mapping[str, Any]) ->
     """The tree as `rich` draws it: a line of facts on top, then a line a step."""
     marks = marks_of(tree)
     told = [answers(tree), f"average reward {_share(record['avg_reward'])}"]
+    told += [f"first answers right {_share(record['policy_rate'])}"]
     told += [f"IB-Score {number(record['ib_score'])}", f"Cov(η1, η2) {number(record['cov_eta'])}"]
     if correctness(tree):  # a tree without any graded answer is neither effective nor uniform
         told += ["rescued" if rescued(tree) else "effective"] if record["effective"] else ["uniform"]

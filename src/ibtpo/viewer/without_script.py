@@ -91,11 +91,12 @@ class NestedLists:
 
 def _tree(tree: ReasoningTree, step: int | None, record: Mapping[str, Any], opened: str) -> str:
     where = "" if step is None else f"step {step}, "
-    reward = "–" if record["avg_reward"] is None else f"{record['avg_reward']:.2f}"
+    reward, own = ("–" if (v := record[k]) is None else f"{v:.2f}" for k in ("avg_reward", "policy_rate"))
     return (
         f'<details id="{html.escape(tree_key(tree.id, step))}"{opened}><summary>{html.escape(visible(tree.id))} '
-        f"<small>{where}{html.escape(answers(tree))}, average reward {reward}, IB-Score {number(record['ib_score'])}"
-        f"</small></summary>\n<pre>{_text(tree.prompt)}</pre>\n{_steps(tree, record)}</details>\n"
+        f"<small>{where}{html.escape(answers(tree))}, average reward {reward}, first answers right {own}, "
+        f"IB-Score {number(record['ib_score'])}</small></summary>\n"
+        f"<pre>{_text(tree.prompt)}</pre>\n{_steps(tree, record)}</details>\n"
     )
 
 

@@ -60,6 +60,7 @@ const view = {
     const fact = (name, value, title) => el("span", { class: "fact", title }, `${name} `, el("b", {}, value));
     this.facts.replaceChildren(
       ...[facts.run ? fact("step", row.step, "training step") : null, fact("answers", count(row.answers)), fact("avg reward", plain(row.reward)),
+        fact("first answers right", plain(t.policy_rate), "mean correctness of the first answers: the policy's own rate; the search's branches bias that of all leaves"),
         fact("IB-Score", signed(row.ib), "mean over the steps that have children"), fact("Cov(η1, η2)", signed(row.cov), "over siblings"), fact("advantage", visible(t.method), t.about), ...tagsOf(row)].filter(Boolean));
     this.growth.parentNode.hidden = !t.grown || t.numbers.length < 2;
     this.noGrowth.hidden = t.grown;
@@ -390,7 +391,7 @@ function reason(rule, score, several) {
   if (score === null) return "";
   if (rule === "ib") return `: its IB-Score, ${signed(score)}, was ${most} of the tree then`;
   if (rule === "entropy") return `: a token there surprised the model, its −log π of ${plain(score)} was ${most} of the tree then`;
-  if (rule === "fixed_width") return ": of the steps continued only once the nearest to the prompt";
+  if (rule === "fixed_width") return ": of the depths that had room for another path the nearest to the prompt";
   return `: ${rule ? `the rule “${visible(rule)}”` : "the branching rule"} saw ${signed(score)} there`;
 }
 
