@@ -198,6 +198,11 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: 
     return seen
 
 
+def mixed_share(right: int, k: int, size: int) -> float:
+    """The share of groups of `size` out of k answers, `right` of them right, that hold right and wrong answers."""
+    return 1 - (math.comb(right, size) + math.comb(k - right, size)) / math.comb(k, size)
+
+
 @torch.no_grad()
 def sample(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: list[dict[str, Any]], **sampling: Any
@@ -253,6 +258,7 @@ def evaluate(
         "accuracy": round(per_problem.mean().item(), 4),
         "ci95": round(1.96 * per_problem.std().item() / len(problems) ** 0.5, 4),
         "pass_at_k": round(means.amax(1).mean().item(), 4),
+        "mixed": round(sum(mixed_share(int(right), k, 8) for right in means.sum(1)) / len(problems), 4),
         "n": len(problems),
         "k": k,
         "moves_right": round(count["right"] / max(1, count["steps"]), 4),
@@ -290,12 +296,12 @@ Licence: Apache-2.0.
 
 Measured on {n} problems of the test split, {k} answers each:
 
-| sampling | accuracy (95 % CI) | pass@{k} | moves right | hits noticed | claims true | steps | tokens |
-| --- | --- | --- | --- | --- | --- | --- | --- |
+| sampling | accuracy (95 % CI) | pass@{k} | mixed | moves right | hits noticed | claims true | steps | tokens |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
-Moves right: one of the four given, with the right result. Hits noticed: a walk that comes to
-the target says so and ends. Claims true: answers that end with `Done.` and are right.
+Mixed: groups of eight answers that hold right and wrong ones. Moves right: one of the four given, with the right result.
+Hits noticed: a walk that comes to the target says so and ends. Claims true: answers that end with `Done.` and are right.
 """
 
 
@@ -334,7 +340,7 @@ def main() -> None:
         cells = [
             name,
             f"{m['accuracy']:.1%} ± {m['ci95']:.1%}",
-            *(f"{m[x]:.1%}" for x in ("pass_at_k", "moves_right", "hits_noticed", "claims_true")),
+            *(f"{m[x]:.1%}" for x in ("pass_at_k", "mixed", "moves_right", "hits_noticed", "claims_true")),
             str(m["steps"]),
             str(m["tokens"]),
         ]

@@ -18,7 +18,7 @@ it is at the target or has no move left:
 Every value stays within 0..99, and no answer may take more than `MAX_MOVES` moves. A walk has to come near the target
 and then make up the difference exactly. A wrong move can be made good as long as enough moves are left, so that each
 step has a value of its own. Problems differ widely in difficulty, as those of real training sets do: some need a single
-move, others all of them (`LEAST_MOVES`). The set-up is that of "quantum lock" puzzles.
+move, others eight (`LEAST_MOVES`). The set-up is that of "quantum lock" puzzles.
 """
 
 import hashlib
@@ -34,7 +34,9 @@ from ..errors import ConfigError, DataError, unknown
 VALUES = range(100)  # what every value of a walk must lie in
 LARGE, SMALL = (7, 9, 11), (2, 3, 5)  # a problem has one of each up and one of each down
 MAX_MOVES = 8
-LEAST_MOVES = range(1, MAX_MOVES + 1)  # how many moves a problem needs; each number is as frequent as the others
+# How many moves a problem needs, drawn from these: most problems are near or far, few are in between. So the embedded
+# model starts where the paper's does: about 20 % of its answers are right and 55 % of its groups of eight are mixed.
+LEAST_MOVES = (*4 * (1, 2), 3, 4, 5, 6, *4 * (7, 8))
 TEST_SHARE = 0.1  # of all problems
 STEP_END = ".\n\n"
 DONE, STUCK = "Done.", "Stuck."
