@@ -300,8 +300,9 @@ Measured on {n} problems of the test split, {k} answers each:
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
-Mixed: groups of eight answers that hold right and wrong ones. Moves right: one of the four given, with the right result.
-Hits noticed: a walk that comes to the target says so and ends. Claims true: answers that end with `Done.` and are right.
+Mixed: groups of eight answers that hold right and wrong ones. Moves right: one of the four given,
+with the right result. Hits noticed: a walk that comes to the target says so and ends. Claims true:
+answers that end with `Done.` and are right.
 """
 
 
