@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Looks for settings on 300 validation problems that are neither trained on nor held out: learning rates, what mends
+# runs that fall apart, and the open choices. Three seeds each, 200k generated tokens a run, equal optimiser steps.
+# STUDY... runs these studies only.
+set -euo pipefail
+cd "$(dirname "$0")"
+python - <<'PY'
+import json
+from ibtpo.tasks.walk import make_problems
+open("validation.jsonl", "w").writelines(json.dumps(p) + "\n" for p in make_problems("train", 300, seed=77))
+PY
+study() {  # NAME RATE SETTINGS ARM...
+  [[ ${#only[@]} == 0 || " ${only[*]} " == *" $1 "* ]] || return 0
+  resume=$([[ -d run-$1 ]] && echo --resume || true)
+  ibtpo compare training --output "run-$1" --tokens 200000 --learning-rates "$2" --seeds 100 101 102 --validation 50 \
+    --evaluations 2 --set eval_data=validation.jsonl eval_limit=300 $3 --jobs "${JOBS:-1}" $resume --arms "${@:4}"
+  mkdir -p "$1"
+  cp "run-$1"/{summary.json,table.md} "$1"
+}
+only=("$@")
+study rate-15e-5 1.5e-4 "" grpo ibtpo
+study rate-3e-4 3e-4 "" grpo ibtpo treerl treepo ibtpo,branch_beta=1 ibtpo,branch_beta=1,branch_value=draws \
+  ibtpo,branching=ib_adaptive grpo,branching=independent_adaptive,tree=4,9,1,1,num_generations=12 ibtpo,branching=entropy
+study rate-6e-4 6e-4 "" grpo ibtpo
+study warmup 6e-4 "lr_scheduler_type=constant_with_warmup warmup_steps=10" grpo ibtpo
+study kl 6e-4 "beta=0.02" grpo ibtpo
+study clip 6e-4 "max_grad_norm=0.1" grpo ibtpo
+study adam 6e-4 "adam_beta2=0.95" grpo ibtpo
