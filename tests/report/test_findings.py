@@ -218,7 +218,7 @@ def test_the_log_prob_gap_is_judged_in_float32_only(tmp_path):
     assert f.state == "unknown"
 
 
-@pytest.mark.parametrize(("other", "state"), [(0.24, "good"), (0.26, "look")])
+@pytest.mark.parametrize(("other", "state"), [(0.49, "good"), (0.51, "look")])
 def test_time_spent_on_neither_sampling_nor_learning(tmp_path, other, state):
     f = finding("time", findings(tmp_path, **{"time/other": np.full(N, other)}))
     assert (f.state, f.evidence.startswith(f"{100 * other / 5:.1f} % of 300 s")) == (state, True)

@@ -20,7 +20,7 @@ from .trend import ALPHA, LEAST_STEPS, SIGMAS, Level, Trend, find_trend, since, 
 STATES = {"bad": "Problem", "look": "Look at this", "good": "Good", "unknown": "Nothing to say"}
 GAP_FLOAT32 = 1e-3  # largest log-probability gap of engine and trainer, in nats, that float32 rounding explains
 MOST_ERRORS = 0.01  # share of the trajectories with a verifier error; more than this is a problem
-MOST_OTHER = 0.05  # share of the training time that may go to neither sampling, verifying, credit nor update
+MOST_OTHER = 0.1  # share of the training time that may go to neither sampling, verifying, credit nor update
 Z95 = 1.959964  # half the width of a 95 % interval of a normal distribution, in standard errors
 
 
