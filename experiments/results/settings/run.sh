@@ -19,8 +19,7 @@ study() {  # NAME RATE SETTINGS ARM...
 }
 only=("$@")
 study rate-15e-5 1.5e-4 "" grpo ibtpo
-study rate-3e-4 3e-4 "" grpo ibtpo treerl treepo ibtpo,branch_beta=1 ibtpo,branch_beta=1,branch_value=draws \
-  ibtpo,branching=ib_adaptive grpo,branching=independent_adaptive,tree=4,9,1,1,num_generations=12 ibtpo,branching=entropy
+study rate-3e-4 3e-4 "" grpo ibtpo
 study rate-6e-4 6e-4 "" grpo ibtpo
 study warmup 6e-4 "lr_scheduler_type=constant_with_warmup warmup_steps=10" grpo ibtpo
 study kl 6e-4 "beta=0.02" grpo ibtpo

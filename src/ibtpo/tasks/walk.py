@@ -36,7 +36,7 @@ LARGE, SMALL = (7, 9, 11), (2, 3, 5)  # a problem has one of each up and one of 
 MAX_MOVES = 8
 # How many moves a problem needs, drawn from these: most problems are near or far, few are in between. So the embedded
 # model starts where the paper's does: about 20 % of its answers are right and 55 % of its groups of eight are mixed.
-LEAST_MOVES = (*4 * (1, 2), 3, 4, 5, 6, *4 * (7, 8))
+LEAST_MOVES = (*4 * (1, 2), 3, 4, 5, 6, *4 * (7, 8), 8)
 TEST_SHARE = 0.1  # of all problems
 STEP_END = ".\n\n"
 DONE, STUCK = "Done.", "Stuck."
