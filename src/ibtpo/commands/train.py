@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,29 @@ def try_report(folder: Path) -> Path | None:
         return None
 
 
+def known_results(settings: Mapping[str, Any]) -> str | None:
+    """What GRPO and IB-TPO reach with the embedded task's recipe, as measured with many seeds, as one line of text.
+
+    settings: those of a run, spelt out as `config.yaml` holds them.
+
+    Returns None for a run that departs from the recipe in more than seed and method: the numbers do not speak of it.
+    """
+    from ..storage.recipes import FOLDER
+    from ..training import settings as st
+
+    file = FOLDER / "nano-walk.json"
+    own = {name: settings[name] for name in ("method", "seed")}
+    wanted = st.resolve(st.base_settings("nano-walk", {})[1], own)
+    if not file.is_file() or st.resolved(wanted, st.make_config(*st.split(wanted), Path("unused"))) != settings:
+        return None
+    known = json.loads(file.read_text(encoding="utf-8"))
+    arms = [f"{name} {percent(arm['acc'], arm['ci'])}" for name, arm in known["arms"].items()]
+    return (
+        f"for the same {known['tokens']:,} tokens, over {known['seeds']} seeds and {known['problems']} problems: "
+        f"{', '.join(arms)} ({known['source']}); one GRPO run of your own: ibtpo train --method grpo"
+    )
+
+
 def _report(console: Console, run: "Run", report: Path | None, as_json: bool) -> None:
     before, after = run.before, run.after
     if as_json:
@@ -138,3 +162,5 @@ def _report(console: Console, run: "Run", report: Path | None, as_json: bool) ->
     console.print(f"done in {run.seconds:.0f} s; run folder: {run.path}", highlight=False, soft_wrap=True)
     if report is not None:
         console.print(f"report: {report}", highlight=False, soft_wrap=True)
+    if known := known_results(run.settings):
+        console.print(known, highlight=False, soft_wrap=True)
