@@ -25,6 +25,7 @@ import torch
 from tree_gradients import advantages, gradients, groups, of_method, of_success
 
 import ibtpo
+from ibtpo._text import without_nan
 from ibtpo.engines import Sampling
 from ibtpo.engines.models import decoder, eos_token_ids
 from ibtpo.evaluation.stored_trees import grow_stored, made_by
@@ -85,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "success": float(np.mean([c for tree in trees["reference"] for c in correctness(tree)])),
         "rows": signal_rows(names, cosines, thousands, args.batch),
     }  # fmt: skip
-    (args.output / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(without_nan(summary), indent=1, ensure_ascii=False, allow_nan=False)
+    (args.output / "summary.json").write_text(text + "\n")
     (args.output / "table.md").write_text(_table(summary))
 
 
@@ -196,7 +198,9 @@ def signal_rows(
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+    """The cosine of two gradients; 0 where one vanishes, as that of a batch without a mixed group does."""
+    size = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / size) if size else 0.0
 
 
 def _signal(cosine: Any, thousands: float) -> Any:
