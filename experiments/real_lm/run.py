@@ -53,6 +53,7 @@ class Work:
         return [
             "--model", str(self.base), "--system-prompt", "", "--verifier", "math", "--temperature", str(TEMPERATURE),
             "--top-p", "1", "--top-k", "0", "--max-completion-length", str(self.sizes.length),
+            "--max-in-flight", str(self.sizes.in_flight),
         ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ class Sizes:
     answers: a problem, to choose problems by, and again to measure what was chosen.
     train, validation, held_out: how many problems are chosen of each kind.
     length: most tokens of an answer.
+    in_flight: answers that are sampled at once.
     pool: independent answers a problem in the branching table.
     gradient_problems, gradient_answers, gradient_batch: of the gradient study, see gradient_signal/measure.py.
     tokens, pilot_tokens, rates, seeds, prompts: a training run's budget, a pilot's, learning rates, seeds, and problems
@@ -31,6 +32,7 @@ class Sizes:
     validation: int = 64
     held_out: int = 128
     length: int = 160
+    in_flight: int = 64
     pool: int = 12
     gradient_problems: int = 64
     gradient_answers: int = 32
@@ -44,8 +46,8 @@ class Sizes:
 
 CPU = Sizes()
 GPU = replace(
-    CPU, answers=16, held_out=256, pool=24, gradient_problems=256, gradient_answers=64, gradient_batch=16,
-    tokens=1_000_000, pilot_tokens=300_000, rates=(1e-4, 2e-4, 4e-4), seeds=(0, 1, 2, 3, 4), prompts=16,
+    CPU, answers=16, held_out=256, in_flight=256, pool=24, gradient_problems=256, gradient_answers=64,
+    gradient_batch=16, tokens=1_000_000, pilot_tokens=300_000, rates=(1e-4, 2e-4, 4e-4), seeds=(0, 1, 2, 3, 4), prompts=16,
 )  # fmt: skip
 TINY = Sizes(
     model="nano", warm_up=8, epochs=1, batch=4, train=6, validation=2, held_out=4, length=36, pool=12,

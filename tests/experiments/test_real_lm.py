@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "experiments" / "real_lm"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "real_lm"))
 
 import choice
 import gsm8k
@@ -19,6 +18,7 @@ import warm_up
 
 from ibtpo.verify.math import math_reward
 
+ROOT = Path(__file__).parents[2]
 SOLUTION = "Natalia sold 48/2 = <<48/2=24>>24 clips.\nAltogether 48+24 = <<48+24=72>>72 clips.\n#### 1,072"
 
 
