@@ -47,7 +47,8 @@ class Sizes:
 CPU = Sizes()
 GPU = replace(
     CPU, answers=16, held_out=256, in_flight=256, pool=24, gradient_problems=256, gradient_answers=64,
-    gradient_batch=16, tokens=1_000_000, pilot_tokens=300_000, rates=(1e-4, 2e-4, 4e-4), seeds=(0, 1, 2, 3, 4), prompts=16,
+    gradient_batch=16, tokens=1_000_000, pilot_tokens=300_000, rates=(1e-4, 2e-4, 4e-4), seeds=(0, 1, 2, 3, 4),
+    prompts=16,
 )  # fmt: skip
 TINY = Sizes(
     model="nano", warm_up=8, epochs=1, batch=4, train=6, validation=2, held_out=4, length=36, pool=12,

