@@ -17,7 +17,7 @@
 #   state.tar.gz.*, what an earlier call left in $OUT: numbers, answers, trees, finished runs and the adapter
 #
 # Environment: OUT, a folder for what is to be kept (nothing is packed without it), PYTHON, REAL_LM_OUTPUT, CARRY,
-# PIECE_SECONDS, SITE (where wheels and model are unpacked).
+# PIECE_SECONDS (0: no limit), SITE (where wheels and model are unpacked).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 sizes=gpu

@@ -204,7 +204,7 @@ def test_the_script_runs_every_piece_in_tiny(tmp_path: Path) -> None:
         **os.environ,
         "PYTHON": sys.executable,
         "REAL_LM_OUTPUT": str(tmp_path),
-        "OUT": str(tmp_path / "out"),
+        "OUT": str(tmp_path / "out"), "PIECE_SECONDS": "0",
     }
     done = subprocess.run(
         ["bash", str(script), "--tiny", "all"], env=environment, capture_output=True, text=True, check=False
