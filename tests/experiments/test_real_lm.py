@@ -199,18 +199,19 @@ def test_setup_joins_the_model_from_two_calls_and_takes_up_what_was_carried(tmp_
 @pytest.mark.slow
 @pytest.mark.thorough
 def test_the_script_runs_every_piece_in_tiny(tmp_path: Path) -> None:
-    script = ROOT / "scripts" / "gpu" / "real_lm.sh"
+    results, out = tmp_path / "results", tmp_path / "out"
     environment = {
         **os.environ,
         "PYTHON": sys.executable,
-        "REAL_LM_OUTPUT": str(tmp_path),
-        "OUT": str(tmp_path / "out"), "PIECE_SECONDS": "0",
+        "REAL_LM_OUTPUT": str(results),
+        "SITE": str(tmp_path / "site"),
+        "OUT": str(out),
+        "PIECE_SECONDS": "0",
     }
     done = subprocess.run(
-        ["bash", str(script), "--tiny", "all"], env=environment, capture_output=True, text=True, check=False
+        ["bash", str(SCRIPT), "--tiny", "all"], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    results = tmp_path / "results"
     problems = json.loads((results / "problems.json").read_text())
     assert len(problems["train"]["ids"]) == 6
     assert len(problems["validation"]["ids"]) == 2
@@ -220,7 +221,7 @@ def test_the_script_runs_every_piece_in_tiny(tmp_path: Path) -> None:
     assert [row["groups"] for row in gradient["rows"]].count("ib") == 4
     assert all(math.isfinite(row["tokens"]) for row in gradient["rows"])
     assert set(json.loads((results / "training" / "summary.json").read_text())["arms"]) == {"grpo", "ibtpo"}
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["state.tar.gz.aa"]
+    assert sorted(p.name for p in out.iterdir()) == ["state.tar.gz.aa"]
 
 
 def test_without_gsm8k_nothing_is_done(tmp_path: Path) -> None:
