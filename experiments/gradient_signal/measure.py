@@ -2,248 +2,205 @@
 
 The true gradient of the success rate is estimated from many independent answers to every question (REINFORCE, with the
 question's mean reward as baseline). Then every branching rule grows groups for the same questions, and every advantage
-turns them into gradients, 16 questions a batch. The cosine c of such a gradient with the true one grows with the batch.
-The ratio of signal to noise, c²/(1 − c²), grows in proportion to the batch. So its value per 1000 generated tokens
-compares rules that spend different numbers of tokens.
+turns them into gradients, a batch of questions at a time. The cosine c of such a gradient with the true one grows with
+the batch. The ratio of signal to noise, c²/(1 − c²), grows in proportion to the batch. So its value per 1000 generated
+tokens compares rules that spend different numbers of tokens.
 
-python measure.py OUTPUT_FOLDER [--model nano] [--problems 2000] [--answers 64]
+python measure.py OUTPUT_FOLDER [--model nano] [--data walk:train] [--problems 256] [--answers 64] [--lora RANK] …
 
-What is measured is kept in OUTPUT_FOLDER/run, so that a run that was stopped goes on where it was.
+OUTPUT_FOLDER/run holds trees and what was measured of them; the same command goes on from there. With --lora the
+gradients are those of a fresh LoRA adapter, as training with one begins: of its two factors only the one that starts at
+0 has a gradient.
 """
 
 import argparse
-import asyncio
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tree_gradients import advantages, gradients, groups, of_method, of_success
 
 import ibtpo
-from ibtpo.credit import CreditOptions, path_advantages, token_advantages
+from ibtpo._text import without_nan
 from ibtpo.engines import Sampling
 from ibtpo.engines.models import decoder, eos_token_ids
+from ibtpo.evaluation.stored_trees import grow_stored, made_by
+from ibtpo.metrics import correctness
 from ibtpo.score import ScoreOptions
 from ibtpo.search import Budget, Prompt, SearchOptions, TreeSearch
-from ibtpo.tree import ReasoningTree
+from ibtpo.storage.tree_file import TreeFile
+from ibtpo.tasks.problems import verifier_for
+from ibtpo.tree import ReasoningTree, read_trees
 
-BATCH = 16  # questions
-CHUNK = 8 * BATCH  # questions whose trees grow at once
-JOINT = ScoreOptions(confidence="joint")
-TREE = Budget(4, 9, 1, 1)
-# Where trees branch: rule, size, and how the rule scores a step.
-GROUPS = {
-    "independent, 8": ("independent", Budget(8, 1), JOINT),
-    "independent, 12": ("independent", Budget(12, 1), JOINT),
-    "random": ("random", TREE, JOINT),
-    "fixed width": ("fixed_width", TREE, JOINT),
-    "entropy": ("entropy", TREE, JOINT),
-    "ib": ("ib", TREE, JOINT),
-    "ib, β 1": ("ib", TREE, ScoreOptions(ib_beta=1, confidence="joint")),
-    "ib, draws": ("ib", TREE, ScoreOptions(confidence="joint", value="draws")),
-    "ib, draws, β 1": ("ib", TREE, ScoreOptions(ib_beta=1, confidence="joint", value="draws")),
-    "ib, unique": ("ib", TREE, ScoreOptions(confidence="joint", weight="unique")),
-    "ib, geomean": ("ib", TREE, ScoreOptions()),
-}
-ADVANTAGES = {
-    "grpo": CreditOptions("grpo"),
-    "ibtpo": CreditOptions(score=JOINT),
-    "ibtpo, λ 0": CreditOptions(score=JOINT, lam=0),
-    "ibtpo, λ 0.5": CreditOptions(score=JOINT, lam=0.5),
-    "ibtpo, β 1": CreditOptions(score=ScoreOptions(ib_beta=1, confidence="joint")),
-    "ibtpo, draws": CreditOptions(score=ScoreOptions(confidence="joint", value="draws")),
-    "ibtpo, mixed trees only": CreditOptions(score=JOINT, ib_on_uniform_trees=False),
-    "ibtpo, sqrt": CreditOptions(score=JOINT, prefix_weight="sqrt"),
-    "ibtpo, once": CreditOptions(score=JOINT, prefix_weight="once"),
-    "treerl": CreditOptions("treerl"),
-    "treepo": CreditOptions("treepo"),
-}
-Weights = Callable[[ReasoningTree], list[np.ndarray]]
+SAVE_EVERY = 120  # seconds
+RANDOM = 999, 5  # seeds of the answers that the true gradient is estimated from, and of the groups
 
 
-def of_method(options: CreditOptions) -> Weights:
-    """Weights each token as TRL's loss does: by its advantage, over the answer's length and the group's size."""
-
-    def weights(tree: ReasoningTree) -> list[np.ndarray]:
-        advantages = token_advantages(tree, path_advantages(tree, options))
-        return [a / len(a) / len(advantages) for a in advantages]
-
-    return weights
-
-
-def of_success(tree: ReasoningTree) -> list[np.ndarray]:
-    """The weights whose gradient is that of the success rate, without bias.
-
-    The tree must hold independent answers. The baseline of each is the mean reward of the others.
-    """
-    rewards = np.array([leaf.reward for leaf in tree.leaves], dtype=float)
-    n = len(rewards)
-    advantages = (rewards - rewards.mean()) * n / (n - 1)
-    return [np.full(len(tree.completion_ids(i)), advantages[i] / n) for i in range(n)]
-
-
-def gradients(model: Any, trees: Sequence[ReasoningTree], weightings: Sequence[Weights]) -> list[np.ndarray]:
-    """The gradient of the mean over trees of Σ weight · log-prob, for each weighting.
-
-    model: the model that the log-probs are computed with.
-    trees: the groups of a batch.
-    weightings: functions from a tree to the weights of each answer's tokens.
-
-    Returns, for each weighting, (P,) the gradient with respect to all P parameters.
-    """
-    rows = [(list(t.prompt_ids), t.completion_ids(i)) for t in trees for i in range(len(t.leaves))]
-    width = max(len(p) + len(c) for p, c in rows)
-    ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width)
-    for i, (p, c) in enumerate(rows):
-        ids[i, : len(p) + len(c)] = torch.tensor(p + c)
-        mask[i, : len(p) + len(c)] = 1
-    logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
-    logprobs = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-    parameters, found = list(model.parameters()), []
-    for k, weighting in enumerate(weightings):
-        weight = torch.zeros_like(logprobs)
-        for i, values in enumerate(v for tree in trees for v in weighting(tree)):
-            start = len(rows[i][0]) - 1
-            weight[i, start : start + len(values)] = torch.tensor(values, dtype=torch.float32)
-        loss = (weight * logprobs).sum() / len(trees)
-        parts = torch.autograd.grad(loss, parameters, retain_graph=k < len(weightings) - 1)
-        found.append(torch.cat([part.flatten() for part in parts]).double().numpy())
-    return found
-
-
-class Study:
-    """The problems of a study, and what has been measured of them so far.
-
-    folder: where it is kept.
-    model, tokenizer: the policy.
-    verifier: grades the answers.
-    problems, answers: how many problems, and how many answers to each for the true gradient.
-    """
-
-    def __init__(self, folder: Path, model: Any, tokenizer: Any, verifier: Any, problems: int, answers: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.file, self.kept = folder / "cosines.jsonl", folder / "true.npz"
-        self.model, self.tokenizer, self.verifier, self.answers = model, tokenizer, verifier, answers
-        prompts = []
-        for problem in ibtpo.load_problems("walk:train", limit=problems):
-            text, ids = ibtpo.encode_prompt(problem, tokenizer)
-            prompts.append(Prompt(problem.id, tuple(ids), text, problem.columns))
-        self.chunks = [prompts[i : i + CHUNK] for i in range(0, len(prompts), CHUNK)]
-
-    def grow(
-        self, prompts: Sequence[Prompt], branching: str, budget: Budget, score: ScoreOptions, seed: int
-    ) -> list[ReasoningTree]:
-        """Grows a tree for each prompt."""
-        ends = eos_token_ids(self.model, self.tokenizer)
-        engine = ibtpo.TransformersEngine(self.model, eos_token_ids=ends, max_batch_size=256)
-        options = SearchOptions(
-            budget=budget, sampling=Sampling(1.0, 1.0, 0), score=score, branching=branching, max_completion_length=36,
-            max_in_flight=256, seed=seed,
-        )  # fmt: skip
-        return asyncio.run(TreeSearch(engine, self.verifier, decoder(self.tokenizer), options).grow_all(prompts))
-
-    def true_gradient(self) -> tuple[np.ndarray, list[float]]:
-        """The gradient (P,) of the mean success over all problems, and the success of each chunk of problems."""
-        total, success = np.zeros(sum(p.numel() for p in self.model.parameters())), []
-        if self.kept.is_file():
-            with np.load(self.kept) as kept:
-                total, success = kept["total"], kept["success"].tolist()
-        for chunk in self.chunks[len(success) :]:
-            trees = self.grow(chunk, "independent", Budget(self.answers, 1), JOINT, 999)
-            total += sum(gradients(self.model, trees[i : i + 2], [of_success])[0] for i in range(0, len(trees), 2))
-            success.append(float(np.mean([leaf.reward for t in trees for leaf in t.leaves])))
-            np.savez(self.kept, total=total, success=success)
-            print(f"true gradient: {len(success)}/{len(self.chunks)} parts", flush=True)
-        return total, success
-
-    def rows(self) -> list[dict[str, Any]]:
-        """What was measured of each group and batch: tokens, and the cosine of each advantage."""
-        return [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.is_file() else []
-
-    def measure(self, true: np.ndarray) -> None:
-        """Measures all batches of all groups that are missing."""
-        done = {(row["groups"], row["chunk"]) for row in self.rows()}
-        for i, chunk in enumerate(self.chunks):
-            for group, (branching, budget, score) in GROUPS.items():
-                if (group, i) in done:
-                    continue
-                trees = self.grow(chunk, branching, budget, score, 5)
-                names = ["grpo"] if branching == "independent" else list(ADVANTAGES)
-                weightings = [of_method(ADVANTAGES[name]) for name in names]
-                lines = []
-                for at in range(0, len(trees), BATCH):
-                    batch = trees[at : at + BATCH]
-                    found = [_cosine(g, true) for g in gradients(self.model, batch, weightings)]
-                    tokens = sum(t.generated_tokens for t in batch) / len(batch)
-                    row = {
-                        "groups": group,
-                        "chunk": i,
-                        "tokens": tokens,
-                        "cosines": dict(zip(names, found, strict=True)),
-                    }
-                    lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-                with self.file.open("a") as f:  # all batches of a chunk at once: none is measured twice
-                    f.write("".join(lines))
-            print(f"groups: {i + 1}/{len(self.chunks)} parts", flush=True)
-
-
-def compare(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Signal to noise of each group and advantage, and its ratio to that of GRPO's groups, with intervals over batches.
-
-    rows: what `Study.rows` returns. Batches that a group lacks are left out for all.
-    """
-    groups: dict[str, list[dict[str, Any]]] = {name: [row for row in rows if row["groups"] == name] for name in GROUPS}
-    count = min(map(len, groups.values()))
-    samples = np.random.default_rng(0).integers(0, count, (10_000, count))
-    found: list[dict[str, Any]] = []
-    base: tuple[np.ndarray, float] | None = None  # cosines and tokens of the first group, which all are compared with
-    for group, batches in groups.items():
-        thousands = float(np.mean([row["tokens"] for row in batches[:count]])) * BATCH / 1000
-        for name in batches[0]["cosines"] if batches else ():
-            c = np.array([row["cosines"][name] for row in batches[:count]])
-            base = base or (c, thousands)
-            ratio = _signal(c[samples].mean(1), thousands) / _signal(base[0][samples].mean(1), base[1])
-            found.append(
-                {
-                    "groups": group,
-                    "advantage": name,
-                    "tokens": 1000 * thousands / BATCH,
-                    "cosine": float(c.mean()),
-                    "signal": float(_signal(c.mean(), thousands)),
-                    "ratio": float(_signal(c.mean(), thousands) / _signal(base[0].mean(), base[1])),
-                    "ci": np.percentile(ratio, [2.5, 97.5]).tolist(),
-                }
-            )
-    return found
-
-
-def main() -> None:
-    """Measures all methods, and writes summary.json and table.md."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures all methods, and writes summary.json and table.md; `argv` stands for the words after the program."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--problems", type=int, default=2000)
-    parser.add_argument("--answers", type=int, default=64)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    model, tokenizer = ibtpo.load_model(args.model)
-    with ibtpo.VerifierPool("walk") as verifier:
-        study = Study(args.output / "run", model, tokenizer, verifier, args.problems, args.answers)
-        true, success = study.true_gradient()
-        study.measure(true)
-    rows = compare(study.rows())
+    parser.add_argument("--lora", type=int, default=0, metavar="RANK", help="of a fresh adapter; 0: all weights")
+    parser.add_argument("--data", default="walk:train")
+    parser.add_argument("--system-prompt")
+    parser.add_argument("--problems", type=int, default=256)
+    parser.add_argument("--answers", type=int, default=64, help="a problem, for the true gradient")
+    parser.add_argument("--batch", type=int, default=16, help="questions")
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--max-completion-length", type=int, default=36)
+    parser.add_argument("--confidence", default="joint")
+    parser.add_argument("--groups", nargs="+", default=["independent, 8", "random", "entropy", "ib", "ib, β 1"])
+    parser.add_argument("--advantages", nargs="+", help="default: all")
+    args = parser.parse_args(argv)
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    score = ScoreOptions(confidence=args.confidence)
+    kinds = {group: groups(score)[group] for group in args.groups}
+    reference = ("independent", Budget(args.answers, 1), score)
+    trees = grow(args, {"reference": reference, **kinds})
+    learner = ibtpo.load_model(args.model)[0]
+    if args.lora:
+        from peft import LoraConfig, get_peft_model
+
+        adapter = LoraConfig(r=args.lora, target_modules="all-linear", task_type="CAUSAL_LM")
+        torch.manual_seed(0)
+        learner = get_peft_model(learner, adapter)
+    true = true_gradient(learner, trees["reference"], args.temperature, args.output / "run" / "true.npz")
+    names: list[tuple[str, str]] = []
+    cosines: list[np.ndarray] = []
+    thousands: list[float] = []
+    for group in kinds:
+        chosen = ["grpo"] if kinds[group][0].startswith("independent") else args.advantages or list(advantages(score))
+        batches = [trees[group][i : i + args.batch] for i in range(0, len(trees[group]), args.batch)]
+        cosines += _cosines(learner, batches, {n: advantages(score)[n] for n in chosen}, true, args, group)
+        names += [(group, name) for name in chosen]
+        thousands += [sum(t.generated_tokens for t in trees[group]) / len(batches) / 1000] * len(chosen)
+        print(*signal_rows(names, cosines, thousands, args.batch)[-len(chosen) :], sep="\n", flush=True)
     summary = {
-        "problems": args.problems, "answers": args.answers, "success": float(np.mean(success)), "batch": BATCH,
-        "rows": rows,
+        "problems": len(trees["reference"]), "answers": args.answers, "batch": args.batch, "lora": args.lora,
+        "success": float(np.mean([c for tree in trees["reference"] for c in correctness(tree)])),
+        "rows": signal_rows(names, cosines, thousands, args.batch),
     }  # fmt: skip
-    (args.output / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(without_nan(summary), indent=1, ensure_ascii=False, allow_nan=False)
+    (args.output / "summary.json").write_text(text + "\n")
     (args.output / "table.md").write_text(_table(summary))
 
 
+def grow(
+    args: argparse.Namespace, kinds: dict[str, tuple[str, Budget, ScoreOptions]]
+) -> dict[str, list[ReasoningTree]]:
+    """The trees of every kind of group, by name; those that are missing are grown.
+
+    kinds: branching rule, budget and score options by name; "reference" has a seed of its own.
+    """
+    model, tokenizer = ibtpo.load_model(args.model)
+    problems = ibtpo.load_problems(args.data, limit=args.problems)
+    prompts = []
+    for problem in problems:
+        text, ids = ibtpo.encode_prompt(problem, tokenizer, system_prompt=args.system_prompt)
+        prompts.append(Prompt(problem.id, tuple(ids), text, problem.columns))
+    verifier_name, found = verifier_for(problems[0]), {}
+    folder = args.output / "run" / "trees"
+    folder.mkdir(parents=True, exist_ok=True)
+    with ibtpo.VerifierPool(verifier_name) as verifier:
+        for name, (branching, budget, score) in kinds.items():
+            options = SearchOptions(
+                budget=budget, sampling=Sampling(args.temperature, 1.0, 0), score=score, branching=branching,
+                max_completion_length=args.max_completion_length, max_in_flight=128,
+                seed=RANDOM[0] if name == "reference" else RANDOM[1],
+            )  # fmt: skip
+            eos = eos_token_ids(model, tokenizer)
+            engine = ibtpo.TransformersEngine(model, eos_token_ids=eos, max_batch_size=128)
+            search = TreeSearch(engine, verifier, decoder(tokenizer), options)
+            path = folder / f"{''.join(c if c.isalnum() else '-' for c in name)}.jsonl.gz"
+            grow_stored(search, prompts, TreeFile(path), meta=made_by(args.model, verifier_name), resume=True)
+            found[name] = list(read_trees(path))
+    return found
+
+
+def true_gradient(model: Any, trees: Sequence[ReasoningTree], temperature: float, path: Path) -> np.ndarray:
+    """(P,) the gradient of the success rate, times the number of trees.
+
+    trees: of independent answers.
+    path: a file with the sum so far, from which a later call goes on.
+    """
+    done, total = 0, np.zeros(1)
+    if path.exists():
+        with np.load(path) as found:
+            done, total = int(found["done"]), found["total"]
+    saved = time.monotonic()
+    for i, tree in enumerate(trees[done:], done + 1):
+        total = total + gradients(model, [tree], [of_success], temperature=temperature)[0]
+        if i == len(trees) or time.monotonic() - saved > SAVE_EVERY:
+            saved = time.monotonic()
+            np.savez(path.with_suffix(".part.npz"), done=i, total=total)
+            path.with_suffix(".part.npz").rename(path)
+            print(f"true gradient: {i} of {len(trees)} problems", flush=True)
+    return total
+
+
+def _cosines(
+    model: Any,
+    batches: Sequence[Sequence[ReasoningTree]],
+    methods: dict[str, Any],
+    true: np.ndarray,
+    args: argparse.Namespace,
+    group: str,
+) -> list[np.ndarray]:
+    """For each method, (n,) the cosines of its gradients of n batches with the true gradient; each is stored."""
+    path = args.output / "run" / "cosines.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    found = {(r["group"], r["batch"], name): value for r in rows for name, value in r["cosines"].items()}
+    for i, batch in enumerate(batches):
+        missing = [name for name in methods if (group, i, name) not in found]
+        if not missing:
+            continue
+        measured = gradients(model, batch, [of_method(methods[n]) for n in missing], temperature=args.temperature)
+        new = {name: _cosine(g, true) for name, g in zip(missing, measured, strict=True)}
+        found |= {(group, i, name): value for name, value in new.items()}
+        with path.open("a") as f:
+            f.write(json.dumps({"group": group, "batch": i, "cosines": new}, ensure_ascii=False) + "\n")
+    return [np.array([found[group, i, name] for i in range(len(batches))]) for name in methods]
+
+
+def signal_rows(
+    names: Iterable[tuple[str, str]], cosines: Sequence[np.ndarray], thousands: Sequence[float], batch: int
+) -> list[dict[str, Any]]:
+    """The rows of the result: each method's signal to noise, and its ratio to the first one's.
+
+    names: kind of group and advantage of each method.
+    cosines: for each method, (n,) the cosines of its batches with the true gradient.
+    thousands: for each method, generated tokens of a batch, in thousands.
+    batch: questions of a batch.
+    """
+    n = len(cosines[0])
+    samples = np.random.default_rng(0).integers(0, n, (10_000, n))
+    rows = []
+    for (group, advantage), c, spent in zip(names, cosines, thousands, strict=True):
+        ratio = _signal(c[samples].mean(1), spent) / _signal(cosines[0][samples].mean(1), thousands[0])
+        rows.append(
+            {
+                "groups": group,
+                "advantage": advantage,
+                "tokens": 1000 * spent / batch,
+                "cosine": float(c.mean()),
+                "signal": float(_signal(c.mean(), spent)),
+                "ratio": float(_signal(c.mean(), spent) / _signal(cosines[0].mean(), thousands[0])),
+                "ci": np.percentile(ratio, [2.5, 97.5]).tolist(),
+            }
+        )
+    return rows
+
+
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+    """The cosine of two gradients; 0 where one vanishes, as that of a batch without a mixed group does."""
+    size = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / size) if size else 0.0
 
 
 def _signal(cosine: Any, thousands: float) -> Any:
