@@ -1,6 +1,7 @@
 """The trainer on a tiny random model: losses, advantages and logs against values computed another way."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -442,3 +443,21 @@ def test_a_plain_trl_script_becomes_ours_by_changing_two_names(tiny_model, tmp_p
 def test_our_classes_are_trls(tmp_path):
     assert issubclass(IBTPOConfig, GRPOConfig)
     assert issubclass(IBTPOTrainer, GRPOTrainer)
+
+
+@pytest.mark.parametrize(
+    ("kind", "left"), [("linear", lambda x: 1 - x), ("cosine", lambda x: (1 + math.cos(math.pi * x)) / 2)]
+)
+def test_a_learning_rate_falls_with_the_tokens_that_are_left(tiny_model, tmp_path, kind, left):
+    limit = 1500
+    options = {"max_steps": 100, "max_generated_tokens": limit, "lr_scheduler_type": kind, "warmup_steps": 2}
+    trainer = train(tiny_model, tmp_path / "whole", save_strategy="steps", save_steps=2, **options)
+    rates, spent = logged(trainer, "learning_rate"), logged(trainer, "ibtpo/generated_tokens_total")
+    assert len(rates) >= 4
+    assert spent[-2] < limit <= spent[-1]
+    # The rate of a step follows from the tokens before it; the warm-up halves that of the first.
+    expected = [1e-2 * warm * left(s / limit) for warm, s in zip([0.5, *[1.0] * 99], [0, *spent[:-1]], strict=False)]
+    assert rates == pytest.approx(expected, rel=1e-9)
+    again = train(tiny_model, tmp_path / "whole", resume=str(tmp_path / "whole" / "checkpoint-2"), **options)
+    assert logged(again, "learning_rate") == pytest.approx(rates, rel=1e-9)
+    assert logged(again, "loss")[:-1] == pytest.approx(logged(trainer, "loss")[:-1], abs=1e-6)

@@ -21,7 +21,10 @@ only=("$@")
 study rate-15e-5 1.5e-4 "" grpo ibtpo
 study rate-3e-4 3e-4 "" grpo ibtpo
 study rate-6e-4 6e-4 "" grpo ibtpo
-study warmup 6e-4 "lr_scheduler_type=constant_with_warmup warmup_steps=10" grpo ibtpo
-study kl 6e-4 "beta=0.02" grpo ibtpo
-study clip 6e-4 "max_grad_norm=0.1" grpo ibtpo
-study adam 6e-4 "adam_beta2=0.95" grpo ibtpo
+linear=lr_scheduler_type=linear
+study linear-3e-4 3e-4 "$linear" grpo ibtpo
+study linear-6e-4 6e-4 "$linear" grpo ibtpo
+study linear-warmup-6e-4 6e-4 "$linear warmup_steps=10" grpo ibtpo
+study linear-kl-6e-4 6e-4 "$linear beta=0.02" grpo ibtpo
+study linear-clip-6e-4 6e-4 "$linear max_grad_norm=0.1" grpo ibtpo
+study linear-adam-6e-4 6e-4 "$linear adam_beta2=0.95" grpo ibtpo

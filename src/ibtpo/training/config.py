@@ -5,7 +5,7 @@ docs/method.md, "What the paper leaves open", lists the options behind which a c
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,12 @@ _LEAST: dict[str, float] = {
     **dict.fromkeys(("num_iterations", "steps_per_generation", "generation_batch_size"), 1),
     **dict.fromkeys(("kv_memory_gb", "lookahead", "packed_tokens", "save_trees_every"), 0),
     **dict.fromkeys(("learning_rate", "beta", "epsilon", "epsilon_high", "seed"), 0),
+}
+# Learning rates that fall over a run whose end is a number of tokens: from the share of them that is spent, the share of
+# the learning rate that is left.
+TOKEN_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "linear": lambda spent: 1 - spent,
+    "cosine": lambda spent: (1 + math.cos(math.pi * spent)) / 2,
 }
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")
 

@@ -26,7 +26,7 @@ from ..tasks.problems import ANSWER_VERIFIERS
 from ..verify import BUILTIN
 from ..verify.outcome import check_weights
 from ..verify.pool import function_name
-from .config import IBTPOConfig, check_least
+from .config import TOKEN_SCHEDULES, IBTPOConfig, check_least
 from .methods import METHODS
 
 # G of a method without branches: in the paper 8 independent answers cost about as many tokens as a tree of 12, and 8 is
@@ -197,14 +197,14 @@ def resolved(settings: dict[str, Any], config: IBTPOConfig) -> dict[str, Any]:
 
 
 def _refuse_schedules(trainer: dict[str, Any]) -> None:
-    """Refuses schedules that are a share of all steps: a run that ends at a token budget has no known number of them.
+    """Refuses schedules that need the number of steps, which a run that ends at a token budget does not know.
 
     trainer: the trainer's settings.
     """
     kind = trainer.get("lr_scheduler_type", "constant")
-    if kind not in ("constant", "constant_with_warmup"):
+    if kind not in ("constant", "constant_with_warmup", *TOKEN_SCHEDULES):
         raise ConfigError(f"lr_scheduler_type {kind} needs a number of steps; give max_steps or num_train_epochs in "
-                          f"place of max_generated_tokens")  # fmt: skip
+                          f"place of max_generated_tokens, or {' or '.join(TOKEN_SCHEDULES)}")  # fmt: skip
     warmup = trainer.get("warmup_steps") or 0
     if 0 < warmup < 1 or trainer.get("warmup_ratio"):
         raise ConfigError("with max_generated_tokens, warm-up must be a number of steps: warmup_steps 10")
@@ -383,6 +383,11 @@ def prolong(settings: dict[str, Any], changes: dict[str, Any], folder: Path) -> 
     end.
     """
     others = [name for name in changes if name not in ENDS]
+    if changes and settings.get("lr_scheduler_type", "constant") not in ("constant", "constant_with_warmup"):
+        raise ConfigError(
+            f"--resume: the learning rate of the run in {folder} fell towards its end, which cannot be put off; start "
+            "another run"
+        )
     if others:
         raise ConfigError(
             f"--resume takes the settings of {folder}; leave out {others}: only {', '.join(ENDS)} may change"

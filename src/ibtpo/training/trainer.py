@@ -61,7 +61,7 @@ from ..tree import ReasoningTree, write_trees
 from ..verify.open import open_verifier, reward_functions
 from ..verify.rewards import RewardFunctions
 from .absent_rows import count_completions, drop_absent, fill_up, row_weights
-from .config import IBTPOConfig
+from .config import TOKEN_SCHEDULES, IBTPOConfig
 from .packed import PackedForward, read_rows
 from .regularizers import ibro_term
 from .rollouts import rollout_engine, tree_generation
@@ -404,6 +404,19 @@ class IBTPOTrainer(GRPOTrainer):
             write_trees(folder / step_file(step, rank), self.trees)
             if self.accelerator.is_main_process:
                 show_tree(self, self.trees[0], step)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """TRL's schedule; but if tokens end the run, a falling learning rate falls with what is left of them."""
+        limit, fall = self.args.max_generated_tokens, TOKEN_SCHEDULES.get(str(self.args.lr_scheduler_type.value))
+        if limit is None or fall is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        warm_up = max(1, self.args.get_warmup_steps(num_training_steps))
+
+        def factor(step: int) -> float:
+            return min(1.0, (step + 1) / warm_up) * fall(min(1.0, self.generated_tokens / limit))
+
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        return self.lr_scheduler
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """TRL's checkpoint, and then a file of our own with the tokens and seconds so far."""
