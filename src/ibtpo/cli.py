@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv = sys.argv[1:]
         find_modules_here()
     if sys.stdout is None:  # closed by the shell (`>&-`)
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115: it is to stay open
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         return _run(list(argv))
     except BrokenPipeError:
