@@ -158,7 +158,7 @@ def _run(argv: list[str]) -> int:
         letter = ascii(e.object[e.start])
         return _fail(ConfigError(f"the output's encoding, {e.encoding}, has no {letter}; set PYTHONIOENCODING=utf-8"))
     except OSError as e:
-        if e.filename is None and not _flushes(sys.stdout):
+        if e.filename is None and e.errno in FULL:  # what is written to files is named by `_files.naming`
             _discard_output()
             e.filename = "standard output"
         named = f"{e.filename}: {e.strerror}" if e.filename is not None and e.strerror else str(e)

@@ -9,11 +9,12 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._files import naming, real_path, whole_file
+from .._files import locked, naming, real_path, whole_file
 from .._options import todays_names
 from ..errors import ConfigError, DataError
 
@@ -76,6 +77,18 @@ class TreeFile:
         self.path = path
         self.part = real_path(path).with_name(real_path(path).name + ".partial")
         self._place: dict[str, tuple[int, int]] = {}  # id -> (offset, length) of its line in `part`
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps other processes from writing the file while the block runs. Raises `ConfigError` if one does."""
+        lock = self.part.with_suffix(".lock")
+        with locked(lock) as free:
+            if not free:
+                raise ConfigError(f"{self.path} is being written by another process; wait for its end or stop it first")
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
 
     def open(self, *, resume: bool) -> Iterator["ReasoningTree"]:
         """Starts afresh, or yields the trees that are stored already, one by one.
