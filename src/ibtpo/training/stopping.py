@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from accelerate.utils import gather_object
@@ -69,7 +69,8 @@ class StopSignals(TrainerCallback):
             name = signal.Signals(number).name
             at_once = "; Ctrl-C again ends it at once, without" if number == signal.SIGINT else ""
             # Not `print`: a handler may interrupt another call of it.
-            os.write(2, f"\n{name}: training stops after this step, with a checkpoint{at_once}\n".encode())
+            with suppress(OSError):  # the terminal may be what has gone
+                os.write(2, f"\n{name}: training stops after this step, with a checkpoint{at_once}\n".encode())
 
     def check(self) -> None:
         """Raises `StoppedError` if a signal has come."""
