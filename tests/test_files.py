@@ -91,6 +91,8 @@ def test_one_process_has_a_lock_and_a_killed_one_leaves_none(tmp_path: Path) -> 
     finally:
         first.kill()
         first.wait()
+    assert file.exists()
     for _ in range(2):
         with locked(file) as alone:
             assert alone
+        assert not file.exists()

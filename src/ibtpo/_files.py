@@ -4,7 +4,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's quota or the largest file is full
@@ -61,27 +61,37 @@ def append(path: Path, text: str) -> None:
 def locked(path: Path) -> Iterator[bool]:
     """Holds the lock of a file while the block runs, and gives it whether this is the only process that does.
 
-    The kernel drops the lock when the process ends, however it ends; the file stays and means nothing without it. Where
-    the system or the file system knows no such locks, the block always gets True.
+    The kernel drops the lock when the process ends, however it ends. The file is removed when the block ends; one that
+    a killed process left behind means nothing. Where the system or the file system knows no such locks, the block
+    always gets True.
 
-    path: the file, made if it is not there, whose text then says which process locked it last.
+    path: the file, made if it is not there, whose text then says which process has locked it.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         yield True
         return
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:  # some network file systems have no locks
-            yield True
-            return
+    with ExitStack() as opened:
+        while True:
+            file = opened.enter_context(path.open("a+", encoding="utf-8"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            except OSError:  # some network file systems have no locks
+                break
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    break
+            opened.close()  # the process that had it locked has just removed it: another may have a new one
         with naming(path):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
-        yield True
+        try:
+            yield True
+        finally:
+            with suppress(OSError):
+                path.unlink()

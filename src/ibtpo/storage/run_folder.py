@@ -6,7 +6,7 @@ checkpoints/    checkpoint-10, …             eval.json      {"before": …, "a
 evals.jsonl     one row a held-out evaluation: step, tokens and seconds of training so far, result, mean grades;
                 "kept": true in the result of a run that was prolonged later
 model/          the trained model            report.html    what the run did; report_data/ and trees.html with it
-.lock           locked by the process that trains
+.lock           there, and locked, while a process trains
 """
 
 import json

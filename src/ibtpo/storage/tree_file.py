@@ -81,14 +81,10 @@ class TreeFile:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Keeps other processes from writing the file while the block runs. Raises `ConfigError` if one does."""
-        lock = self.part.with_suffix(".lock")
-        with locked(lock) as free:
-            if not free:
+        with locked(self.part.with_suffix(".lock")) as alone:
+            if not alone:
                 raise ConfigError(f"{self.path} is being written by another process; wait for its end or stop it first")
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
+            yield
 
     def open(self, *, resume: bool) -> Iterator["ReasoningTree"]:
         """Starts afresh, or yields the trees that are stored already, one by one.
