@@ -244,3 +244,23 @@ def test_values_are_read_as_yaml_and_text_is_left_alone(text: str, value: object
     got = yaml_value(text)
     assert got == value
     assert type(got) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "err"),
+    [
+        ("{} recipes nano-walk | true; exit ${{PIPESTATUS[0]}}", 141, ""),
+        ("{} score many.jsonl --json | head -c 1 > /dev/null; exit ${{PIPESTATUS[0]}}", 141, ""),
+        ("{} score gone.jsonl 2>&1 | true; exit ${{PIPESTATUS[0]}}", 141, ""),
+        ("{} recipes nano-walk >&-", 0, ""),
+        ("{} recipes nano-walk > /dev/full", 2, "error: standard output: No space left on device\n"),
+        ("{} recipes nano-walk --copy /dev/full/a.yaml", 2, "/dev/full/a.yaml: its folder cannot be made"),
+    ],
+)
+def test_an_output_that_takes_nothing_ends_a_command_quietly(tmp_path: Path, line: str, code: int, err: str) -> None:
+    write_trees(tmp_path / "many.jsonl", list(read_trees(GOLDEN / "three_leaf.jsonl")) * 500)
+    command = line.format(f"{sys.executable} -m ibtpo")
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == code
+    assert err in done.stderr
+    assert done.stderr.count("\n") == bool(err)

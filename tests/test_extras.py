@@ -111,3 +111,16 @@ def test_a_child_process_finds_the_modules_of_this_one(own_code: Path, tmp_path:
         [sys.executable, "-P", "-c", code], env=child_environment(), cwd=os.sep, capture_output=True, text=True
     )
     assert done.stdout.strip() == str(tmp_path / "mytask.py")
+
+
+def test_a_child_process_finds_modules_in_a_folder_with_a_colon(
+    own_code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "a:b"
+    here.mkdir()
+    (here / "in_colon.py").write_text(MINE)
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", ["", str(here), *sys.path])
+    code = "import in_colon, mytask; print(in_colon.NUMBER, in_colon.__file__)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], env=child_environment(), capture_output=True, text=True)
+    assert done.stdout.strip() == f"3 {here / 'in_colon.py'}", done.stderr

@@ -91,6 +91,9 @@ def find_modules_here() -> None:
 def child_environment() -> dict[str, str]:
     """The environment variables for a child process that has to find the same modules in the same places as this one.
 
-    PYTHONPATH is this process's import path in its order, with the current folder's name where the path has "".
+    PYTHONPATH is this process's import path in its order, with the current folder's name where the path has "". A
+    folder with a colon in its name, which would end there, is named from the current folder: start the child in it.
     """
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    folders = [path or os.getcwd() for path in sys.path]
+    named = [os.path.relpath(path) if os.pathsep in path else path for path in folders]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(named)}

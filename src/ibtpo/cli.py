@@ -6,6 +6,7 @@ named, and imports numpy or torch when it runs. Exit codes: 0 done, 1 a check fa
 """
 
 import argparse
+import contextlib
 import importlib
 import os
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ._extras import find_modules_here, missing_package
+from ._files import FULL
 from .errors import ConfigError, IBTPOError, unknown
 from .storage.recipes import TRAIN_SWITCHES
 
@@ -122,7 +124,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         argv = sys.argv[1:]
         find_modules_here()
-    argv = list(argv)
+    if sys.stdout is None:  # closed by the shell (`>&-`)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    try:
+        return _run(list(argv))
+    except BrokenPipeError:
+        # The reader of the output has gone, `| head` for instance. Python flushes once more at its exit, which would
+        # fail again: let it go nowhere.
+        _discard_output()
+        return 128 + 13  # as a shell reports a program that SIGPIPE has ended
+
+
+def _run(argv: list[str]) -> int:
     try:
         code = _dispatch(argv)
         sys.stdout.flush()
@@ -140,16 +153,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\ninterrupted{_how_to_go_on(argv)}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of the output has gone, `| head` for instance. Python flushes stdout once more at its exit, which
-        # would fail again: let it go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        raise
     except UnicodeEncodeError as e:
         letter = ascii(e.object[e.start])
         return _fail(ConfigError(f"the output's encoding, {e.encoding}, has no {letter}; set PYTHONIOENCODING=utf-8"))
     except OSError as e:
+        if e.filename is None and e.errno in FULL:  # what is written to files is named by `_files.naming`
+            _discard_output()
+            e.filename = "standard output"
         named = f"{e.filename}: {e.strerror}" if e.filename is not None and e.strerror else str(e)
-        return _fail(IBTPOError(named))
+        return _fail(IBTPOError(named + (_how_to_go_on(argv) if e.errno in FULL else "")))
+
+
+def _flushes(stream: Any) -> bool:
+    """Whether what was printed so far can be written."""
+    try:
+        stream.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _discard_output() -> None:
+    """Lets what is still printed, or waits to be, go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not _flushes(stream):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(nowhere, stream.fileno())
 
 
 def _dispatch(argv: list[str]) -> int:

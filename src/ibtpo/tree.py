@@ -12,7 +12,6 @@ a step or of a completion.
 import gzip
 import json
 import math
-import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
+from ._files import whole_file
 from ._text import half_character
 from .errors import DataError
 
@@ -489,9 +489,7 @@ def write_trees(path: str | Path, trees: Iterable[ReasoningTree]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(part, "wt", encoding="utf-8") as f:
+    with whole_file(path) as part, opener(part, "wt", encoding="utf-8") as f:
         for tree in trees:
             f.write(json.dumps(tree.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
-    os.replace(part, path)

@@ -91,6 +91,49 @@ def test_a_killed_sample_loses_no_finished_tree_and_resumes_to_the_same_file(cal
     assert not part.exists()
 
 
+def test_a_full_disk_loses_no_finished_tree_and_the_message_says_how_to_go_on(call, words, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    whole, file = tmp_path / "whole.jsonl", tmp_path / "disk" / "t.jsonl"
+    file.parent.mkdir()
+    link = tmp_path / "t.jsonl"
+    link.symlink_to(file)
+    more = ["--limit", 4, "--tree", "3,4,1,1", "--max-in-flight", 1, "--quiet"]
+    assert call("sample", *words, *more, "--output", whole)[0] == 0
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * whole.stat().st_size // 3, before[1]))
+    try:
+        code, _, err = call("sample", *words, *more, "--output", link)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    part = tmp_path / "disk" / "t.jsonl.partial"
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"error: {part}: File too large; what is finished is kept, go on with: ibtpo sample ")
+    assert 1 <= part.read_bytes().count(b"\n") < 4
+    assert call("sample", *words, *more, "--output", link, "--resume")[0] == 0
+    assert content(file) == content(whole)
+    assert link.is_symlink()
+    assert not part.exists()
+
+
+def test_the_template_s_variables_reach_the_prompts(call, words, tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = tmp_path / "chat"
+    AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = "{{ messages[0]['content'] }}{% if letter is defined %}{{ letter }}{% else %}j{% endif %}"
+    tokenizer.save_pretrained(model)
+    out, chosen = tmp_path / "t.jsonl", ["--model", model, *words[2:], "--limit", 2, "--quiet"]
+    for given, letter in (([], "j"), (["--chat-template-kwargs", "{letter: i}"], "i")):
+        assert call("sample", *chosen, *given, "--tree", "2,1,1,1", "--output", out, "--overwrite")[0] == 0
+        assert [tree.prompt for tree in read_trees(out)] == ["a" + letter, "b" + letter]
+    code, result, _ = call("eval", *chosen, *given, "--k", 1, "--json")
+    assert (code, json.loads(result)["chat_template_kwargs"]) == (0, {"letter": "i"})
+    code, _, err = call("sample", *chosen, "--chat-template-kwargs", "letter", "--output", out, "--overwrite")
+    assert code == 2
+    assert "'letter' is no mapping such as {enable_thinking: false}" in err
+
+
 def test_resume_grows_only_what_is_missing(call, words, tmp_path: Path) -> None:
     few = tmp_path / "few.jsonl"
     call("sample", *words, "--limit", 3, "--output", few, "--quiet")

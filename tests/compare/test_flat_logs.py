@@ -53,6 +53,18 @@ def test_numbers_are_those_counted_by_hand(run):
     assert read_flat_log(run / "completions" / "completions_00007.parquet").steps == log.steps[1:]
 
 
+@pytest.mark.parametrize("step", ["3", " 3", 3.0])
+def test_a_step_may_be_text_or_a_float(tmp_path, step):
+    (row,) = read_flat_log(write(tmp_path / "completions_00003.parquet", step, STEP_3)).steps
+    assert (row["step"], row["groups"], row["avg_rate"]) == (3, 2, 0.25)
+
+
+@pytest.mark.parametrize("step", ["three", "", "-3", 3.5, -1, True, math.inf])
+def test_a_step_that_is_no_number_is_refused(tmp_path, step):
+    with pytest.raises(DataError, match="row 1: step must be a whole number, got"):
+        read_flat_log(write(tmp_path / "completions_00003.parquet", step, STEP_3))
+
+
 def test_an_answer_without_a_reward_is_left_out_and_so_is_a_group_of_them(tmp_path):
     rows = [("A", "a", 1.0), ("A", "b", math.nan), ("B", "c", None), ("B", "d", None), ("C", "e", 0.0), ("C", "f", 1.0)]
     (step,) = read_flat_log(write(tmp_path / "c.parquet", 1, rows)).steps

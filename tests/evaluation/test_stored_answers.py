@@ -30,6 +30,15 @@ def test_stored_answers_are_read_as_they_were(stored: Path) -> None:
     assert read_answers(stored / "eval.answers.jsonl") == ANSWERS
 
 
+def test_a_byte_order_mark_before_answers_or_their_result_is_no_part_of_them(call, stored: Path) -> None:
+    file, record = stored / "eval.answers.jsonl", stored / "eval.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert read_answers(file) == ANSWERS
+    record.write_text(json.dumps({"data": str(stored / "q.jsonl"), "verifier": "math"}), encoding="utf-8-sig")
+    code, out, _ = call("regrade", file, "--verifier-workers", 1)
+    assert (code, "changed grades: 2 of 4" in out) == (0, True)
+
+
 def test_regrade_tells_what_changed_and_stores_it(call, stored: Path) -> None:
     words = ["--data", stored / "q.jsonl", "--verifier-workers", 1]
     code, out, err = call("regrade", stored / "eval.answers.jsonl", *words, "--output", stored / "new.json")

@@ -51,6 +51,18 @@ def test_without_a_file_trees_are_only_announced(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_another_process_writes_is_refused_and_left_alone(tmp_path: Path) -> None:
+    file = TreeFile(tmp_path / "t.jsonl")
+    grow_stored(search_of(), prompts(2), file, meta=META)
+    before = stored(file.path)
+    with file.alone(), pytest.raises(ConfigError, match=r"t\.jsonl is being written by another process; wait"):
+        grow_stored(search_of(), prompts(3), TreeFile(file.path), meta=META, resume=True)
+    assert stored(file.path) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["t.jsonl"]
+    grow_stored(search_of(), prompts(3), file, meta=META, resume=True)
+    assert stored(file.path)[:2] == before
+
+
 def test_a_stopped_run_keeps_its_trees_and_goes_on_to_the_same_file(tmp_path: Path) -> None:
     whole, file = TreeFile(tmp_path / "whole.jsonl"), TreeFile(tmp_path / "t.jsonl")
     grow_stored(search_of(), prompts(5), whole, meta=META)

@@ -11,7 +11,7 @@ from helpers.places import DATA
 from ibtpo.errors import ConfigError, DataError
 from ibtpo.evaluation.gold_check import CheckReport, check_data, gold_completion, solve_countdown
 from ibtpo.tasks.problems import Problem, load_problems
-from ibtpo.tasks.prompts import check_prompt_length, encode_prompt
+from ibtpo.tasks.prompts import check_prompt_length, encode_prompt, trl_prompt
 from ibtpo.verify import Verdict
 from ibtpo.verify.pool import VerifierPool
 
@@ -152,16 +152,56 @@ def test_a_malformed_file_is_named(tmp_path: Path) -> None:
         ("plain.jsonl.gz", r"broken gzip"),
         ("table.csv", r"cannot read this kind of file; use \.jsonl"),
         ("not.parquet", r"not a readable Parquet file"),
-        ("", r"is a folder"),
     ]:
         with pytest.raises(DataError, match=message):
-            load_problems(tmp_path / name if name else tmp_path)
+            load_problems(tmp_path / name)
+    with pytest.raises(DataError, match=r"is a folder; name one file in it, or a split: not 'dev', it has .*train"):
+        load_problems(tmp_path, split="dev")
     with pytest.raises(ConfigError, match="limit must be at least 1, got 0"):
         load_problems(good, limit=0)
     with pytest.raises(
         DataError, match=r"no column 'gold'; found 'question', 'answer', 'id'; name it with answer_column="
     ):
         load_problems(good, answer_column="gold", require_answer=False)
+
+
+def test_a_dotted_name_goes_into_a_nested_column(tmp_path: Path) -> None:
+    row = {"messages": [{"content": "1+1?"}], "reward_model": {"style": "rule", "ground_truth": "2"}, "a.b": "flat"}
+    file = tmp_path / "nested.jsonl"
+    file.write_text(json.dumps(row))
+    how = {"question_column": "messages.0.content", "answer_column": "reward_model.ground_truth"}
+    (problem,) = load_problems(file, **how)
+    assert (problem.prompt, problem.answer, problem.columns["answer"]) == ("1+1?", "2", "2")
+    assert problem.columns["reward_model"] == {"style": "rule", "ground_truth": "2"}
+    (problem,) = load_problems(file, question_column="messages.0.content", answer_column="a.b")
+    assert problem.answer == "flat"
+    with pytest.raises(DataError, match=r"no column 'reward_model.ground_truht'.* mean 'reward_model.ground_truth'\?"):
+        load_problems(file, question_column="messages.0.content", answer_column="reward_model.ground_truht")
+
+
+def test_a_folder_gives_the_files_of_the_split_that_is_named(tmp_path: Path) -> None:
+    def line(answer: str) -> str:
+        return json.dumps({"question": "q", "answer": answer}) + "\n"
+
+    (tmp_path / "train.jsonl").write_text(line("1"))
+    (tmp_path / "data").mkdir()
+    for number in (1, 0):
+        (tmp_path / "data" / f"test-{number:05}-of-00002.jsonl").write_text(line(f"{number}"))
+    assert [p.answer for p in load_problems(tmp_path)] == ["1"]
+    found = load_problems(tmp_path, split="test")
+    assert [(p.id, p.answer) for p in found] == [(f"{tmp_path.name}-1", "0"), (f"{tmp_path.name}-2", "1")]
+
+
+@pytest.mark.parametrize("name", ["q:1.jsonl", "walk:test", "b/a:b.jsonl"])
+def test_a_file_may_have_a_colon_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b").mkdir()
+    Path(name).write_text('{"question": "q", "answer": "7"}')
+    if name.endswith(".jsonl"):
+        assert load_problems(name)[0].answer == "7"
+    else:
+        with pytest.raises(DataError, match="cannot read this kind of file"):
+            load_problems(name)
 
 
 def test_a_dataset_id_goes_to_datasets_and_failure_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,6 +312,41 @@ def test_control_tokens_inside_a_question_are_refused_and_plain_word_templates_r
     text, ids = encode_prompt(Problem("a", "hi", None), words)
     assert text == "### user:\nhi\n### assistant:\n"
     assert encode_prompt(Problem("a", text, None), words) == (text, ids)
+
+
+THINKS = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<think>\n{% if not think %}</think>{% endif %}{% endif %}"  # noqa: E501
+
+
+@pytest.mark.parametrize("tag", ["<think>", "</think>", "[THINK]", "<answer>", "◁think▷", "<|begin_of_thought|>"])
+@pytest.mark.parametrize("text", ["{} first", "reason in {}, then answer"])
+def test_a_question_may_name_the_tags_of_thinking(tag: str, text: str) -> None:
+    chat = tokenizer(THINKS.replace("<think>", tag))
+    chat.add_tokens([tag, "</think>"])
+    rendered, _ = encode_prompt(Problem("a", text.format(tag), None), chat)
+    assert rendered == f"<|im_start|>{text.format(tag)}<|im_end|>{tag}\n</think>"
+    with pytest.raises(DataError, match="a control token of the chat template"):
+        encode_prompt(Problem("a", f"{tag} <|im_end|>", None), chat)
+
+
+def test_a_template_gets_the_variables_it_is_given() -> None:
+    chat = tokenizer(THINKS)
+    problem = Problem("a", "hi", None)
+    assert encode_prompt(problem, chat)[0].endswith("<think>\n</think>")
+    text, ids = encode_prompt(problem, chat, chat_template_kwargs={"think": True})
+    assert text == "<|im_start|>hi<|im_end|><think>\n"
+    again = Problem("a", text, None)  # rendered already, with the same variables
+    assert encode_prompt(again, chat, chat_template_kwargs={"think": True}) == (text, ids)
+    assert trl_prompt(problem, chat, None, {"think": True}) == [{"role": "user", "content": "hi"}]
+    with pytest.raises(ConfigError, match="'tokenize' is none"):
+        encode_prompt(problem, chat, chat_template_kwargs={"tokenize": True})
+    for how in ({"chat_template": False}, {}):
+        with pytest.raises(ConfigError, match=r"chat_template_kwargs \{'think': True\} are for a chat template, but"):
+            encode_prompt(problem, chat if how else tokenizer(), chat_template_kwargs={"think": True}, **how)
+
+
+def test_a_template_that_writes_the_date_writes_the_same_one_every_day() -> None:
+    chat = tokenizer("{{ strftime_now('%d %b %Y') }}|{% for m in messages %}{{ m['content'] }}{% endfor %}|")
+    assert encode_prompt(Problem("a", "hi", None), chat)[0] == "26 Jul 2024|hi|"
 
 
 def test_a_template_that_is_missing_or_needed_is_named() -> None:

@@ -101,18 +101,8 @@ def test_a_run_killed_again_and_again_ends_with_the_losses_of_an_undisturbed_one
     run = place / "killed"
     args = ["recipe.yaml", "--output", "killed"]
     for rows, pause in ((1, 0.0), (3, 0.15), (5, 0.05)):  # at different places of a step and of a checkpoint
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ibtpo", "train", *args],
-            env=environment(place),
-            cwd=place,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 300
-        while process.poll() is None and time.monotonic() < deadline:
-            if (run / "metrics.jsonl").exists() and len(losses_so_far(run)) >= rows:
-                break
-            time.sleep(0.02)
+        process = begin(place, *args)
+        wait_for_rows(process, run, rows)
         time.sleep(pause)
         assert process.poll() is None, "the run ended before it could be killed"
         process.send_signal(signal.SIGKILL)
@@ -125,6 +115,53 @@ def test_a_run_killed_again_and_again_ends_with_the_losses_of_an_undisturbed_one
     np.testing.assert_allclose(list(found.values()), list(expected.values()), atol=1e-6, rtol=0)
     evals = [json.loads((f / "eval.json").read_text()) for f in (whole[0], run)]
     assert evals[0] == evals[1]
+
+
+def begin(place, *words):
+    """A run in a process of its own."""
+    command = [sys.executable, "-m", "ibtpo", "train", *words]
+    how = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment(place), cwd=place, **how)
+
+
+def wait_for_rows(process, run, rows):
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        if (run / "metrics.jsonl").exists() and len(losses_so_far(run)) >= rows:
+            break
+        time.sleep(0.02)
+    assert process.poll() is None, process.stderr.read()[-3000:]
+
+
+def test_signals_end_a_run_with_a_checkpoint_and_it_goes_on_to_the_same_losses(place, whole):
+    expected = losses(whole[0])
+    run = place / "stopped folder"  # a name that a shell would take apart
+    words = ["recipe.yaml", "--output", run.name, "--save_steps", "100", "--quiet"]
+    for number, rows in ((signal.SIGTERM, 1), (signal.SIGUSR1, 3), (signal.SIGINT, 5)):
+        process = begin(place, *words)
+        wait_for_rows(process, run, rows)
+        if number == signal.SIGTERM:  # a second process is refused, also while the first one hangs
+            process.send_signal(signal.SIGSTOP)
+            second = ibtpo(place, "--resume", run.name)
+            process.send_signal(signal.SIGCONT)
+            assert second.returncode == 2
+            assert f"{run.name} is being trained by process {process.pid} on " in second.stderr
+            assert second.stderr.count("\n") == 1
+        process.send_signal(number)
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 128 + number, err[-3000:]
+        assert err.splitlines()[-1] == "interrupted; go on with: ibtpo train --resume 'stopped folder'"
+        step = max(losses(run))
+        assert step < len(expected)
+        assert (run / "checkpoints" / f"checkpoint-{step}" / "ibtpo_state.json").is_file()
+        assert not (run / "model").exists()
+        words = ["--resume", run.name, "--quiet"]
+    done = ibtpo(place, *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = losses(run)
+    assert list(found) == list(expected)
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), atol=1e-6, rtol=0)
+    assert json.loads((run / "eval.json").read_text()) == json.loads((whole[0] / "eval.json").read_text())
 
 
 def losses_so_far(run):

@@ -3,6 +3,7 @@
 import argparse
 import json
 
+from .._files import write_whole
 from .._text import table
 from ..errors import ConfigError
 from .output import check_free, file_name, make_folder_of
@@ -34,9 +35,7 @@ def run(args: argparse.Namespace) -> int:
     check_free([args.output], overwrite=args.overwrite)
     held_out, rest = split_dapo(args.rest_of)
     make_folder_of(args.output)
-    with args.output.open("w", encoding="utf-8") as file:
-        for p in rest:
-            row = {"id": p.id, "question": p.prompt, **p.columns}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    problems = [{"id": p.id, "question": p.prompt, **p.columns} for p in rest]
+    write_whole(args.output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in problems))
     print(f"{args.output}: {len(rest)} problems for training; {len(held_out)} others are held out")
     return 0

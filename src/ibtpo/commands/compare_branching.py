@@ -93,9 +93,9 @@ def _write(
     verifier: str,
     seconds: float,
 ) -> None:
+    from .._files import write_whole
     from ..compare.branching import markdown
     from ..storage.env import collect_env
-    from ..storage.run_folder import write_whole
 
     about = {
         "model": args.model, "data": args.data, "limit": args.limit, "verifier": verifier, "pool": args.pool,

@@ -167,7 +167,7 @@ def _measure(
 
 
 def _write_summary(args: argparse.Namespace, curve: "Curve", verifier_name: str) -> None:
-    from ..storage.run_folder import write_whole
+    from .._files import write_whole
 
     summary = {"ibtpo": __version__, "data": args.data, "verifier": verifier_name, "seed": args.seed,
                "checkpoints": curve.rows, "verdict": curve.changes()}  # fmt: skip

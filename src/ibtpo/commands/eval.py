@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from .._files import append, write_whole
 from .._text import table
 from ..engines.models import decoder
 from ..errors import ConfigError, IBTPOError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from ..evaluation.evaluate import Answer, EvalResult
     from ..tasks.problems import Problem
     from ..verify.pool import VerifierPool
+
+STATED = ("benchmark", "data", "chat_template_kwargs")  # options that the result names where they are given
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,8 +92,7 @@ def _evaluate(
     def keep(answers: list["Answer"]) -> None:
         progress.add(sum(a.tokens for a in answers), [a.grade for a in answers if a.grade is not None])
         if answers_file is not None:
-            with answers_file.open("a", encoding="utf-8") as f:
-                f.write(answer_lines(answers))
+            append(answers_file, answer_lines(answers))
 
     job = evaluate(
         engine,
@@ -117,7 +119,7 @@ def _evaluate(
             raise type(e)(f"{e}; the answers to {progress.done} problems are kept in {answers_file}") from e
     how = {
         "model": args.model,
-        **{key: getattr(args, key) for key in ("benchmark", "data") if getattr(args, key) is not None},
+        **{key: getattr(args, key) for key in STATED if getattr(args, key) is not None},
         "verifier": verifier_name,
         "sampling": asdict(sampling),
         "max_completion_length": args.max_completion_length,
@@ -149,7 +151,6 @@ def finish(
     record = {**result.to_json(), **({"levels": levels} if levels else {}), **how}
     if args.output is not None:
         from ..evaluation.stored_answers import answer_lines
-        from ..storage.run_folder import write_whole
 
         write_whole(args.output.with_suffix(".answers.jsonl"), answer_lines(result.answers))
         write_whole(args.output, json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False) + "\n")

@@ -107,6 +107,7 @@ def make_prompts(
             tokenizer,
             system_prompt=args.system_prompt,
             chat_template=False if args.no_chat_template else None,
+            chat_template_kwargs=args.chat_template_kwargs,
         )
         if engine.max_length is not None:
             check_prompt_length(problem.id, len(ids), engine.max_length)

@@ -41,6 +41,10 @@ def add_data_options(
     group.add_argument("--system-prompt", help="put before the question")
     group.add_argument("--instruction", help=r"put after the question, e.g. 'Put your final answer in \boxed{}.'")
     group.add_argument("--no-chat-template", action="store_true", help="the bare question, even to a chat model")
+    group.add_argument(
+        "--chat-template-kwargs", type=_mapping, metavar="{KEY: VALUE}",
+        help="variables of the chat template, e.g. '{enable_thinking: false}'",
+    )  # fmt: skip
     add_verifier_options(group, "by the data's columns, else math")
 
 
@@ -121,6 +125,16 @@ def add_option(group: Any, name: str, *, stored: bool = False, **how: Any) -> No
     for old, new in RENAMED.items():
         if new == name:
             group.add_argument(spelt(old), type=type(row.default), dest=name, default=default, action=_FormerName)
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    """An argparse type: a mapping written as YAML, as on the command line of `ibtpo train`."""
+    from ..storage.yaml_file import yaml_value
+
+    value = yaml_value(text)
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no mapping such as {{enable_thinking: false}}")
+    return value
 
 
 class _FormerName(argparse.Action):

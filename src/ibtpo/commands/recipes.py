@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from .._files import write_whole
 from .._text import table
 from ..errors import ConfigError
 from ..storage.recipes import about, find_recipe, recipes
@@ -31,6 +32,6 @@ def run(args: argparse.Namespace) -> int:
         return 0
     check_free([args.copy], overwrite=args.overwrite)
     make_folder_of(args.copy)
-    args.copy.write_text(text, encoding="utf-8")
+    write_whole(args.copy, text)
     print(f"{args.copy} written; run it with: ibtpo train {args.copy}")
     return 0

@@ -76,7 +76,7 @@ def _record(answers: Path) -> dict[str, Any]:
     if path == answers or not path.is_file():
         return {}
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON: {error}; mend it, or name the problems with --data") from error
     if not isinstance(record, dict):

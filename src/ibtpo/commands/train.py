@@ -6,6 +6,7 @@ While it trains there is a live screen; afterwards a table of held-out accuracy 
 import json
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from .._files import FULL
 from .._text import percent, table
+from ..errors import CheckpointError
 from ..training import launch
 from ..training.live import LiveScreen
+from ..training.processes import alone_unless_launched
 
 if TYPE_CHECKING:
     from ..training.launch import Prepared, Run
@@ -44,7 +48,7 @@ def run(
     quiet: whether to print no progress.
     as_json: whether the result is printed as JSON; progress then goes to stderr.
     """
-    with launch.quiet_libraries():
+    with launch.quiet_libraries(), alone_unless_launched(_warn):
         prepared = launch.prepare(recipe, overrides, output=output, resume=resume, overwrite=overwrite)
         if dry_run:
             _print_plan(prepared, as_json)
@@ -56,7 +60,7 @@ def _train(prepared: "Prepared", quiet: bool, as_json: bool) -> int:
     """Trains and prints the result; returns the exit code."""
     folder = prepared.folder.path
     is_main = os.environ.get("RANK", "0") == "0"
-    console = Console(stderr=as_json, quiet=quiet or not is_main)
+    console = _Console(stderr=as_json, quiet=quiet or not is_main)
     screen = LiveScreen(console)
 
     def say(text: str) -> None:
@@ -64,17 +68,42 @@ def _train(prepared: "Prepared", quiet: bool, as_json: bool) -> int:
 
     try:
         result = launch.train_prepared(prepared, [] if quiet else [screen], None if quiet else say)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
         screen.stop()  # else the screen would hide the line below
         if not (folder / "config.yaml").is_file():
             raise
-        print(f"interrupted; go on with: ibtpo train --resume {shlex.quote(str(folder))}", file=sys.stderr)
-        return 130
+        if is_main:
+            print(f"interrupted; {_how_to_go_on(folder)}", file=sys.stderr)
+        return 128 + getattr(e, "signal", signal.SIGINT)  # as a shell reports it
+    except BrokenPipeError:
+        screen.stop()
+        print(f"nobody reads the output any more; {_how_to_go_on(folder)}", file=sys.stderr)
+        raise
+    except OSError as e:
+        if e.errno not in FULL:
+            raise
+        raise CheckpointError(f"{e.filename}: {e.strerror}; make room, then {_how_to_go_on(folder)}") from e
     finally:
         screen.stop()
     if is_main:
         _report(console, result, try_report(folder), as_json)
     return 0
+
+
+class _Console(Console):
+    """A console that raises `BrokenPipeError` when its reader has gone, where rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        raise BrokenPipeError
+
+
+def _how_to_go_on(folder: Path) -> str:
+    return f"go on with: ibtpo train --resume {shlex.quote(str(folder))}"
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def list_options() -> int:

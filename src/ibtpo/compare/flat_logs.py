@@ -133,8 +133,7 @@ def _read(file: Path) -> tuple[list[dict[str, Any]], list[str]]:
     ]
     for number, row in enumerate(rows, 1):
         at = f"{file}: row {number}"
-        if not isinstance(row["step"], int) or row["step"] < 0:
-            raise DataError(f"{at}: step must be a whole number, got {row['step']!r}")
+        row["step"] = _step(row["step"], at)
         for name in ("prompt", "completion"):
             row[name] = _text(row[name], f"{at}: {name}")
         for name in names:
@@ -143,6 +142,17 @@ def _read(file: Path) -> tuple[list[dict[str, Any]], list[str]]:
             if row[name] is not None and math.isinf(row[name]):
                 raise DataError(f"{at}: {name} must be a finite number, got {value}")
     return rows, names
+
+
+def _step(value: Any, at: str) -> int:
+    """The number of a step, which tables that were edited hold as text or as a float."""
+    try:
+        step = int(value) if isinstance(value, str) or value == int(value) else -1
+    except (TypeError, ValueError, OverflowError):
+        step = -1
+    if step < 0 or isinstance(value, bool):
+        raise DataError(f"{at}: step must be a whole number, got {value!r}")
+    return step
 
 
 def _text(value: Any, at: str) -> str:

@@ -25,8 +25,8 @@ def write_result(plan: "Plan", seconds: float = 0.0) -> dict[str, Any]:
 
     Returns the content of summary.json.
     """
+    from .._files import write_whole
     from ..report.plots import csv_lines
-    from ..storage.run_folder import write_whole
     from .training_results import markdown, training_summary
 
     file = plan.folder / "summary.json"
@@ -71,7 +71,7 @@ def write_data(folder: Path, recipe: dict[str, Any], validation: int) -> dict[st
         "question_column": run.question_column, "answer_column": run.answer_column, "require_answer": run.needs_answers
     }  # fmt: skip
     problems = load_problems(run.data, split=run.data_split, limit=run.limit, **how)
-    held_out = load_problems(run.eval_data, split="test", limit=run.eval_limit, **how)
+    held_out = load_problems(run.eval_data, split=run.eval_split, limit=run.eval_limit, **how)
     train, chosen = split_problems(problems, held_out, validation)
     folder.mkdir(parents=True, exist_ok=True)
     found = {"train": train, "validation": chosen, "held_out": held_out}

@@ -34,9 +34,9 @@ OWN = {
 }
 # Options that decide what is asked and how it is judged. Arms that differ in them could not be compared.
 SHARED = (
-    "model", "dtype", "data", "data_split", "limit", "eval_data", "eval_limit", "eval_k", "question_column",
-    "answer_column", "verifier", "reward_weights", "system_prompt", "instruction", "temperature", "top_p", "top_k",
-    "max_completion_length",
+    "model", "dtype", "data", "data_split", "limit", "eval_data", "eval_split", "eval_limit", "eval_k",
+    "question_column", "answer_column", "verifier", "reward_weights", "system_prompt", "instruction",
+    "chat_template_kwargs", "temperature", "top_p", "top_k", "max_completion_length",
 )  # fmt: skip
 
 

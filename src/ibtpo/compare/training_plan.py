@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from .._files import write_whole
 from ..errors import CheckpointError, ConfigError, DataError
-from ..storage.run_folder import RunFolder, write_whole
+from ..storage.run_folder import RunFolder
 from .training_arms import assignments, folder_name, parse
 from .training_choices import Accuracies, choose_rate, tried_rates
 from .training_jobs import Job
@@ -33,7 +34,7 @@ _COLUMNS = ("question_column", "answer_column")  # the problems' own; the files 
 # What a comparison drops from a recipe, because it decides itself how long a run lasts, which seed and learning rate it
 # has, and which problems there are.
 SIZING_STEPS = 4  # optimiser steps of a run that measures how many tokens a question takes
-_REPLACED = ("max_steps", "num_train_epochs", "seed", "learning_rate", "limit", "data_split", *_COLUMNS)
+_REPLACED = ("max_steps", "num_train_epochs", "seed", "learning_rate", "limit", "data_split", "eval_split", *_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def load_plan(folder: Path) -> Plan:
     if not file.is_file():
         raise CheckpointError(f"{folder} holds no comparison: it has no plan.json; name the --output of one")
     try:
-        plan = json.loads(file.read_text())
+        plan = json.loads(file.read_text(encoding="utf-8-sig"))
         return Plan(folder, plan["shared"], tuple(plan["arms"]), tuple(plan["seeds"]), plan["env"])
     except (ValueError, LookupError, TypeError) as e:
         raise CheckpointError(f"{file} cannot be read ({type(e).__name__}: {e}); start again in another folder") from e

@@ -36,7 +36,7 @@ def read_answers(path: Path) -> list[Answer]:
     """
     try:
         # splitlines() would also split at Unicode's line separators, which JSON leaves in an answer as they are.
-        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else None
+        lines = path.read_text(encoding="utf-8-sig").split("\n") if path.is_file() else None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start + 1} is not UTF-8") from error
     if lines is None:

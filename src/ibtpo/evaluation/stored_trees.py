@@ -1,6 +1,7 @@
 """Grows trees into a file. Each is on disk once it is whole, and a command that was stopped goes on from there."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from .._version import __version__
@@ -39,9 +40,22 @@ def grow_stored(
     resume: whether to go on with what is there, or to start afresh.
     on_tree: called with each tree, after it is on disk, and whether it was grown now rather than read.
 
-    Raises `ConfigError` for a stored tree that this search would not grow, and what the search raises. The message of
-    the latter says how many trees are kept; if none are, the unfinished file is removed.
+    Raises `ConfigError` for a stored tree that this search would not grow and for a file that another process writes,
+    and what the search raises. The message of the latter says how many trees are kept; if none are, the unfinished file
+    is removed.
     """
+    with store.alone() if store else nullcontext():
+        _grow_stored(search, prompts, store, meta, resume, on_tree)
+
+
+def _grow_stored(
+    search: TreeSearch,
+    prompts: Sequence[Prompt],
+    store: TreeFile | None,
+    meta: Mapping[str, Any],
+    resume: bool,
+    on_tree: Callable[[ReasoningTree, bool], None] | None,
+) -> None:
     done: set[str] = set()
     if store:
         for tree in store.open(resume=resume):

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from .._files import write_whole
 from .._text import visible, without_nan
 from ..evaluation.statistics import Measured
-from ..storage.run_folder import write_whole
 from .charts import Held, Series, Sheet, draw_chart
 from .pages import Figure, render
 from .plots import PLOTS, Plot, csv_address, csv_lines

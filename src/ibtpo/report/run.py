@@ -15,10 +15,10 @@ from urllib.parse import quote
 import numpy as np
 from markupsafe import Markup
 
+from .._files import write_whole
 from .._text import visible
 from ..errors import ConfigError
 from ..storage.read_run import MOST_TREE_FILES, Curves, Run, read_run, stored_trees
-from ..storage.run_folder import write_whole
 from ..viewer.page import write_viewer
 from .charts import Held, Series, Sheet, draw_chart
 from .findings import STATES, difference, headline, judge_run

@@ -123,7 +123,7 @@ def _read_env(path: Path, notes: list[str]) -> dict[str, Any]:
         notes.append("env.json is missing: versions and machine are not known.")
         return {}
     try:
-        env = json.loads(path.read_text(encoding="utf-8"))
+        env = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as e:
         raise DataError(f"{path}:{e.lineno}: not valid JSON ({e.msg}); delete the file to do without it") from e
     except (UnicodeDecodeError, RecursionError) as e:

@@ -6,17 +6,19 @@ checkpoints/    checkpoint-10, …             eval.json      {"before": …, "a
 evals.jsonl     one row a held-out evaluation: step, tokens and seconds of training so far, result, mean grades;
                 "kept": true in the result of a run that was prolonged later
 model/          the trained model            report.html    what the run did; report_data/ and trees.html with it
+.lock           there, and locked, while a process trains
 """
 
 import json
-import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from .._files import locked, real_path, write_whole
 from ..errors import CheckpointError, ConfigError
 from .yaml_file import read_yaml
 
@@ -60,7 +62,9 @@ class RunFolder:
                 raise ConfigError(f"{self.path} is no run folder (no config.yaml): --overwrite will not delete it")
 
     def _matters(self, path: Path) -> bool:
-        """Whether a path in the folder is more than the empty folders that a trainer makes when it is built."""
+        """Whether a path in the folder is more than a lock, or than the empty folders that a trainer makes."""
+        if path == self._lock:
+            return False
         inside = list(path.rglob("*")) if path == self.checkpoints and path.is_dir() else [path]
         return any(p != self._answers or not p.is_dir() for p in inside)
 
@@ -80,9 +84,12 @@ class RunFolder:
         """
         self.check_free(overwrite)
         answers = self._answers.is_dir()
-        if self.path.exists() and any(self.path.iterdir()):
-            shutil.rmtree(self.path)
         self.make()
+        for path in self.path.iterdir():  # the folder itself stays: it may be a symbolic link, and it holds the lock
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path != self._lock:
+                path.unlink()
         if answers:
             self._answers.mkdir(parents=True)
         write_whole(self.path / "env.json", json.dumps(env, indent=2) + "\n")
@@ -91,11 +98,31 @@ class RunFolder:
     def make(self) -> None:
         """Makes the folder, empty, if it is not there. Raises `ConfigError` if it cannot be made."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            real_path(self.path).mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise ConfigError(
                 f"the run folder {self.path} cannot be made: {e.strerror}; choose another --output (in Python output=…)"
             ) from e
+
+    @property
+    def _lock(self) -> Path:
+        """The file whose lock says that a process trains in this folder."""
+        return self.path / ".lock"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from training in the folder, which must be there, while the block runs.
+
+        Raises `CheckpointError` if one does.
+        """
+        with locked(self._lock) as alone:
+            if not alone:
+                try:
+                    who = self._lock.read_text(encoding="utf-8").strip() or "another process"
+                except (OSError, ValueError):
+                    who = "another process"
+                raise CheckpointError(f"{self.path} is being trained by {who}; wait for its end or stop it first")
+            yield
 
     def reopen(self, settings: dict[str, Any]) -> None:
         """Makes a finished run an unfinished one with other settings: one that ends later.
@@ -147,7 +174,7 @@ class RunFolder:
         if not file.is_file():
             return {}
         try:
-            found = json.loads(file.read_text())
+            found = json.loads(file.read_text(encoding="utf-8-sig"))
         except ValueError as e:
             raise CheckpointError(f"{file}: not valid JSON ({e}); delete it to have the model measured again") from e
         if not isinstance(found, dict) or not all(isinstance(result, dict) for result in found.values()):
@@ -199,13 +226,3 @@ def _is_whole(checkpoint: Path) -> bool:
         )
     except (OSError, ValueError, TypeError, LookupError):
         return False
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that it appears whole or not at all, whenever the process is killed.
-
-    The text goes into a file beside it first, which then takes its name. An earlier file of that name is replaced.
-    """
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8", newline="")
-    os.replace(part, path)

@@ -6,14 +6,15 @@ finds them.
 
 import gzip
 import json
-import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._files import locked, naming, real_path, whole_file
 from .._options import todays_names
 from ..errors import ConfigError, DataError
 
@@ -74,8 +75,16 @@ class TreeFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.part = path.with_name(path.name + ".partial")
+        self.part = real_path(path).with_name(real_path(path).name + ".partial")
         self._place: dict[str, tuple[int, int]] = {}  # id -> (offset, length) of its line in `part`
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps other processes from writing the file while the block runs. Raises `ConfigError` if one does."""
+        with locked(self.part.with_suffix(".lock")) as alone:
+            if not alone:
+                raise ConfigError(f"{self.path} is being written by another process; wait for its end or stop it first")
+            yield
 
     def open(self, *, resume: bool) -> Iterator["ReasoningTree"]:
         """Starts afresh, or yields the trees that are stored already, one by one.
@@ -88,7 +97,8 @@ class TreeFile:
         Raises `DataError` for a line that holds no tree, and for broken gzip data.
         """
         if not resume:
-            self.part.write_bytes(b"")
+            with naming(self.part):
+                self.part.write_bytes(b"")
         elif not self.part.exists():
             lines: Iterable[bytes] = ()
             if self.path.exists():
@@ -100,9 +110,8 @@ class TreeFile:
                     raise DataError(
                         f"{self.path}: broken gzip data ({e}); copy the file again or start again with --overwrite"
                     ) from e
-            new = self.part.with_name(self.part.name + ".new")
-            new.write_bytes(b"".join(lines))
-            os.replace(new, self.part)
+            with whole_file(self.part) as new:
+                new.write_bytes(b"".join(lines))
         yield from self._read()
 
     def _read(self) -> Iterator["ReasoningTree"]:
@@ -125,7 +134,7 @@ class TreeFile:
     def append(self, tree: "ReasoningTree") -> None:
         """Adds a finished tree to `part`; once this has returned, a kill of the process cannot lose the tree."""
         line = (json.dumps(tree.to_dict(), ensure_ascii=False, allow_nan=False) + "\n").encode()
-        with self.part.open("ab") as f:
+        with naming(self.part), self.part.open("ab") as f:
             self._place[tree.id] = (f.tell(), len(line))
             f.write(line)
 
@@ -134,14 +143,12 @@ class TreeFile:
 
         ids: the ids of all trees, in the order the file is to have.
         """
-        new = self.path.with_name(self.path.name + ".new")
         opener: Any = gzip.open if self.path.suffix == ".gz" else open
-        with self.part.open("rb") as source, opener(new, "wb") as target:
+        with whole_file(self.path) as new, self.part.open("rb") as source, opener(new, "wb") as target:
             for id in ids:
                 offset, length = self._place[id]
                 source.seek(offset)
                 target.write(source.read(length))
-        os.replace(new, self.path)
         self.part.unlink()
 
 

@@ -28,6 +28,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # Verifier -> the columns that it needs. A problem goes with the first one whose columns it has.
 _VERIFIERS = {"walk": {"start", "target", "moves"}, "countdown": {"numbers", "target"}, "math": set[str]()}
+_MISSING: Any = object()  # what `_value` gives for a column that a row does not have
 _RESERVED = ("prompt", "completion", "completion_ids")  # a verifier is given these with other contents
 
 
@@ -61,12 +62,15 @@ def load_problems(
 ) -> list[Problem]:
     r"""The problems of a file, of the embedded task or of a Hugging Face dataset.
 
-    source: the path of a `.jsonl`, `.jsonl.gz`, `.json` (one list) or `.parquet` file; "walk" or "walk:test" for the
-        embedded task; or a dataset id ("openai/gsm8k" or, with a configuration, "openai/gsm8k:main").
-    split: which split of a dataset or of the embedded task; files have none.
+    source: the path of a `.jsonl`, `.jsonl.gz`, `.json` (one list) or `.parquet` file; a folder of such files named by
+        their splits, `test.jsonl` or `data/test-00000-of-00001.parquet`; "walk" or "walk:test" for the embedded task;
+        or a dataset id ("openai/gsm8k" or, with a configuration, "openai/gsm8k:main").
+    split: which split of a dataset, of a folder or of the embedded task; files have none.
     limit: read this many at most; what follows is not even checked. Without it all are read, of the embedded task 1000.
-    question_column: by default the first of `question`, `prompt` and `problem` that a row has.
+    question_column: by default the first of `question`, `prompt` and `problem` that a row has. A dotted name goes into
+        a nested field: `extra_info.question`, or by its number into a list: `messages.0.content`.
     answer_column: by default the first of `answer` and `solution` that a row has; one that is named here is required.
+        Nested like the question's: `reward_model.ground_truth`.
     require_answer: False lets rows have no answer.
     instruction: appended to each question after an empty line, e.g. r"Put your final answer in \boxed{}."
     seed: which problems of the embedded task are drawn, and in which order.
@@ -123,12 +127,12 @@ class _RowReader:
                 raise DataError(f"{at}, column {column!r}: {bad}")
         question_column = self._column(at, row, self.question_column, QUESTION_COLUMNS, "question")
         assert question_column is not None, "a question is always required"
-        prompt = self._prompt(f"{at}, column {question_column!r}", row[question_column])
+        prompt = self._prompt(f"{at}, column {question_column!r}", _value(row, question_column))
         required = self.require_answer or self.answer_column is not None
         answer_column = self._column(at, row, self.answer_column, ANSWER_COLUMNS, "answer", required)
         answer = None
         if answer_column is not None:
-            answer = self._answer(f"{at}, column {answer_column!r}", row[answer_column])
+            answer = self._answer(f"{at}, column {answer_column!r}", _value(row, answer_column))
         columns = {key: value for key, value in row.items() if key not in _RESERVED}
         if answer_column is not None:
             columns["answer"] = answer
@@ -146,14 +150,14 @@ class _RowReader:
         """The name of the question's or the answer's column in a row; None if the row has none and needs none."""
         if chosen is None:
             chosen = next((column for column in candidates if column in row), None)
-        if chosen in row:
+        if chosen is not None and _value(row, chosen) is not _MISSING:
             return chosen
         if not required:
             return None
         wanted = repr(chosen) if chosen is not None else " or ".join(map(repr, candidates))
-        near = get_close_matches(chosen or candidates[0], list(row), n=1)
+        near = get_close_matches(chosen or candidates[0], _names(row), n=1)
         hint = f"did you mean {near[0]!r}? Say {what}_column=" if near else f"name it with {what}_column="
-        raise DataError(f"{at}: no column {wanted}; found {', '.join(map(repr, row)) or 'none'}; {hint}")
+        raise DataError(f"{at}: no column {wanted}; found {', '.join(map(repr, _names(row))) or 'none'}; {hint}")
 
     def _prompt(self, at: str, value: Any) -> str | list[Message]:
         if isinstance(value, str):
@@ -206,9 +210,34 @@ class _RowReader:
         return identity
 
 
+def _value(row: dict[str, Any], column: str) -> Any:
+    """What a row holds under a column, whose name may be dotted; `_MISSING` if there is no such field."""
+    if column in row:  # a name of its own goes before a way into a nested field
+        return row[column]
+    value: Any = row
+    for name in column.split("."):
+        if isinstance(value, dict) and name in value:
+            value = value[name]
+        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
+            value = value[int(name)]
+        else:
+            return _MISSING
+    return value
+
+
+def _names(row: dict[str, Any], prefix: str = "") -> list[str]:
+    """The columns of a row, each followed by the fields nested in it, under their dotted names."""
+    names = []
+    for name, value in row.items():
+        names.append(f"{prefix}{name}")
+        if isinstance(value, dict):
+            names += _names(value, f"{prefix}{name}.")
+    return names
+
+
 def _open(source: str, split: str, limit: int | None, seed: int) -> tuple[str, Iterator[tuple[str, Any]]]:
     """The name of a source for messages, and its rows one by one, each with its place ("line 3")."""
-    if source == "walk" or source.startswith("walk:"):
+    if source == "walk" or (source.startswith("walk:") and not Path(source).is_file()):
         from .walk import make_problems
 
         chosen = source.partition(":")[2] or split
@@ -218,16 +247,33 @@ def _open(source: str, split: str, limit: int | None, seed: int) -> tuple[str, I
         raise DataError(f"no data named: got {source!r}; name a file, walk or a dataset")
     path = Path(source).expanduser()
     if path.is_dir():
-        raise DataError(f"{source} is a folder; name one file in it")
+        return source, _folder(path, split)
     if path.is_file():
-        readers = {".jsonl": _json_lines, ".gz": _json_lines, ".json": _json_list, ".parquet": _parquet}
         if not source.endswith(SUFFIXES):
             raise DataError(f"{source}: cannot read this kind of file; use {', '.join(SUFFIXES)}")
-        return source, readers[path.suffix](path)
+        return source, _READERS[path.suffix](path)
     looks_like_path = source.endswith(SUFFIXES) or source.startswith((".", "/", "~")) or source.count("/") > 1
     if looks_like_path or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?", source):
         raise DataError(f"{source} does not exist{_nearest_file(path)}")
     return source, _hugging_face(source, split, path)
+
+
+def _folder(folder: Path, split: str) -> Iterator[tuple[str, Any]]:
+    """The rows of a folder's files of one split, named as data sets name them.
+
+    That is `test.jsonl` or `test-00000-of-00002.parquet`, in the folder or in its folder `data`.
+    """
+    files = [p for place in (folder, folder / "data") for p in sorted(place.glob("*")) if p.name.endswith(SUFFIXES)]
+    named = {p: re.sub(r"-\d{5}-of-\d{5}$", "", p.name.partition(".")[0]) for p in files}
+    chosen = [p for p in files if named[p] == split]
+    if not chosen:
+        found = ", ".join(dict.fromkeys(named.values())) or "no data file at all"
+        raise DataError(f"{folder} is a folder; name one file in it, or a split: not {split!r}, it has {found}")
+    number = 0
+    for path in chosen:
+        for where, row in _READERS[path.suffix](path):
+            number += 1
+            yield f"{path.relative_to(folder)}, {where}" if len(chosen) == 1 else f"{split}, row {number}", row
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
@@ -264,6 +310,9 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         raise DataError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from error
     for number, row in enumerate(rows, 1):
         yield f"row {number}", row
+
+
+_READERS = {".jsonl": _json_lines, ".gz": _json_lines, ".json": _json_list, ".parquet": _parquet}
 
 
 def _hugging_face(source: str, split: str, path: Path) -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,10 @@
 """From a problem to the tokens that a model is given, through the chat template or as bare text."""
 
-from collections.abc import Collection, Mapping
+import datetime
+import re
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from .._seeds import stable_hash
@@ -8,9 +12,62 @@ from .._text import half_character
 from ..errors import ConfigError, DataError
 from .problems import Message, Problem
 
+# Chat templates that write today's date get this one, so that a run resumed tomorrow, or a checkpoint measured then, is
+# asked the same. It is the date that the templates of Llama 3 write where they are given none.
+TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
+_TEMPLATES = "transformers.utils.chat_template_utils"  # the module in which transformers asks for the date
+
+# What `apply_chat_template` is called with, here and by TRL: not for `chat_template_kwargs`.
+_OURS = ("conversation", "tokenize", "add_generation_prompt", "continue_final_message", "return_dict", "return_tensors",
+         "chat_template", "padding", "truncation", "max_length")  # fmt: skip
+
+# Tags around thinking and answers. They are tokens of many models and stand in templates, but they end no turn.
+_THINKING = re.compile(r"[<\[◁]\|?/?[\w:-]*(think|thought|reason|answer|solution)[\w:-]*\|?[>\]▷]", re.IGNORECASE)
+
+
+class _TemplateDate(datetime.datetime):
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> "_TemplateDate":
+        """The date that templates write."""
+        return cls.fromisoformat(TEMPLATE_DATE.isoformat())
+
+
+@contextmanager
+def fixed_date() -> Iterator[None]:
+    """Makes every chat template that is rendered in the block write `TEMPLATE_DATE` where it would write today's date.
+
+    transformers gives templates a function for that, `strftime_now`, and takes none from outside in its place.
+    """
+    module: Any = sys.modules.get(_TEMPLATES)  # loaded with any tokenizer of transformers
+    before = getattr(module, "datetime", None)
+    if before is None:
+        yield
+        return
+    module.datetime = _TemplateDate
+    try:
+        yield
+    finally:
+        module.datetime = before
+
+
+def check_template_kwargs(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`chat_template_kwargs` as a dictionary.
+
+    Raises `ConfigError` for a name that is no variable of a template, but an argument of `apply_chat_template` itself.
+    """
+    kwargs = dict(kwargs or {})
+    if ours := [name for name in kwargs if name in _OURS]:
+        raise ConfigError(f"chat_template_kwargs are variables of the chat template; {ours[0]!r} is none: leave it out")
+    return kwargs
+
 
 def encode_prompt(
-    problem: Problem, tokenizer: Any, *, system_prompt: str | None = None, chat_template: bool | None = None
+    problem: Problem,
+    tokenizer: Any,
+    *,
+    system_prompt: str | None = None,
+    chat_template: bool | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> tuple[str, list[int]]:
     """The prompt as the model reads it: its text, and its (P,) token ids.
 
@@ -18,10 +75,12 @@ def encode_prompt(
     tokenizer: a transformers tokenizer.
     system_prompt: put before the prompt; a conversation that begins with one keeps its own.
     chat_template: whether to use the tokenizer's chat template; None means if it has one.
+    chat_template_kwargs: variables for the template, such as {"enable_thinking": False}.
 
     With a template, the conversation is rendered once, up to where the assistant speaks. The tokenizer then adds no
     special tokens, since the template writes them itself: there is no second beginning-of-sequence token. A question
-    that starts with the template's own control tokens is taken as rendered already and encoded as it is.
+    that starts with the template's own control tokens is taken as rendered already and encoded as it is. Where a
+    template writes today's date, it writes `TEMPLATE_DATE`.
 
     Without a template, the tokenizer adds its special tokens, of which an end-of-sequence token is taken away again.
     Between a system prompt and the question there is an empty line.
@@ -34,8 +93,13 @@ def encode_prompt(
         raise ConfigError(
             "chat_template=True, but the tokenizer has no chat template; use an instruct model's, or False"
         )
+    if chat_template_kwargs and (chat_template is False or not has_template):
+        raise ConfigError(
+            f"chat_template_kwargs {dict(chat_template_kwargs)} are for a chat template, but "
+            + ("none is used: chat_template is False" if has_template else "the tokenizer has none; leave them out")
+        )
     if has_template and chat_template is not False:
-        return _encode_chat(problem, tokenizer, system_prompt)
+        return _encode_chat(problem, tokenizer, system_prompt, check_template_kwargs(chat_template_kwargs))
     if not isinstance(problem.prompt, str):
         raise ConfigError(
             f"problem {problem.id!r} is a conversation, which needs a chat template; "
@@ -50,18 +114,25 @@ def encode_prompt(
     return text, ids
 
 
-def trl_prompt(problem: Problem, tokenizer: Any, system_prompt: str | None = None) -> str | list[Message]:
+def trl_prompt(
+    problem: Problem,
+    tokenizer: Any,
+    system_prompt: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> str | list[Message]:
     """The prompt in the form that TRL's trainers turn into the very ids that `encode_prompt` gives.
 
     For a model with a chat template that is a conversation, which TRL renders; for others, and for a question that is
     rendered already, it is text, to which the tokenizer adds its special tokens.
 
-    problem, tokenizer, system_prompt: see `encode_prompt`, which also says what is raised.
+    problem, tokenizer, system_prompt, chat_template_kwargs: see `encode_prompt`, which also says what is raised.
     """
+    how: dict[str, Any] = {"system_prompt": system_prompt, "chat_template_kwargs": chat_template_kwargs}
     if getattr(tokenizer, "chat_template", None) is None:
-        return encode_prompt(problem, tokenizer, system_prompt=system_prompt)[0]
-    if isinstance(problem.prompt, str) and _is_rendered(problem.id, problem.prompt, tokenizer):
-        text, ids = encode_prompt(problem, tokenizer, system_prompt=system_prompt)
+        return encode_prompt(problem, tokenizer, **how)[0]
+    arguments = check_template_kwargs(chat_template_kwargs)
+    if isinstance(problem.prompt, str) and _is_rendered(problem.id, problem.prompt, tokenizer, arguments):
+        text, ids = encode_prompt(problem, tokenizer, **how)
         doubled = list(tokenizer(text)["input_ids"]) != ids  # it would add the token that the text already starts with
         return text.removeprefix(tokenizer.bos_token) if doubled and tokenizer.bos_token else text
     return _messages(problem.prompt, system_prompt)
@@ -75,13 +146,15 @@ def _messages(prompt: str | list[Message], system_prompt: str | None) -> list[Me
     return messages
 
 
-def _encode_chat(problem: Problem, tokenizer: Any, system_prompt: str | None) -> tuple[str, list[int]]:
+def _encode_chat(
+    problem: Problem, tokenizer: Any, system_prompt: str | None, arguments: Mapping[str, Any]
+) -> tuple[str, list[int]]:
     text = problem.prompt
-    if isinstance(text, str) and _is_rendered(problem.id, text, tokenizer):
+    if isinstance(text, str) and _is_rendered(problem.id, text, tokenizer, arguments):
         if system_prompt is not None:
             raise ConfigError(f"problem {problem.id!r} is already in chat form; system_prompt cannot be added to it")
     else:
-        text = _render(tokenizer, _messages(text, system_prompt))
+        text = _render(tokenizer, _messages(text, system_prompt), arguments)
     _check_whole(problem.id, text)
     return text, list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
@@ -95,30 +168,33 @@ def _check_whole(identity: str, text: str) -> None:
         )
 
 
-def _render(tokenizer: Any, messages: list[Message]) -> str:
+def _render(tokenizer: Any, messages: list[Message], arguments: Mapping[str, Any]) -> str:
     """The text that the chat template makes of a conversation, up to where the assistant speaks."""
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        with fixed_date():
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **arguments)
+        return str(text)
     except Exception as error:  # a template is a program: it raises what it likes
         roles = ", ".join(message["role"] for message in messages)
         advice = "; put the system prompt into the instruction" if messages[0]["role"] == "system" else ""
         raise ConfigError(f"the chat template refuses messages of roles {roles}: {error}{advice}") from error
 
 
-def _is_rendered(identity: str, text: str, tokenizer: Any) -> bool:
+def _is_rendered(identity: str, text: str, tokenizer: Any, arguments: Mapping[str, Any]) -> bool:
     """Whether a question is already in the chat template's form.
 
     It is if it starts with one of the template's control tokens, which are the special tokens that the template puts
-    around a probe. Raises `DataError` for a question that has one of them further on.
+    around a probe; tags such as <think> are none, since a question or an instruction may name them. Raises `DataError`
+    for a question that has one of them further on.
     """
     probe = "PROBE"
-    before, _, after = _render(tokenizer, [{"role": "user", "content": probe}]).partition(probe)
+    before, _, after = _render(tokenizer, [{"role": "user", "content": probe}], arguments).partition(probe)
     special = {*tokenizer.all_special_tokens, *(str(token) for token in tokenizer.get_added_vocab())}
-    control = sorted(token for token in special if token.strip() and token in before + after)
+    control = sorted(t for t in special if t.strip() and t in before + after and not _THINKING.fullmatch(t))
     found = [token for token in control if token in text]
     if not found:
         # A template in plain words ("### Assistant:") is known by how it ends.
-        return not control and bool(after.strip()) and text.rstrip().endswith(after.rstrip())
+        return not control and bool(_THINKING.sub("", after).strip()) and text.rstrip().endswith(after.rstrip())
     if text.lstrip().startswith(tuple(found)):
         return True
     raise DataError(

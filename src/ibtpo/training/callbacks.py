@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from .._files import append, write_whole
+
 
 class MetricsFile(TrainerCallback):
     """Appends each log of the trainer to a file, one JSON object a line, with null for NaN and infinities.
@@ -24,9 +26,7 @@ class MetricsFile(TrainerCallback):
         """Keeps only the rows up to the step that training starts from."""
         if state.is_world_process_zero and self.path.exists():
             kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= state.global_step]
-            part = self.path.with_suffix(".part")
-            part.write_text("".join(line + "\n" for line in kept))
-            part.replace(self.path)
+            write_whole(self.path, "".join(line + "\n" for line in kept))
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any
@@ -34,8 +34,7 @@ class MetricsFile(TrainerCallback):
         """Writes the logged numbers as one row, with the step they belong to."""
         if state.is_world_process_zero and logs:
             row = {"step": state.global_step, **{k: _plain(v) for k, v in logs.items()}}
-            with self.path.open("a") as f:
-                f.write(json.dumps(row) + "\n")
+            append(self.path, json.dumps(row) + "\n")
 
 
 class EveryTokens(TrainerCallback):
@@ -77,10 +76,14 @@ class LastCheckpoint(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Asks for a checkpoint if training stops here."""
-        cycle = args.steps_per_generation * args.num_iterations
-        whole = state.global_step * args.gradient_accumulation_steps % cycle == 0
-        if control.should_training_stop and args.save_strategy == "steps" and whole:
+        if control.should_training_stop and args.save_strategy == "steps" and is_whole(args, state):
             control.should_save = True
+
+
+def is_whole(args: Any, state: TrainerState) -> bool:
+    """Whether a generation batch ends with the step that has just ended, so that a run can go on from there."""
+    cycle = args.steps_per_generation * args.num_iterations
+    return bool(state.global_step * args.gradient_accumulation_steps % cycle == 0)
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -4,7 +4,6 @@ docs/method.md, "What the paper leaves open", lists the options behind which a c
 """
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from ..engines.open import is_dotted_path
 from ..errors import ConfigError, unknown
 from ..score import ScoreOptions
 from ..search import Budget, SearchOptions
+from .processes import process_count
 from .regularizers import CLIP_HIGHER_EPSILON, DEFAULT_COEFFICIENT, check_regularizer
 
 # The least value of each number, TRL's and our own: TRL checks these late or not at all.
@@ -215,7 +215,7 @@ class IBTPOConfig(GRPOConfig):
         steps = self.steps_per_generation or self.gradient_accumulation_steps
         rows = self.per_device_train_batch_size * steps
         if self.generation_batch_size:  # that of all processes together
-            rows = self.generation_batch_size // int(os.environ.get("WORLD_SIZE", "1"))
+            rows = self.generation_batch_size // process_count()
         return 12 if rows % 12 == 0 else 8
 
     def _refuse_untested(self) -> None:

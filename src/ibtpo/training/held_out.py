@@ -66,7 +66,10 @@ class HeldOut:
         engine.reset_cache()  # an engine of the user's own may have been made before, with older weights
         prompts = []
         for p in self.problems:
-            text, ids = encode_prompt(p, trainer.processing_class, system_prompt=self.run.system_prompt)
+            text, ids = encode_prompt(
+                p, trainer.processing_class, system_prompt=self.run.system_prompt,
+                chat_template_kwargs=config.chat_template_kwargs,
+            )  # fmt: skip
             prompts.append(Prompt(p.id, tuple(ids), text, dict(p.columns)))
         options = config.search_options(config.seed)
         result = run_async(

@@ -15,13 +15,14 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError, IBTPOError
 from ..storage.run_folder import STATE_FILE, RunFolder
+from .processes import alone_unless_launched, process_count
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,12 @@ def train(
     evaluations, answers the held-out problems while the others wait, and calls `on_message`. The run folder must be on
     a file system that all of them see.
 
+    Without a launcher a process trains alone, whatever WORLD_SIZE a scheduler exported. A run folder takes one run at a
+    time: another that would go on with it or delete it is refused.
+
+    Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP end the training after the step that is under way, with a checkpoint; then
+    `KeyboardInterrupt` is raised. Outside of training, and at a second Ctrl-C, it is raised at once.
+
     Works inside a running event loop, as in a notebook. While it runs, transformers and TRL are quiet, and PyTorch has
     `threads` threads if that is set; afterwards all is as it was. Without `callbacks` and `on_message`, trackers and
     TRL's tables are kept from printing, too.
@@ -126,7 +133,7 @@ def train(
     continued, `DependencyError` where PEFT or a tracker is needed and missing, `VerifierError` when all answers of a
     step fail in the verifier, and what `load_model`, `load_problems` and the engines raise.
     """
-    with quiet_libraries():
+    with quiet_libraries(), alone_unless_launched(lambda text: warnings.warn(text, stacklevel=5)):
         prepared = prepare(recipe, overrides, output=output, resume=resume, overwrite=overwrite)
         return train_prepared(prepared, callbacks, on_message)
 
@@ -214,7 +221,7 @@ def quiet_warnings() -> None:
 
 def same_everywhere(value: Any) -> Any:
     """Returns the main process's `value` in every process; all of them must make this call."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if process_count() == 1:
         return value
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
@@ -232,9 +239,14 @@ def train_prepared(
 
     Raises what `train` raises.
     """
+    with ExitStack() as held:
+        return _train(prepared, list(callbacks), on_message, held)
+
+
+def _train(prepared: Prepared, callbacks: list[Any], on_message: Callable[[str], None] | None, held: ExitStack) -> Run:
+    """The same. held: gets the lock of the run folder."""
     import torch
     from accelerate import PartialState
-    from datasets import Dataset
     from transformers import PrinterCallback
     from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -244,6 +256,8 @@ def train_prepared(
     from .adapter import check_adapter
     from .callbacks import LastCheckpoint, MetricsFile
     from .held_out import HeldOut
+    from .rows import python_rows
+    from .stopping import StopSignals
     from .trackers import check_installed, files_in
     from .trainer import IBTPOTrainer
 
@@ -252,7 +266,6 @@ def train_prepared(
     check_installed(config.report_to)
     if run.threads:
         torch.set_num_threads(run.threads)
-    callbacks = list(callbacks)
     state = PartialState()
     began = time.perf_counter()
     quiet = on_message is None and not callbacks  # nobody listens, so trackers and TRL's tables print nothing either
@@ -261,6 +274,9 @@ def train_prepared(
         if on_message is not None and state.is_main_process:
             on_message(text)
 
+    locked = state.is_main_process and (resume or prepared.overwrite) and folder.path.is_dir()
+    if locked:
+        held.enter_context(folder.locked())  # a run that is going on must be neither trained twice nor deleted
     if resume:
         folder.read_eval(), folder.read_evals()  # a broken file raises now rather than after training
     elif state.is_main_process:
@@ -271,7 +287,7 @@ def train_prepared(
         raise ConfigError("flex_attention cannot train on a CPU: PyTorch has no backward for it there")
     # A chat model's end of turn ends an answer, too, though its generation config may not say so.
     model.generation_config.eos_token_id = eos_token_ids(model, tokenizer)
-    rows, held_out, verifiers = _problems(run, model, tokenizer)
+    rows, held_out, verifiers = _problems(run, model, tokenizer, config.chat_template_kwargs)
     if prepared.adapter is not None:
         check_adapter(prepared.adapter, run.model)
     checkpoint = same_everywhere(folder.last_checkpoint() if resume and state.is_main_process else None)
@@ -288,11 +304,13 @@ def train_prepared(
     say(f"{what}, {most}{config.num_generations} answers a question, run folder {folder.path}")
     if state.is_main_process:
         folder.make()  # the trainer makes its folder of checkpoints inside
+        if not locked:
+            held.enter_context(folder.locked())
     state.wait_for_everyone()
     try:
         with files_in(folder.path, config.report_to, quiet):
             trainer = IBTPOTrainer(
-                model, verifiers, config, Dataset.from_list(rows), processing_class=tokenizer,
+                model, verifiers, config, python_rows(rows), processing_class=tokenizer,
                 callbacks=[MetricsFile(folder.metrics), *callbacks, LastCheckpoint()],
                 **({} if prepared.adapter is None else {"peft_config": prepared.adapter}),
             )  # fmt: skip
@@ -309,7 +327,10 @@ def train_prepared(
             elif prepared.prolonged:
                 folder.reopen(prepared.settings)
         state.wait_for_everyone()
-        _run(trainer, HeldOut(trainer, held_out, run, folder, say), prepared, checkpoint, say, quiet)
+        stop = StopSignals(trainer, tell=not quiet)
+        with stop.handled():
+            accuracy = HeldOut(trainer, held_out, run, folder, say)
+            _run(trainer, accuracy, prepared, checkpoint, say, stop, quiet)
     finally:
         trainer.verifier.close()
     found = folder.read_eval()
@@ -319,10 +340,17 @@ def train_prepared(
 
 
 def _run(
-    trainer: Any, accuracy: Any, prepared: Prepared, checkpoint: Path | None, say: Callable[[str], None], quiet: bool
+    trainer: Any,
+    accuracy: Any,
+    prepared: Prepared,
+    checkpoint: Path | None,
+    say: Callable[[str], None],
+    stop: Any,
+    quiet: bool,
 ) -> None:
-    """Measures, trains from `checkpoint` to the end, saves the model and measures again."""
+    """Measures, trains from `checkpoint` to the end, saves the model and measures again, unless `stop` raises."""
     from .callbacks import EveryTokens
+    from .saving import whole_folder
     from .trackers import files_in
 
     run, config, folder = prepared.run, prepared.config, prepared.folder
@@ -341,13 +369,19 @@ def _run(
     else:
         if run.eval_every_tokens:
             trainer.add_callback(EveryTokens(trainer, run.eval_every_tokens, accuracy.measure))
+        trainer.add_callback(stop)  # after the measurement, which a resumed run would not make up for
         gc.freeze()  # else each full collection walks all objects made by the imports, a third of a second
         try:
             with files_in(folder.path, config.report_to, quiet):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
             gc.unfreeze()  # a notebook's next run must not find this one's model beyond the collector's reach
-    trainer.save_model(str(folder.path / "model"))
+        stop.check()
+    place = folder.path / "model"
+    main = trainer.accelerator.is_main_process
+    with whole_folder(place) if main else nullcontext(place) as model:  # the main process alone writes into it
+        trainer.save_model(str(model))
+        trainer.accelerator.wait_for_everyone()
     accuracy.measure("after")
 
 
@@ -368,28 +402,33 @@ def _is_at_end(config: Any, checkpoint: Path, step: int) -> bool:
     return (limit is not None and tokens >= limit) or 0 < config.max_steps <= step
 
 
-def _problems(run: Any, model: Any, tokenizer: Any) -> tuple[list[dict[str, Any]], list[Any], list[str]]:
+def _problems(
+    run: Any, model: Any, tokenizer: Any, chat_template_kwargs: Mapping[str, Any] | None
+) -> tuple[list[dict[str, Any]], list[Any], list[str]]:
     """Loads and checks the problems: the rows to train on, the held-out ones, and the verifiers' names for both."""
     from ..tasks.problems import load_problems, verifier_for
     from ..tasks.prompts import check_prompt_length, encode_prompt, trl_prompt
+    from .rows import without_images
 
     how: dict[str, Any] = {
         "question_column": run.question_column, "answer_column": run.answer_column, "instruction": run.instruction,
         "require_answer": run.needs_answers,
     }  # fmt: skip
     problems = load_problems(run.data, split=run.data_split, limit=run.limit, **how)
-    held_out = load_problems(run.eval_data, split="test", limit=run.eval_limit, **how) if run.eval_data else []
+    held_out = load_problems(run.eval_data, split=run.eval_split, limit=run.eval_limit, **how) if run.eval_data else []
     kinds = {verifier_for(p) for p in (*problems[:1], *held_out[:1])}
     if not run.verifiers and len(kinds) > 1:
         raise ConfigError(
             f"data {run.data} and eval_data {run.eval_data} need different verifiers; choose eval_data to match"
         )
     names = {name: None for p in problems for name in p.columns}  # a data set's columns are those of its first row
-    rows = [{**names, **p.columns, "id": p.id, "prompt": trl_prompt(p, tokenizer, run.system_prompt)} for p in problems]
+    asked: dict[str, Any] = {"system_prompt": run.system_prompt, "chat_template_kwargs": chat_template_kwargs}
+    rows = [{**names, **p.columns, "id": p.id, "prompt": trl_prompt(p, tokenizer, **asked)} for p in problems]
+    rows = without_images(rows)
     context = getattr(model.config, "max_position_embeddings", None)
     for p in [*problems, *held_out]:
         if context:
-            check_prompt_length(p.id, len(encode_prompt(p, tokenizer, system_prompt=run.system_prompt)[1]), context)
+            check_prompt_length(p.id, len(encode_prompt(p, tokenizer, **asked)[1]), context)
     if len(rows) < run.prompts_per_step:
         raise ConfigError(
             f"a step takes prompts_per_step = {run.prompts_per_step} questions but {run.data} gives {len(rows)}; use "

@@ -38,6 +38,7 @@ from ..tree import ReasoningTree, write_trees
 from ..verify import Verifier
 from ..verify.open import open_verifier
 from ..verify.rewards import RewardFunctions
+from .rows import has_image
 
 PREFIX = "ibtpo/probe/"
 
@@ -240,7 +241,11 @@ def _read_prompts(trainer: Any, prompts: str | Sequence[Any] | None, most: int) 
     rows: list[Any]
     if isinstance(prompts, str):
         problems = load_problems(prompts, limit=most, require_answer=False)
-        rows = [{**p.columns, "id": p.id, "prompt": trl_prompt(p, tokenizer)} for p in problems]
+        arguments = trainer.args.chat_template_kwargs
+        rows = [
+            {**p.columns, "id": p.id, "prompt": trl_prompt(p, tokenizer, chat_template_kwargs=arguments)}
+            for p in problems
+        ]
     else:
         rows = list(islice(trainer.train_dataset if prompts is None else prompts, most))
     if not rows:
@@ -251,7 +256,7 @@ def _read_prompts(trainer: Any, prompts: str | Sequence[Any] | None, most: int) 
         row = dict(given) if isinstance(given, Mapping) else {"prompt": given}
         if not row.get("prompt"):
             raise DataError(f"probe prompt {number} has no column 'prompt'; it has {', '.join(row) or 'none'}")
-        if "image" in row or "images" in row:
+        if has_image(row):
             raise ConfigError(f"probe prompt {number} has an image: trees are of text")
         # TRL's own method, so that the model reads a prompt in a probe as it reads it in training.
         ids = trainer._tokenize_prompts([row["prompt"]])[0][0]

@@ -28,6 +28,7 @@ from ..verify.outcome import check_weights
 from ..verify.pool import function_name
 from .config import TOKEN_SCHEDULES, IBTPOConfig, check_least
 from .methods import METHODS
+from .processes import process_count
 
 # G of a method without branches: in the paper 8 independent answers cost about as many tokens as a tree of 12, and 8 is
 # TRL's default, too.
@@ -68,9 +69,10 @@ class RunSettings:
         None, "sdpa, eager or, on a GPU, flex_attention, which skips what a tree's mask hides; default: transformers'"
     )
     data: str = _setting("walk:train", "walk:train, a .jsonl file or a hub data set id")
-    data_split: str = _setting("train", "split of a hub data set")
+    data_split: str = _setting("train", "split of a hub data set or of a folder of files")
     limit: int | None = _setting(None, "use the first n problems")
     eval_data: str | None = _setting(None, "held-out problems; default: no evaluation")
+    eval_split: str = _setting("test", "split of the held-out problems, as data_split")
     eval_limit: int = _setting(200, "how many held-out problems")
     eval_k: int = _setting(4, "answers a held-out problem")
     eval_before: bool = _setting(True, "measure the untrained model on the held-out problems, too")
@@ -294,7 +296,7 @@ def make_config(run: RunSettings, trainer: dict[str, Any], folder: Path) -> IBTP
 
     Raises `ConfigError` for settings that do not fit each other.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = process_count()
     group = trainer.get("num_generations")
     if group is not None and group < 2:
         raise ConfigError(f"num_generations must be at least 2, got {group}: an advantage compares answers")

@@ -56,7 +56,7 @@ from ..score import step_confidence
 from ..search import Prompt, TreeSearch, run_async
 from ..storage.run_folder import STATE_FILE
 from ..storage.tree_file import step_file
-from ..tasks.prompts import prompt_id
+from ..tasks.prompts import fixed_date, prompt_id
 from ..tree import ReasoningTree, write_trees
 from ..verify.open import open_verifier, reward_functions
 from ..verify.rewards import RewardFunctions
@@ -65,6 +65,8 @@ from .config import TOKEN_SCHEDULES, IBTPOConfig
 from .packed import PackedForward, read_rows
 from .regularizers import ibro_term
 from .rollouts import rollout_engine, tree_generation
+from .rows import without_images
+from .saving import make_saveable, writing
 from .timing import StepTimer
 from .trackers import show_tree
 from .trie import keep_together
@@ -129,6 +131,7 @@ class IBTPOTrainer(GRPOTrainer):
         self.timer = StepTimer()
         with tree_generation():
             super().__init__(model, reward_functions(self.verifier), args, train_dataset, **kwargs)
+        make_saveable(self.model)
         if self._tokenizer.pad_token_id is None:
             raise ConfigError("the tokenizer has neither a padding nor an end-of-sequence token; set its pad_token")
         self._decode = decoder(self._tokenizer)
@@ -162,8 +165,7 @@ class IBTPOTrainer(GRPOTrainer):
         """TRL's batch for the loss, with its (B,) advantages replaced by the (B, T) advantages of the trees' steps."""
         if not self.model.training:  # evaluation is TRL's own
             return super()._generate_and_score_completions(inputs)
-        if "image" in inputs[0] or "images" in inputs[0]:
-            raise ConfigError("IBTPOTrainer does not support images; remove the image column")
+        inputs = without_images(inputs)
         self._rows = inputs
         output = super()._generate_and_score_completions(inputs)
         if (mask := output.pop("tool_mask", None)) is not None:  # what `_generate` masked
@@ -190,6 +192,11 @@ class IBTPOTrainer(GRPOTrainer):
         self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
         # TRL multiplies the mask of completions by this one, which it has for the answers of tools.
         return prompt_ids, completion_ids, [[int(there)] * len(ids) for _, ids, there in rows], *others
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        """TRL's, with the date in chat templates that evaluations and resumed runs have, too."""
+        with fixed_date():
+            return super()._tokenize_prompts(prompts)
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, **kwargs: Any
@@ -420,13 +427,12 @@ class IBTPOTrainer(GRPOTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """TRL's checkpoint, and then a file of our own with the tokens and seconds so far."""
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            folder = os.path.join(
-                self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            )
-            with open(os.path.join(folder, STATE_FILE), "w") as f:
-                json.dump({"generated_tokens": self.generated_tokens, "seconds": self.timer.trained}, f)
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with writing(folder):
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                counts = {"generated_tokens": self.generated_tokens, "seconds": self.timer.trained}
+                (folder / STATE_FILE).write_text(json.dumps(counts))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with _reading(resume_from_checkpoint):

@@ -9,7 +9,6 @@ import base64
 import hashlib
 import html
 import json
-import os
 import shutil
 import tempfile
 from array import array
@@ -19,6 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from .._files import whole_file
 from .._text import visible
 from ..errors import ConfigError, DataError
 from .data import COLOURS, Source, index_entry, open_source, pack, pack_index, tree_chunk, tree_key
@@ -133,14 +133,12 @@ def write_viewer(
             pack(words),
             static.finish([*found.remarks, *found.notes]),
         )
-        part = output.with_name(output.name + ".part")
-        with open(part, "wb") as f:
+        with whole_file(output) as part, open(part, "wb") as f:
             f.write(head)
             chunks.seek(0)
             shutil.copyfileobj(chunks, f, 1 << 20)
             f.write(b"</body>\n</html>\n")
-        size = part.stat().st_size
-        os.replace(part, output)
+        size = output.stat().st_size
     return ViewerResult(output, len(entries), size, tuple(found.notes), tuple(found.remarks))
 
 
