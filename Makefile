@@ -20,7 +20,7 @@ train: $(VENV)/.ready
 	$(VENV)/bin/ibtpo train
 
 test: $(VENV)/.ready
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto
 
 # The science and the trainer's laws, in under a minute on two cores.
 FAST := $(foreach name,tree steps score incremental branching credit metrics search search_lookahead public layers,\

@@ -29,8 +29,8 @@ _LEAST: dict[str, float] = {
     **dict.fromkeys(("kv_memory_gb", "lookahead", "packed_tokens", "save_trees_every"), 0),
     **dict.fromkeys(("learning_rate", "beta", "epsilon", "epsilon_high", "seed"), 0),
 }
-# Learning rates that fall over a run whose end is a number of tokens: from the share of them that is spent, the share of
-# the learning rate that is left.
+# Learning rates that fall over a run whose end is a number of tokens: from the share of the tokens that is spent, the
+# share of the rate that is left.
 TOKEN_SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda spent: 1 - spent,
     "cosine": lambda spent: (1 + math.cos(math.pi * spent)) / 2,
