@@ -415,7 +415,7 @@ class IBTPOTrainer(GRPOTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """TRL's schedule; but if tokens end the run, a falling learning rate falls with what is left of them."""
         limit, fall = self.args.max_generated_tokens, TOKEN_SCHEDULES.get(str(self.args.lr_scheduler_type.value))
-        if limit is None or fall is None or self.lr_scheduler is not None:
+        if limit is None or fall is None or getattr(self, "lr_scheduler", None) is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         warm_up = max(1, self.args.get_warmup_steps(num_training_steps))
 
