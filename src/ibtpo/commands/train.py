@@ -191,5 +191,5 @@ def _report(console: Console, run: "Run", report: Path | None, as_json: bool) ->
     console.print(f"done in {run.seconds:.0f} s; run folder: {run.path}", highlight=False, soft_wrap=True)
     if report is not None:
         console.print(f"report: {report}", highlight=False, soft_wrap=True)
-    if results := known_results(run.settings):
-        console.print(results, highlight=False, soft_wrap=True)
+    if line := known_results(run.settings):
+        console.print(line, highlight=False, soft_wrap=True)
