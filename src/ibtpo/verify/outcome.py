@@ -26,13 +26,13 @@ def call(func: RewardFunction, rows: Sequence[Mapping[str, Any]], extra: Mapping
 
     func: a function with TRL's reward signature, plain or async.
     rows: (R,) dicts with `completion` and any other columns. A column that a row lacks is None there.
-    extra: more keyword arguments for the function.
+    extra: more keyword arguments for the function, in place of columns of the same names.
 
     Returns what the function returned, as a list. Its length is not checked.
 
     Raises `TypeError` if the result is not a sequence, and whatever the function raises.
     """
-    columns = {key for row in rows for key in row} - {"prompt", "completion", "completion_ids"}
+    columns = {key for row in rows for key in row} - {"prompt", "completion", "completion_ids", *(extra or {})}
     result = func(
         prompts=[row.get("prompt") for row in rows],
         completions=[row["completion"] for row in rows],
