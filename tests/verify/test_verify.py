@@ -15,7 +15,8 @@ import pytest
 from ibtpo.errors import ConfigError, VerifierError
 from ibtpo.verify import Verdict
 from ibtpo.verify.choice import choice_reward, chosen_letter
-from ibtpo.verify.math import boxed_contents, explicit_answer, last_boxed, math_reward
+from ibtpo.verify.extract import boxed_contents, explicit_answer, last_boxed
+from ibtpo.verify.math import math_reward
 from ibtpo.verify.outcome import combine
 from ibtpo.verify.pool import VerifierPool
 from ibtpo.verify.rewards import RewardFunctions
