@@ -17,8 +17,8 @@ from .tags import ANSWER_TAGS, THINKING_TAGS, final_texts, json_answer
 _MACRO = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathit|operatorname)\s*\{([^{}]*)\}")
 _QUOTES = "\"'`“”‘’«»"
 # What may stand around a letter: spaces, emphasis, dollars, brackets, quotation marks.
-_OPEN = rf"[\s*_$({{\[<{_QUOTES}\\]*"
-_CLOSE = rf"[*_$)}}\]>{_QUOTES}\\]*"
+_OPEN = rf"[\s*_$({{\[{_QUOTES}\\]*"
+_CLOSE = rf"[*_$)}}\]{_QUOTES}\\]*"
 # A letter: in upper case, or in lower case where brackets or quotation marks or the line's end set it apart from a word.
 _LETTER = (
     rf"(?:(?P<upper>[A-J])(?![A-Za-z'’]\w)|(?<=[(\[{_QUOTES}*])(?P<set>[a-j])(?=[)\]{_QUOTES}*])|(?P<lower>[a-j])(?=\s*[.!]?\s*$))"
@@ -38,11 +38,11 @@ _ADVERB = r"(?:\s*(?:definitely|clearly|therefore|thus|then|indeed|simply|just|p
 _VERB = (
     r"(?:\b(?:is|was|(?:would|must|should|will|has\s+to|ought\s+to|seems\s+to|appears\s+to|turns\s+out\s+to)\s+be"
     r"|es|sería|est|serait|ist|lautet|w[äa]re|é|seria|è|sarebbe|jest|är|er|on|este|olur|adalah|là|هي|هو|है|これは)\b"
-    r"|[—–→=]|->|是|为|為|は|が|은|는|[:：])"
+    r"|[—–→=]|->|(?<=\s)-(?=\s)|是|为|為|は|が|은|는|[:：])"
 )
 _STATED = re.compile(
     rf"{_NOUN}(?P<between>[^\n.:：=。!?]{{0,60}}?)(?:\*\*|__)?\s*{_VERB}(?:\s*[:：])?{_ADVERB}[\s*_]*"
-    rf"{_ARTICLE}{_NAMED}{_OPEN}(?:\s*{_NAMED}{_OPEN})?{_LETTER}{_CLOSE}(?P<after>[^\n]*)",
+    rf"{_ARTICLE}{_NAMED}{_OPEN}(?:\s*{_NAMED}{_OPEN})?{_LETTER}(?P<after>[^\n]*)",
     re.IGNORECASE | re.MULTILINE,
 )
 # "선택 B", "选B", "I choose B", "go with B".
@@ -51,7 +51,7 @@ _PICKED = re.compile(
     rf"go\s+with|went\s+with|answer)|\b(?:elijo|escojo|je\s+choisis|ich\s+wähle|escolho|scelgo|выбираю)|"
     rf"\b(?:it|this|that)(?:\s+(?:is|must\s+be|has\s+to\s+be|should\s+be)|'s)\s+(?=(?:option|choice|answer|letter)\b|[(*])|"
     rf"\b(?:therefore|thus|so|hence),?\s+(?=(?:option|choice|answer|letter)\s+[({{*]?[A-J]|[(*]+[A-J]))"
-    rf"\s*{_ARTICLE}{_NAMED}{_OPEN}(?P<upper>[A-J])(?![A-Za-z'’]){_CLOSE}(?P<after>[^\n]*)",
+    rf"\s*{_ARTICLE}{_NAMED}{_OPEN}(?P<upper>[A-J])(?![A-Za-z'’])(?P<after>[^\n]*)",
     re.IGNORECASE,
 )
 _RIGHT = (
@@ -76,9 +76,10 @@ _ABOUT = re.compile(
 )
 # What follows the letter when a second one is named: "B or C"; not "B, A is a distractor".
 _HEDGE = re.compile(
-    r"[\s)）*.}$]*(?:(?:/|\||&|\bor\b|\band\b|\bou\b|\boder\b|\bo\b|或|和)\s*(?:option\s+)?|,\s*(?=[*(（$\s]*[A-J][)）*$]*\s*(?:[.,;)]|$|\bor\b|\band\b)))"
+    r"[\s)\]*.}$\"'`]*(?:(?:/|\||&|\bor\b|\band\b|\bou\b|\boder\b|\bo\b|或|和)\s*(?:option\s+)?|,\s*(?=[*(（$\s]*[A-J][)）*$]*\s*(?:[.,;)]|$|\bor\b|\band\b)))"
     r"[*(（$]*(?:\\text\w*\{)?\(?[A-J](?![a-zA-Z])"
 )
+_ONE_OF = re.compile(r"(?:\b(?:or|and|nor|ou|oder|und|et|y|o)|[/&,])\s*$", re.IGNORECASE)
 # What may follow the English words A and I when they are letters of options.
 _BOUNDARY = re.compile(r"\s*$|\s*[)）}.,:;*$!?。，\]\"'`]|\s+(?:because|since|as|given|which|is|[-(—–])")
 _NEGATED = re.compile(r"\b(?:not|n't|never|cannot|no|nicht|pas|non|não)\b", re.IGNORECASE)
@@ -158,7 +159,10 @@ def _in_words(text: str) -> list[tuple[int, str | None]]:
                 mentions.append((match.start("after"), None))
             elif letter.upper() not in "AI" or _BOUNDARY.match(after):
                 mentions.append((match.start("after"), letter.upper()))
-    mentions += [(match.end("upper"), match["upper"]) for match in _IS_RIGHT.finditer(text) if match["upper"].isupper()]
+    for match in _IS_RIGHT.finditer(text):
+        if match["upper"].isupper():
+            hedged = _ONE_OF.search(text[: match.start()])
+            mentions.append((match.end("upper"), None if hedged else match["upper"]))
     return mentions
 
 

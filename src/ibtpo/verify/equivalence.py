@@ -36,6 +36,8 @@ _NEEDLESS_PLUS = re.compile(r"(^|[=({,\[])\s*\+")
 _LEFT_SIDE = r"(?P<left>(?:[A-Za-z\\ '(),|{}]|_\{?\w+\}?)*[A-Za-z}](?:[ ')]|_\{?\w+\}?)*)"
 _ASSIGNED = re.compile(_LEFT_SIDE + r"\s*=\s*(?:[^=<>]*=\s*)*(?P<right>[^=<>]+)")
 _MEMBER = re.compile(r"[A-Za-z]\s*\\in(?![a-zA-Z])\s*(?P<right>.+)")
+_LONG_WORD = re.compile(r"(?<![A-Za-z\\])(?=[A-Za-z]*[aeiouyAEIOUY])[A-Za-z]{3,}")
+_FUNCTIONS = set("sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan log exp sqrt gcd lcm max min mod det lim".split())
 _RELATION = re.compile(r"<|>|\\(?:le|ge|ne|cup|setminus|mathbb|in)(?![a-zA-Z])")
 _TO = re.compile(r"(?P<left>\S+)\s*(?:\bto\b|" + TEXT + r"\{\s*to\s*\})\s*(?P<right>\S+)")
 
@@ -51,7 +53,7 @@ def equivalent(gold: str, answer: str) -> bool:
 def reads_whole(text: str) -> bool:
     """Whether all of a text is an answer, with no prose around it: a number, a list, an expression."""
     text = clean(text)
-    if re.search(r"(?<![A-Za-z\\])[A-Za-z]{3,}", TEXT_SPAN.sub("", split_unit(text)[0])):
+    if _has_prose(split_unit(text)[0]):
         return False
     return all(_ratio(part) or read_number(split_unit(part)[0]) or parse(part) is not None for part in _parts(text))
 
@@ -152,8 +154,8 @@ def _same_amount(gold: str, answer: str) -> bool:
     if gold.endswith("%") or answer.endswith("%"):
         return _same_percent(gold, answer)
     if gold_unit and answer_unit and gold_unit != answer_unit:
-        if gold_unit.dimensions != answer_unit.dimensions:
-            return False
+        if gold_unit.dimensions - {"money"} != answer_unit.dimensions - {"money"}:
+            return False  # `clean` has removed the sign of the money in "$3/kg"
         ratio = answer_unit.factor / gold_unit.factor
         if ratio != 1 and gold_unit.powers == answer_unit.powers:
             if (mine := read_number(gold)) and (number := read_number(answer)):
@@ -170,8 +172,8 @@ def _same_amount(gold: str, answer: str) -> bool:
         gold_digits, gold_base = gold_based.groups() if gold_based else (_key(gold), None)
         digits, base = answer_based.groups() if answer_based else (_key(answer), None)
         return gold_digits == digits and (base == gold_base or base is None or gold_base is None)
-    if _SIDE_BY_SIDE.search(answer) or (gold_number and _is_text(answer)):
-        return False  # math-verify would read "4 5" as the mixed number 4 + 5
+    if _SIDE_BY_SIDE.search(answer) or _has_prose(answer, gold):
+        return False  # math-verify would read "4 5" as the mixed number 4 + 5, and words as products of letters
     return same_value(parse(gold), parse(answer))
 
 
@@ -253,6 +255,12 @@ def _key(text: str) -> str:
     text = re.sub(r"([_^])\{(\w)\}|_\{(\w+)\}", lambda m: m[1] + m[2] if m[1] else f"_{m[3]}", text)
     text = re.sub(r"[, ]", "", text) if _GROUPED.fullmatch(text) else text
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text).removeprefix("+")
+
+
+def _has_prose(text: str, gold: str = "") -> bool:
+    """Whether a text has words other than the names of functions, and other than letters of the gold answer."""
+    words = _LONG_WORD.findall(TEXT_SPAN.sub(" ", text))
+    return any(word not in _FUNCTIONS and not set(word) <= set(gold) for word in words)
 
 
 def _fold(key: str) -> str:

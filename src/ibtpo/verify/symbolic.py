@@ -10,6 +10,7 @@ are off; the deadline is that of the verifier's process (`pool.VerifierPool`). F
   both are made into sets here (`read_set`).
 - A list is a set to it, so that 3, 3, 5 equals 3, 5; a ratio is a division, and `2 1/4` is 2/4: `math` takes lists,
   ratios and plain numbers apart before it asks.
+- The letter i is a variable: it is made the imaginary unit.
 - `\pm` is not expanded, `1.5e10` is 1.5·e·10, old LaTeX and Unicode are not read: `latex`, `numbers` and `math` do that.
 """
 
@@ -36,10 +37,17 @@ def parse(text: str) -> Any | None:
     if not text:
         return None
     text = re.sub(r"(?<!\\)%", r"\\%", text)
-    text = re.sub(r"(?<=\d)i(?![a-zA-Z])", " i", text)  # math-verify knows the imaginary unit only where it stands alone
     reader, _, boxed, _ = _math_verify()
     # Without "first_match", a box that cannot be read would pass for any fraction inside it.
-    return _first(reader(rf"\boxed{{{text}}}", boxed, parsing_timeout=None, extraction_mode="first_match"))
+    return _complex(_first(reader(rf"\boxed{{{text}}}", boxed, parsing_timeout=None, extraction_mode="first_match")))
+
+
+def _complex(value: Any | None) -> Any | None:
+    """A sympy object in which the letter i is the imaginary unit."""
+    from sympy import I
+
+    letters = [symbol for symbol in getattr(value, "free_symbols", ()) if symbol.name == "i"]
+    return value.subs(dict.fromkeys(letters, I)) if letters and value is not None else value
 
 
 def parse_prose(text: str) -> Any | None:

@@ -75,7 +75,7 @@ _UNIT = re.compile(
     rf"|(?P<over>\s*(?:/|per\b)\s*(?:(?:{_MACRO}|{_KNOWN}|{_WORD}){_POWER})(?:(?:{_JOIN}){_COMPOUND})*)"
     r")\.?"
 )
-_CURRENCY = re.compile(r"^(?P<sign>[-+]?)\s*(?:US|CAD|USD|EUR|GBP|INR|CNY|RMB|Rs\.?)\s*(?=[\d.])")
+_CURRENCY = re.compile(rf"^(?P<sign>[-+]?)\s*(?:{TEXT}\{{\s*)?(?:USD?|CAD|EUR|GBP|INR|CNY|RMB|Rs\.?)\s*\}}?\s*(?=[\d.])")
 _UPRIGHT_FRACTION = re.compile(rf"\\frac\{{\s*({_MACRO})\s*\}}\{{\s*({_MACRO}{_POWER})\s*\}}")
 _PART = re.compile(rf"(?P<number>\d+(?:\.\d+)?)\s*(?:{TEXT}\{{\s*(?P<macro>[a-zA-Z]+)\.?\s*\}}|(?P<bare>[a-zA-Z]+))[\s,]*(?:and\s+)?")
 
