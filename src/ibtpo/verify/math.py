@@ -119,4 +119,4 @@ def _last_number(text: str) -> str | None:
 
 def prepare() -> None:
     """Imports and warms up math-verify, so that the first row does not pay for it."""
-    math_reward([r"\boxed{\frac{2}{4}}"], [r"\frac{1}{2}"])
+    math_reward([r"\boxed{x^2 + 2}"], [r"x^2 + 1"])  # nothing but math-verify can tell them apart

@@ -39,7 +39,8 @@ def parse(text: str) -> Any | None:
     text = re.sub(r"(?<!\\)%", r"\\%", text)
     reader, _, boxed, _ = _math_verify()
     # Without "first_match", a box that cannot be read would pass for any fraction inside it.
-    return _complex(_first(reader(rf"\boxed{{{text}}}", boxed, parsing_timeout=None, extraction_mode="first_match")))
+    value = _first(reader(rf"\boxed{{{text}}}", boxed, parsing_timeout=None, extraction_mode="first_match"))
+    return value if re.search(r"\\(?:sum|prod)|_\{?i", text) else _complex(value)
 
 
 def _complex(value: Any | None) -> Any | None:
