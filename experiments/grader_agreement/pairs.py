@@ -20,7 +20,9 @@ Grader = Callable[[str, str], bool]
 def integers(rng: random.Random) -> tuple[str, str, str]:
     """A gold answer, one that is equal and one that is not; so do all functions of `KINDS`."""
     n = rng.randint(2, 10**6)
-    same = rng.choice([f"{n}.0", f"{n:,}", f"{n:,}".replace(",", "{,}"), rf"\frac{{{2 * n}}}{{2}}", rf"\text{{{n}}}", f"x = {n}"])
+    same = rng.choice(
+        [f"{n}.0", f"{n:,}", f"{n:,}".replace(",", "{,}"), rf"\frac{{{2 * n}}}{{2}}", rf"\text{{{n}}}", f"x = {n}"]
+    )
     return str(n), same, rng.choice([str(n + 1), f"-{n}", f"{n}0", rf"\frac{{{n}}}{{2}}"])
 
 
@@ -29,7 +31,13 @@ def rationals(rng: random.Random) -> tuple[str, str, str]:
     p, q = value.numerator, value.denominator
     k = rng.randint(2, 5)
     same = rng.choice(
-        [rf"\dfrac{{{p}}}{{{q}}}", f"{p}/{q}", rf"\frac{{{k * p}}}{{{k * q}}}", rf"{{{p} \over {q}}}", rf"\frac{{{p}.0}}{{{q}}}"]
+        [
+            rf"\dfrac{{{p}}}{{{q}}}",
+            f"{p}/{q}",
+            rf"\frac{{{k * p}}}{{{k * q}}}",
+            rf"{{{p} \over {q}}}",
+            rf"\frac{{{p}.0}}{{{q}}}",
+        ]
     )
     return rf"\frac{{{p}}}{{{q}}}", same, rng.choice([f"{p}/{q + 1}", f"-{p}/{q}", f"{p}:{q}", f"{p + q}/{q}"])
 
@@ -40,7 +48,9 @@ def decimals(rng: random.Random) -> tuple[str, str, str]:
     while n % 10 == 0:
         n += 1
     text = f"{n // 10**places}.{n % 10**places:0{places}}"
-    same = rng.choice([text + "0", str(Fraction(n, 10**places)), rf"\frac{{{n}}}{{{10**places}}}", text.removeprefix("0")])
+    same = rng.choice(
+        [text + "0", str(Fraction(n, 10**places)), rf"\frac{{{n}}}{{{10**places}}}", text.removeprefix("0")]
+    )
     return text, same, rng.choice([f"{text}1", str(Fraction(n + 1, 10**places)), f"-{text}", text.replace(".", "")])
 
 
@@ -66,8 +76,14 @@ def mixed(rng: random.Random) -> tuple[str, str, str]:
 def surds(rng: random.Random) -> tuple[str, str, str]:
     a, b, k = rng.randint(1, 9), rng.choice([2, 3, 5, 6, 7]), rng.randint(2, 5)
     gold = rf"{a}+{k}\sqrt{{{b}}}"
-    same = rng.choice([rf"{a}+\sqrt{{{k * k * b}}}", rf"{k}\sqrt{b}+{a}", f"{a} + {k}√{b}", rf"{a}+\sqrt{{{b}}}\cdot {k}"])
-    return gold, same, rng.choice([rf"{a}-{k}\sqrt{{{b}}}", rf"{a}+{b}\sqrt{{{k}}}" if b != k else "0", rf"{a + k}\sqrt{{{b}}}"])
+    same = rng.choice(
+        [rf"{a}+\sqrt{{{k * k * b}}}", rf"{k}\sqrt{b}+{a}", f"{a} + {k}√{b}", rf"{a}+\sqrt{{{b}}}\cdot {k}"]
+    )
+    return (
+        gold,
+        same,
+        rng.choice([rf"{a}-{k}\sqrt{{{b}}}", rf"{a}+{b}\sqrt{{{k}}}" if b != k else "0", rf"{a + k}\sqrt{{{b}}}"]),
+    )
 
 
 def intervals(rng: random.Random) -> tuple[str, str, str]:
@@ -76,7 +92,9 @@ def intervals(rng: random.Random) -> tuple[str, str, str]:
     left, right = rng.choice("[("), rng.choice(")]")
     sign = {"[": r"\le", "(": "<", "]": r"\le", ")": "<"}
     gold = f"{left}{a},{b}{right}"
-    same = rng.choice([f"{left}{a}, {b}{right}", rf"{a} {sign[left]} x {sign[right]} {b}", rf"\left{left}{a},{2 * b}/2\right{right}"])
+    same = rng.choice(
+        [f"{left}{a}, {b}{right}", rf"{a} {sign[left]} x {sign[right]} {b}", rf"\left{left}{a},{2 * b}/2\right{right}"]
+    )
     other = {"[": "(", "(": "["}[left]
     return gold, same, rng.choice([f"{other}{a},{b}{right}", f"{left}{a},{b + 1}{right}", f"{left}{b},{a}{right}"])
 
@@ -85,8 +103,14 @@ def unions(rng: random.Random) -> tuple[str, str, str]:
     a = rng.randint(-9, 5)
     b = a + rng.randint(1, 6)
     gold = rf"(-\infty,{a})\cup[{b},\infty)"
-    same = rng.choice([rf"[{b},\infty)\cup(-\infty,{a})", rf"x<{a} \text{{ or }} x \ge {b}", rf"x \geq {b} \text{{ or }} {a} > x"])
-    return gold, same, rng.choice([rf"(-\infty,{a}]\cup[{b},\infty)", rf"x<{a}", f"({a},{b})", rf"x<{a} \text{{ or }} x>{b}"])
+    same = rng.choice(
+        [rf"[{b},\infty)\cup(-\infty,{a})", rf"x<{a} \text{{ or }} x \ge {b}", rf"x \geq {b} \text{{ or }} {a} > x"]
+    )
+    return (
+        gold,
+        same,
+        rng.choice([rf"(-\infty,{a}]\cup[{b},\infty)", rf"x<{a}", f"({a},{b})", rf"x<{a} \text{{ or }} x>{b}"]),
+    )
 
 
 def sets(rng: random.Random) -> tuple[str, str, str]:
@@ -109,7 +133,13 @@ def tuples(rng: random.Random) -> tuple[str, str, str]:
     q = rng.choice([2, 4, 5])
     gold = rf"({a},\frac{{{b}}}{{{q}}})"
     same = rng.choice([rf"\left({a}, {b}/{q}\right)", f"({a}, {b / q:g})", rf"(x,y)=({a},\frac{{{b}}}{q})"])
-    return gold, same, rng.choice([rf"(\frac{{{b}}}{{{q}}},{a})" if Fraction(b, q) != a else "(0,0)", f"({a},{b})", f"({a + 1},{b}/{q})"])
+    return (
+        gold,
+        same,
+        rng.choice(
+            [rf"(\frac{{{b}}}{{{q}}},{a})" if Fraction(b, q) != a else "(0,0)", f"({a},{b})", f"({a + 1},{b}/{q})"]
+        ),
+    )
 
 
 def percentages(rng: random.Random) -> tuple[str, str, str]:
@@ -117,28 +147,44 @@ def percentages(rng: random.Random) -> tuple[str, str, str]:
     text = f"{float(n):g}"
     gold = rf"{text}\%"
     same = rng.choice([text, f"{text}%", f"{text} percent", rf"{text}\text{{ percent}}", f"{float(n / 100):g}"])
-    return gold, same, rng.choice([rf"{float(n + 1):g}\%", f"{float(n * 10):g}", f"{float(n / 10):g}", rf"{float(n / 100):g}\%"])
+    return (
+        gold,
+        same,
+        rng.choice([rf"{float(n + 1):g}\%", f"{float(n * 10):g}", f"{float(n / 10):g}", rf"{float(n / 100):g}\%"]),
+    )
 
 
 def units(rng: random.Random) -> tuple[str, str, str]:
     n = rng.randint(2, 99)
     forms = {
-        "km/h": [rf"{n}\text{{ km/h}}", rf"{n} \mathrm{{~km}} / \mathrm{{h}}", f"{n} km/h", f"{n} kilometers per hour", str(n)],
-        "m": [rf"{n}\text{{ m}}", rf"{n}\,\mathrm{{m}}", f"{n} meters", str(n), f"{n * 100} cm"],
+        "km/h": [
+            rf"{n}\text{{ km/h}}",
+            rf"{n} \mathrm{{~km}} / \mathrm{{h}}",
+            f"{n} km/h",
+            f"{n} kilometers per hour",
+            str(n),
+        ],
+        "m": [rf"{n}\text{{ m}}", rf"{n}\,\mathrm{{m}}", f"{n} meters", str(n)],
         "m/s^2": [rf"{n}\,\mathrm{{m}}/\mathrm{{s}}^2", f"{n} m/s^2", f"{n} m/s²", str(n)],
         "dollar": [rf"\${n}", f"{n} dollars", f"{n} USD", rf"{n} \text{{ dollars}}", f"{n}.00"],
-        "min": [f"{n} minutes", rf"{n}\text{{ min}}", str(n), f"{n * 60} seconds"],
+        "min": [f"{n} minutes", rf"{n}\text{{ min}}", str(n)],
     }
     unit = rng.choice(list(forms))
     gold, same = rng.sample(forms[unit], 2)
+    if converted := {"m": f"{n * 100} cm", "min": f"{n * 60} seconds"}.get(unit):
+        # Another unit is equal only to a number with a unit.
+        gold, same = rng.choice([(gold, same), (forms[unit][0], converted), (converted, forms[unit][1])])
     wrong = {"km/h": f"{n} m/s", "m": f"{n} km", "m/s^2": f"{n + 1} m/s^2", "dollar": f"{n} cents", "min": f"{n} hours"}
-    has_unit = any(char.isalpha() for char in gold.replace("\\$", ""))
-    return gold, same, rng.choice([str(n + 1), wrong[unit] if has_unit else str(10 * n)])
+    if not any(char.isalpha() for char in gold) or gold == converted:
+        return gold, same, str(n + 1)
+    return gold, same, rng.choice([str(n + 1), wrong[unit]])
 
 
 def ratios(rng: random.Random) -> tuple[str, str, str]:
     a, b, c = (rng.randint(1, 12) for _ in range(3))
-    gold, same = rng.choice([(f"{a}:{b}", f"{a} : {b}"), (f"{a}:{b}:{c}", f"{a}: {b}: {c}"), (f"{a}:{b}", rf"{a}\colon {b}")])
+    gold, same = rng.choice(
+        [(f"{a}:{b}", f"{a} : {b}"), (f"{a}:{b}:{c}", f"{a}: {b}: {c}"), (f"{a}:{b}", rf"{a}\colon {b}")]
+    )
     return gold, same, rng.choice([f"{a}/{b}", f"{a / b:g}", f"{a + 1}:{b}", f"{a * b}:{b * b + 1}"])
 
 
@@ -158,8 +204,14 @@ def letters(rng: random.Random) -> tuple[str, str, str]:
 def signs(rng: random.Random) -> tuple[str, str, str]:
     a, b = rng.randint(1, 9), rng.choice([2, 3, 5, 7])
     gold = rng.choice([rf"{a}\pm\sqrt{{{b}}}", rf"x={a}\pm\sqrt{{{b}}}"])
-    same = rng.choice([rf"{a}+\sqrt{{{b}}}, {a}-\sqrt{{{b}}}", f"{a} ± √{b}", rf"{a}-\sqrt{b} \text{{ or }} {a}+\sqrt{b}"])
-    return gold, same, rng.choice([rf"{a}+\sqrt{{{b}}}", rf"{a + 1}\pm\sqrt{{{b}}}", rf"{b}\pm\sqrt{{{a}}}" if a != b else "0"])
+    same = rng.choice(
+        [rf"{a}+\sqrt{{{b}}}, {a}-\sqrt{{{b}}}", f"{a} ± √{b}", rf"{a}-\sqrt{b} \text{{ or }} {a}+\sqrt{b}"]
+    )
+    return (
+        gold,
+        same,
+        rng.choice([rf"{a}+\sqrt{{{b}}}", rf"{a + 1}\pm\sqrt{{{b}}}", rf"{b}\pm\sqrt{{{a}}}" if a != b else "0"]),
+    )
 
 
 def constants(rng: random.Random) -> tuple[str, str, str]:
@@ -217,7 +269,9 @@ def math_verify_alone(gold: str, answer: str) -> bool:
     from math_verify import parse, verify
 
     boxed = rf"The answer is $\boxed{{{answer}}}$."
-    return bool(verify(parse(f"${gold}$", parsing_timeout=None), parse(boxed, parsing_timeout=None), timeout_seconds=None))
+    return bool(
+        verify(parse(f"${gold}$", parsing_timeout=None), parse(boxed, parsing_timeout=None), timeout_seconds=None)
+    )
 
 
 def hendrycks(gold: str, answer: str) -> bool:

@@ -210,7 +210,11 @@ def rewrite(answer: str) -> str:
     grouped = re.search(r"\d,\\?!?\s*\d{3}", answer)
     spaced = answer if grouped else re.sub(r"\s*([+=,;])\s*", r" \1 ", answer)
     spaced = re.sub(r"\\frac(?![a-zA-Z])", r"\\dfrac", spaced)
-    if grouped or (number := _LONE_NUMBER.search(spaced)) is None or re.search(r"\\[a-z]+\s*$", spaced[: number.start()]):
+    if (
+        grouped
+        or (number := _LONE_NUMBER.search(spaced)) is None
+        or re.search(r"\\[a-z]+\s*$", spaced[: number.start()])
+    ):
         return spaced
     # A group around one number changes no value, but a text that cannot be read as mathematics is no longer the same.
     return f"{spaced[: number.start()]}{{{number[0]}}}{spaced[number.end() :]}"

@@ -20,38 +20,40 @@ _QUOTES = "\"'`“”‘’«»"
 _OPEN = rf"[\s*_$({{\[{_QUOTES}\\]*"
 _CLOSE = rf"[*_$)}}\]{_QUOTES}\\]*"
 # A letter: in upper case, or in lower case where brackets or quotation marks or the line's end set it apart from a word.
-_LETTER = (
-    rf"(?:(?P<upper>[A-J])(?![A-Za-z'’]\w)|(?<=[(\[{_QUOTES}*])(?P<set>[a-j])(?=[)\]{_QUOTES}*])|(?P<lower>[a-j])(?=\s*[.!]?\s*$))"
+_LETTER = rf"(?:(?P<upper>[A-J])(?![A-Za-z'’]\w)|(?<=[(\[{_QUOTES}*])(?P<set>[a-j])(?=[)\]{_QUOTES}*])|(?P<lower>[a-j])(?=\s*[.!]?\s*$))"
+_NAMES = (
+    r"(?:option|choice|letter|answer|letra|opci[óo]n|respuesta|lettre|r[ée]ponse|buchstabe|antwort|alternativa|op[çc][ãa]o|"
+    r"resposta|lettera|opzione|risposta|optie|вариант)"
 )
-_NAMED = r"(?:(?:the\s+)?(?:option|choice|letter|answer|letra|opción|opcion|lettre|option|buchstabe|alternativa|opção|lettera|opzione|optie|вариант)\s+)?"
+_NAMED = rf"(?:(?:the\s+|la\s+|l')?{_NAMES}\s+)?"
 _ARTICLE = r"(?:(?:the|la|le|l'|el|o|a|die|der|das|de|het|il|lo)\s+)?"
 _NOUN = (
-    r"(?:\b(?:answer|solution|response|selection|pick|respuesta|r[ée]ponse|antwort|l[öo]sung|resposta|gabarito|risposta|"
+    r"(?:\bans(?=\s*:)|\brichtig(?=\s+ist\b)|\b(?:answer|solution|response|selection|pick|respuesta|r[ée]ponse|antwort|l[öo]sung|resposta|gabarito|risposta|"
     r"antwoord|odpowied[źz]|odpov[ěe][ďd]|svar|vastaus|cevap|yan[ıi]t|jawaban(?:nya)?|r[ăa]spuns)\b"
     r"|\b(?:correct|right|best|true|final|chosen|proper|most\s+appropriate)\s+(?:option|choice|letter|alternative|statement|one)\b"
     r"|\b(?:option|choice)(?=\s+is\b)"
-    r"|\bopci[óo]n\s+correcta\b|\bbonne\s+option\b|\b(?:richtige|korrekte)\s+option\b|\b(?:op[çc][ãa]o|alternativa)\s+corret[ta]\b"
+    r"|\bopci[óo]n\s+correcta\b|\bbonne\s+option\b|\b(?:richtige|korrekte)\s+option\b|\b(?:op[çc][ãa]o|alternativa)\s+corr?ec?ta\b"
     r"|\bopzione\s+corretta\b|\bjuiste\s+optie\b|đáp án|ответ|відповідь|правильный\s+вариант|верный\s+вариант|الإجابة|الجواب"
-    r"|उत्तर|答案|正解|答え|解答|正确选项|正確選項|정답|답)"
+    r"|उत्तर|正[确確]的?(?:选项|選項|答案)|答案|正解|答え|解答|정답|답)"
 )
 _ADVERB = r"(?:\s*(?:definitely|clearly|therefore|thus|then|indeed|simply|just|probably|likely|most\s+likely|actually|obviously)\b,?)?"
 _VERB = (
     r"(?:\b(?:is|was|(?:would|must|should|will|has\s+to|ought\s+to|seems\s+to|appears\s+to|turns\s+out\s+to)\s+be"
     r"|es|sería|est|serait|ist|lautet|w[äa]re|é|seria|è|sarebbe|jest|är|er|on|este|olur|adalah|là|هي|هو|है|これは)\b"
-    r"|[—–→=]|->|(?<=\s)-(?=\s)|是|为|為|は|が|은|는|[:：])"
+    r"|[—–→=]|->|】\s*:?|(?<=\s)-(?=\s)|是|为|為|は|が|은|는|[:：])"
 )
 _STATED = re.compile(
     rf"{_NOUN}(?P<between>[^\n.:：=。!?]{{0,60}}?)(?:\*\*|__)?\s*{_VERB}(?:\s*[:：])?{_ADVERB}[\s*_]*"
-    rf"{_ARTICLE}{_NAMED}{_OPEN}(?:\s*{_NAMED}{_OPEN})?{_LETTER}(?P<after>[^\n]*)",
+    rf"{_ARTICLE}{_NAMED}{_OPEN}(?:\s*{_NAMED}{_OPEN})?{_LETTER}(?=(?P<after>[^\n]*))",
     re.IGNORECASE | re.MULTILINE,
 )
 # "선택 B", "选B", "I choose B", "go with B".
 _PICKED = re.compile(
     rf"(?:(?:故|应|應|所以|因此|我)?(?:选|選)(?:择|擇)?[是为：:]?|\bI(?:'d|\s+would|\s+will|'ll)?\s+(?:choose|chose|pick|picked|select|selected|"
-    rf"go\s+with|went\s+with|answer)|\b(?:elijo|escojo|je\s+choisis|ich\s+wähle|escolho|scelgo|выбираю)|"
+    rf"go\s+with|went\s+with|answer)|\b(?:elijo|escojo|c'est(?=\s+(?:la\s+)?(?:r[ée]ponse|l'option))|je\s+choisis|ich\s+wähle|escolho|scelgo|выбираю)|"
     rf"\b(?:it|this|that)(?:\s+(?:is|must\s+be|has\s+to\s+be|should\s+be)|'s)\s+(?=(?:option|choice|answer|letter)\b|[(*])|"
     rf"\b(?:therefore|thus|so|hence),?\s+(?=(?:option|choice|answer|letter)\s+[({{*]?[A-J]|[(*]+[A-J]))"
-    rf"\s*{_ARTICLE}{_NAMED}{_OPEN}(?P<upper>[A-J])(?![A-Za-z'’])(?P<after>[^\n]*)",
+    rf"\s*{_ARTICLE}{_NAMED}{_OPEN}(?P<upper>[A-J])(?![A-Za-z'’])(?=(?P<after>[^\n]*))",
     re.IGNORECASE,
 )
 _RIGHT = (
@@ -65,9 +67,12 @@ _IS_RIGHT = re.compile(
     re.IGNORECASE,
 )
 # The letter with nothing but decoration, and the letter with the option's text: "(B) 29", "B. 29", "b) 29".
-_ALONE = re.compile(rf"{_OPEN}(?:(?:option|choice|answer|letter)\s+)?{_OPEN}(?P<letter>[A-J]){_CLOSE}[\s*_$\\().\]{_QUOTES}!]*", re.IGNORECASE)
+_ALONE = re.compile(
+    rf"{_OPEN}(?:(?:the\s+)?{_NAMES}\s+)?{_OPEN}(?P<letter>[A-J]){_CLOSE}[\s*_$\\().\]{_QUOTES}!]*",
+    re.IGNORECASE,
+)
 _WITH_TEXT = re.compile(
-    r"[\s*_$]*(?:(?:option|choice)\s+)?(?:[(\[]\s*(?P<paren>[A-J])\s*[)\]]|(?P<dot>[A-J])\s*(?:[)\]:]|\.(?=\s|$)))[\s*_:.)]*(?P<rest>.*)",
+    r"[\s*_$>#-]*(?:(?:option|choice)\s+)?(?:[(\[]\s*(?P<paren>[A-J])\s*[)\]]|(?P<dot>[A-J])\s*(?:[)\]:]|\.(?=\s|$)))[\s*_:.)]*(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
 _LISTED = re.compile(r"\(\s*[A-J]\s*\).*\(\s*[A-J]\s*\)", re.DOTALL)
@@ -79,7 +84,9 @@ _HEDGE = re.compile(
     r"[\s)\]*.}$\"'`]*(?:(?:/|\||&|\bor\b|\band\b|\bou\b|\boder\b|\bo\b|或|和)\s*(?:option\s+)?|,\s*(?=[*(（$\s]*[A-J][)）*$]*\s*(?:[.,;)]|$|\bor\b|\band\b)))"
     r"[*(（$]*(?:\\text\w*\{)?\(?[A-J](?![a-zA-Z])"
 )
-_ONE_OF = re.compile(r"(?:\b(?:or|and|nor|ou|oder|und|et|y|o)|[/&,])\s*$", re.IGNORECASE)
+_ONE_OF = re.compile(
+    rf"\b[A-J]{_CLOSE}\s*(?:,|/|&|\b(?:or|and|nor|ou|oder|und|et|y|o)\b|或|和)\s*(?:option\s+)?$"
+)
 # What may follow the English words A and I when they are letters of options.
 _BOUNDARY = re.compile(r"\s*$|\s*[)）}.,:;*$!?。，\]\"'`]|\s+(?:because|since|as|given|which|is|[-(—–])")
 _NEGATED = re.compile(r"\b(?:not|n't|never|cannot|no|nicht|pas|non|não)\b", re.IGNORECASE)
@@ -121,7 +128,7 @@ def gold_letter(answer: Any) -> str | None:
 def chosen_letter(text: str) -> str | None:
     r"""The letter A to J that a text settles on, or None.
 
-    The last place that names one wins: a box, "answer is B", "I choose B", "B is correct", or a last line that is nothing
+    The last place that names one wins: a box, else JSON's `"answer"`, else "answer is B", "I choose B", "B is correct", or a last line that is nothing
     but the letter. If that place says "B or C", the text settles on none. Where there is no such place, a JSON object's
     `"answer"` counts, then the only line, or the last one, that begins with an option's letter: "B) 4 metres".
 
@@ -130,10 +137,10 @@ def chosen_letter(text: str) -> str | None:
     text = unicodedata.normalize("NFKC", text).strip()
     mentions = [(start, _marked_letter(content)) for start, content in boxed_contents(text)]
     plain = _open_macros(text)
+    if not mentions and "{" in text and (letter := _marked_letter(json_answer(text) or "")) is not None:
+        return letter
     if not mentions:
         mentions = _in_words(plain)
-    if not mentions and "{" in text and (value := json_answer(text)) is not None:
-        return _marked_letter(value)
     last_line = plain.rpartition("\n")[2].strip()
     if alone := _ALONE.fullmatch(last_line):
         if not any(mention[0] >= len(text) - len(last_line) for mention in mentions):
@@ -170,7 +177,11 @@ def _set_apart(match: re.Match[str]) -> bool:
     """Whether a letter in lower case is no word: it is in brackets or marks, or ends its line."""
     before = match.string[match.start("upper") - 1 : match.start("upper")]
     after = match.string[match.end("upper") :]
-    return before in tuple("([*" + _QUOTES) and after[:1] in tuple(")]*" + _QUOTES) or bool(re.match(r"\s*[.!)]?\s*(?:$|\n)", after))
+    return (
+        (before in tuple("([*" + _QUOTES)
+        and after[:1] in tuple(")]*" + _QUOTES))
+        or bool(re.match(r"\s*[.!)]?\s*(?:$|\n)", after))
+    )
 
 
 def _option_line(text: str) -> str | None:

@@ -11,6 +11,7 @@ Percent: with a sign on both sides the numbers are compared. With a sign on one 
 carried out, so that 12.5 % is 12.5 and is 0.125. Units: see `units`.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from fractions import Fraction
@@ -29,7 +30,8 @@ _WORDS = re.compile(r"[A-Za-z]{3,}(?:[ '-]+[A-Za-z]+)*")
 _CLOCK = re.compile(r"\d\s*[ap]\.?\s?m\.?$", re.IGNORECASE)
 _GROUPED = re.compile(r"[-+]?\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?")
 _AND = re.compile(
-    TEXT + r"\{\s*[,;]?\s*(?:and|or)\s*,?\s*\}|(?<![a-zA-Z\\{])(?:and|or)(?![a-zA-Z])|\\(?:lor|land|vee|wedge)(?![a-zA-Z])|;"
+    TEXT
+    + r"\{\s*[,;]?\s*(?:and|or)\s*,?\s*\}|(?<![a-zA-Z\\{])(?:and|or)(?![a-zA-Z])|\\(?:lor|land|vee|wedge)(?![a-zA-Z])|;"
 )
 _PLUS_MINUS = re.compile(r"\\(pm|mp)(?![a-zA-Z])\s*")
 _NEEDLESS_PLUS = re.compile(r"(^|[=({,\[])\s*\+")
@@ -37,7 +39,7 @@ _LEFT_SIDE = r"(?P<left>(?:[A-Za-z\\ '(),|{}]|_\{?\w+\}?)*[A-Za-z}](?:[ ')]|_\{?
 _ASSIGNED = re.compile(_LEFT_SIDE + r"\s*=\s*(?:[^=<>]*=\s*)*(?P<right>[^=<>]+)")
 _MEMBER = re.compile(r"[A-Za-z]\s*\\in(?![a-zA-Z])\s*(?P<right>.+)")
 _LONG_WORD = re.compile(r"(?<![A-Za-z\\])(?=[A-Za-z]*[aeiouyAEIOUY])[A-Za-z]{3,}")
-_FUNCTIONS = set("sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan log exp sqrt gcd lcm max min mod det lim".split())
+_FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "arcsin", "arccos", "arctan", "log", "exp", "sqrt", "gcd", "lcm", "max", "min", "mod", "det", "lim"}
 _RELATION = re.compile(r"<|>|\\(?:le|ge|ne|cup|setminus|mathbb|in)(?![a-zA-Z])")
 _TO = re.compile(r"(?P<left>\S+)\s*(?:\bto\b|" + TEXT + r"\{\s*to\s*\})\s*(?P<right>\S+)")
 
@@ -143,7 +145,11 @@ def _same_percent(gold: str, answer: str) -> bool:
     hundredth = [rf"\frac{{{side[:-1].strip()}}}{{100}}" if side.endswith("%") else side for side in (gold, answer)]
     numbers = [read_number(side) for side in bare]
     if numbers[0] and numbers[1]:
-        scaled = [n.times(Fraction(1, 100)) if s.endswith("%") else n for n, s in zip(numbers, (gold, answer), strict=True) if n]
+        scaled = [
+            n.times(Fraction(1, 100)) if s.endswith("%") else n
+            for n, s in zip(numbers, (gold, answer), strict=True)
+            if n
+        ]
         return same_number(scaled[0], scaled[1])
     return _same_amount(*hundredth)
 
@@ -154,12 +160,14 @@ def _same_amount(gold: str, answer: str) -> bool:
     if gold.endswith("%") or answer.endswith("%"):
         return _same_percent(gold, answer)
     if gold_unit and answer_unit and gold_unit != answer_unit:
-        if gold_unit.dimensions - {"money"} != answer_unit.dimensions - {"money"}:
-            return False  # `clean` has removed the sign of the money in "$3/kg"
+        mine, theirs = gold_unit.dimensions - {"money"}, answer_unit.dimensions - {"money"}
+        per_what = "money" in gold_unit.dimensions & answer_unit.dimensions and not (mine and theirs)
+        if mine != theirs and not per_what:  # of money per something, either part may be left out
+            return False
         ratio = answer_unit.factor / gold_unit.factor
         if ratio != 1 and gold_unit.powers == answer_unit.powers:
-            if (mine := read_number(gold)) and (number := read_number(answer)):
-                return same_number(mine, number.times(ratio))
+            if (wanted := read_number(gold)) and (number := read_number(answer)):
+                return same_number(wanted, number.times(ratio))
             answer = rf"({answer}) \cdot \frac{{{ratio.numerator}}}{{{ratio.denominator}}}"
     if _key(gold) == _key(answer):
         return True
@@ -201,7 +209,7 @@ def _split(text: str, mark: str) -> list[str]:
     if mark == "," and any(text[i + 1 : i + 2] == " " for i in places):
         places = [i for i in places if not re.match(r"\d,\d{3}(?!\d)", text[max(i - 1, 0) :])]
     cut = [-1, *places, len(text)]
-    return [text[start + 1 : end].strip() for start, end in zip(cut, cut[1:], strict=False)]
+    return [text[start + 1 : end].strip() for start, end in itertools.pairwise(cut)]
 
 
 def _both_signs(text: str) -> list[str]:
@@ -246,7 +254,11 @@ def _ratio(text: str) -> list[str] | None:
     if ":" not in text or r"\{" in text or TEXT_SPAN.search(text):
         return None
     parts = _split(text, ":")
-    return parts if len(parts) > 1 and all(parts) and not any(_WORDS.search(part) for part in parts if "\\" not in part) else None
+    return (
+        parts
+        if len(parts) > 1 and all(parts) and not any(_WORDS.search(part) for part in parts if "\\" not in part)
+        else None
+    )
 
 
 def _key(text: str) -> str:

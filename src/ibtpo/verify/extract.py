@@ -15,7 +15,9 @@ _BRACES = re.compile(
     r"\\(?:boxed|fbox)(?:(?P<box>\s*\{)|(?P<bare>\s+[^\s{}$\\]+|\d[^\s{}$\\]*))|\\.|[{}]", re.DOTALL
 )  # `\.` skips escaped braces: those are a set's, not the box's
 _HASHES = re.compile(r"^\s*####\s*(.+?)\s*$", re.MULTILINE)
-_ANCHOR = re.compile(r"(?i)(?:\banswer\b[^\n.:=]{0,60}?(?:\bis\b|[:=])|答案[是为：:]+)[\s:：*_]*(?P<answer>[^\n]*)")
+_ANCHOR = re.compile(r"(?i)(?:\banswers?\b[^\n.:=]{0,60}?(?:\bis\b|\bare\b|[:=])|答案[是为：:]+)[\s:：*_]*(?P<answer>[^\n]*)")
+_ASIDE = re.compile(r"[*_`]*,?\s+(?:not|rather\s+than|instead\s+of|because|since|whereas)\b")
+_NOT = re.compile(r"[*_`]*,?\s+not\s+(?=[$\\*]*\d)")
 _SENTENCE_END = re.compile(r"\.(?=\s|[*`_]*\s*$)|。")
 _ITEM = re.compile(r"\s*(?:[-+•>*]|#{1,6}|\d{1,2}[.)])\s+(?P<text>\S.*)")
 _FENCE = re.compile(r"^\s*```\w*\s*$", re.MULTILINE)
@@ -76,10 +78,10 @@ def final_words(text: str) -> tuple[str, bool]:
         if begins > anchor.start() and (items := _items(text[begins:])):
             return ", ".join(items)[:PROSE_CHARS], True
         if line:
-            return line[:PROSE_CHARS], True
+            return _ASIDE.split(line[:PROSE_CHARS], maxsplit=1)[0].strip(_MARKS) or line[:PROSE_CHARS], True
     last = text[-PROSE_CHARS:].rpartition("\n")[2]
     item = _ITEM.fullmatch(last)
-    return (item["text"] if item else last).strip(_MARKS), False
+    return _NOT.split(item["text"] if item else last)[0].strip(_MARKS), False
 
 
 def first_sentence(text: str) -> str:

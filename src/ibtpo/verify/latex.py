@@ -1,6 +1,6 @@
 r"""One spelling for answers: Unicode, LaTeX old and new, Markdown and plain text, rewritten to what `math` compares.
 
-    ½ → \frac{1}{2}    x² → x^{2}    2√5 → 2\sqrt{5}    {a \over b}, \dfrac ab → \frac{a}{b}    **5** → 5    \mathrm{e} → e
+½ → \frac{1}{2}    x² → x^{2}    2√5 → 2\sqrt{5}    {a \over b}, \dfrac ab → \frac{a}{b}    **5** → 5    \mathrm{e} → e
 """
 
 import re
@@ -10,10 +10,7 @@ from functools import lru_cache
 TEXT = r"\\(?:text|mbox|textbf|textit|textrm|textnormal|textsf|texttt|mathrm|mathbf|mathit|mathsf|operatorname)\*?\s*"
 TEXT_SPAN = re.compile(TEXT + r"\{([^{}]*)\}")
 
-_GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau upsilon "
-    "phi chi psi omega"
-).split()
+_GREEK = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "omicron", "pi", "rho", "varsigma", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega"]
 _SIGNS = {
     **dict.fromkeys("−–—‐‑‒﹣", "-"),
     **dict.fromkeys("⋅∙•·", r"\cdot "),
@@ -27,7 +24,11 @@ _SIGNS = {
     **{"∨": r"\lor ", "∧": r"\land ", "⟨": r"\langle ", "⟩": r"\rangle ", "′": "'", "。": ".", "→": r"\to "},
     **{"ℝ": r"\mathbb{R}", "ℂ": r"\mathbb{C}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}"},
     **{chr(0x3B1 + i): rf"\{name} " for i, name in enumerate(_GREEK)},
-    **{chr(0x391 + i): rf"\{name.capitalize()} " for i, name in enumerate(_GREEK) if name in ("delta", "omega", "gamma")},
+    **{
+        chr(0x391 + i): rf"\{name.capitalize()} "
+        for i, name in enumerate(_GREEK)
+        if name in ("delta", "omega", "gamma")
+    },
     "ϕ": r"\phi ",
     "Ω": r"\Omega ",
 }
@@ -55,7 +56,10 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (rf"\\(?:{_SWITCHES}){_LETTER}\s*", ""),  # sizes and fonts
         (r"(?:,\s*\\!|\{,\}(?:\\!)?)(?=\d{3}(?!\d))", ""),  # between thousands: 10,\!000 and 10{,}000
         (r"(?<!\\)\\!", ""),  # less space
-        (rf"(?<!\\)\\[,;: >]|\\q?quad{_LETTER}|\\(?:thin|med|thick|en|neg)space{_LETTER}|~|\\\\\s*$", " "),  # more space
+        (
+            rf"(?<!\\)\\[,;: >]|\\q?quad{_LETTER}|\\(?:thin|med|thick|en|neg)space{_LETTER}|~|\\\\\s*$",
+            " ",
+        ),  # more space
         (r"\\(?:[hv]space|hskip|kern|tag|label)\*?\s*\{[^{}]*\}", " "),
         (r"\{\s*,\s*\}", ","),
         (r"\{\s*:\s*\}|\\colon" + _LETTER + r"|\\ratio" + _LETTER, ":"),
@@ -64,6 +68,10 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\(?:[dtc]|nice|s)frac" + _LETTER, r"\\frac"),
         (rf"\\(?:boldsymbol|pmb|bm|ensuremath|mathord|mathop|mathbin|underline|underbrace){_LETTER}\s*{_GROUP}", r"\1"),
         (rf"\\(?:text)?color\s*\{{[^{{}}]*\}}\s*{_GROUP}", r"\1"),
+        (r"\\(?:mathrm|mathbf|mathit|mathsf|operatorname|text|rm)\s+([A-Za-z])(?![A-Za-z])", r" \1 "),  # \mathrm e
+        (rf"\\uppi{_LETTER}", r"\\pi "),
+        (rf"\\imath{_LETTER}", " i "),
+        (r"\\\$\s*(\d[\d,]*(?:\.\d+)?)(?![\d.,a-zA-Z\\^])", r"\1 \\text{ dollars}"),
         (TEXT + r"\{\s*(e|i|\\pi|\\infty|x|y|z|n)\s*\}", r" \1 "),  # upright constants and variables
         (TEXT + r"\{\s*(-?\d[\d.,]*)\s*\}", r"\1"),  # a number within a text macro
         (TEXT + r"\{(?=[^{}]*[\d^=+\\])((?:[^{}]|\{[^{}]*\})*)\}", r" \1"),  # a formula within a text macro
@@ -87,7 +95,9 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\approx" + _LETTER + r"(?=\s*-?[\d.]+\s*(?:\\(?:text|mbox).*)?$)", ""),  # before a lone number
     )
 )
-_WRAPPED = re.compile(r"(\*\*\*|\*\*|\*|___|__|_|`+|~~|\"|'|“|‘)(?P<inner>[^\n]+?)(\*\*\*|\*\*|\*|___|__|_|`+|~~|\"|'|”|’)")
+_WRAPPED = re.compile(
+    r"(\*\*\*|\*\*|\*|___|__|_|`+|~~|\"|'|“|‘)(?P<inner>[^\n]+?)(\*\*\*|\*\*|\*|___|__|_|`+|~~|\"|'|”|’)"
+)
 _COMMANDS_WITH_ARGUMENTS = {"frac": 2, "sqrt": 1, "binom": 2}
 _COMMAND = re.compile(r"\\(frac|sqrt|binom)(?![a-zA-Z])")
 
@@ -163,7 +173,7 @@ def _infix(text: str, infix: str, command: str) -> str:
         if (found := pattern.search(text)) is None:
             break
         start, end = _opening(text, found.start()), closing_brace(text, found.end())
-        top, bottom = text[start:found.start()].strip(), text[found.end() : end].strip()
+        top, bottom = text[start : found.start()].strip(), text[found.end() : end].strip()
         before, after = text[: max(start - 1, 0)], text[end + 1 :]
         text = rf"{before}\{command}{{{top}}}{{{bottom}}}{after}"
     return text

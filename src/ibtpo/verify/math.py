@@ -99,7 +99,8 @@ def is_correct(text: str, gold: str) -> bool:
         return equivalent(gold, ", ".join(spans) if stated_in_words else spans[-1])
     if sentence and reads_whole(sentence):
         return False  # all of the stated answer is an expression, and not the gold one: no part of it counts
-    prose = unify(tail if stated_in_words else text[-PROSE_CHARS:])
+    before = text[-PROSE_CHARS:].rpartition("\n")[0]  # an expression may stand in an earlier line than the last words
+    prose = re.sub(r"\*\*|__|`", "", unify(tail if stated_in_words else f"{before}\n{tail}"))
     if (number := _last_number(prose)) is not None:
         return equivalent(gold, number)
     return same_value(parse(clean(gold)), parse_prose(_RATIO.sub(" ", prose)))

@@ -27,7 +27,9 @@ _SAME_ROUNDED = 1e-5  # relative difference of values of which one is a decimal
 _CLOSE_ROUNDED = 1e-2  # decimals above it are left to math-verify's 6 places
 _POINTS = ((3, 7), (13, 5), (29, 31))  # fractions that letters take where an identity is tried out
 _CHAIN = re.compile(r"\\le(?![a-zA-Z])|\\ge(?![a-zA-Z])|\\ne(?![a-zA-Z])|<|>")
-_OR = re.compile(r"\\(?:text|mbox|textrm|mathrm)\s*\{\s*,?\s*or\s*,?\s*\}|(?<![a-zA-Z])or(?![a-zA-Z])|\\lor(?![a-zA-Z])|\\vee(?![a-zA-Z])|\\cup(?![a-zA-Z])")
+_OR = re.compile(
+    r"\\(?:text|mbox|textrm|mathrm)\s*\{\s*,?\s*or\s*,?\s*\}|(?<![a-zA-Z])or(?![a-zA-Z])|\\lor(?![a-zA-Z])|\\vee(?![a-zA-Z])|\\cup(?![a-zA-Z])"
+)
 _INTERVAL = re.compile(r"(?P<left>[\[(])(?P<start>.+?),(?P<end>.+)(?P<right>[\])])", re.DOTALL)
 
 
@@ -85,7 +87,9 @@ def same_sets(gold: str, answer: str) -> bool:
 
 def _is_set(text: str) -> bool:
     r"""Whether a text has a relation, an interval, a union or a set in it."""
-    return bool(_CHAIN.search(text) or _OR.search(text) or _INTERVAL.search(text) or r"\mathbb" in text or r"\{" in text)
+    return bool(
+        _CHAIN.search(text) or _OR.search(text) or _INTERVAL.search(text) or r"\mathbb" in text or r"\{" in text
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -140,7 +144,7 @@ def _read_relations(text: str) -> Any | None:
     letters = {symbol.name for value in values for symbol in value.free_symbols}
     if len(letters) != 1:
         return None
-    values = [value.subs({symbol: letter for symbol in value.free_symbols}) for value in values]
+    values = [value.subs(dict.fromkeys(value.free_symbols, letter)) for value in values]
     found: Any = S.Reals
     relations = {r"\le": "<=", r"\ge": ">=", r"\ne": "!=", "<": "<", ">": ">"}
     try:
@@ -189,9 +193,11 @@ def _same_for_positive_letters(gold: Any, answer: Any) -> bool:
     from sympy import Abs, Pow, Rational, log
 
     try:
-        if not gold.is_Pow and not gold.free_symbols or {s.name for s in gold.free_symbols} != {
-            s.name for s in answer.free_symbols
-        }:
+        if (
+            (not gold.is_Pow
+            and not gold.free_symbols)
+            or {s.name for s in gold.free_symbols} != {s.name for s in answer.free_symbols}
+        ):
             return False
         if gold.has(Abs) or answer.has(Abs) or not (gold.is_commutative and answer.is_commutative):
             return False

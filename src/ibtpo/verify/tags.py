@@ -109,6 +109,7 @@ def json_answer(text: str) -> str | None:
     value = found[-1].lstrip("[ \t\r\n")
     if value.startswith("'"):
         return value[1:-1]
+    value = re.sub(r"(?<!\\)\\(?=[a-zA-Z]{2,})", r"\\\\", value)  # "\frac", which is LaTeX and not a form feed
     try:
         return str(json.loads(value, parse_float=str))
     except ValueError:

@@ -5,6 +5,7 @@ contradict each other: 5 m is 500 cm, but neither 5 km nor 5 kg. Powers are not 
 that it does not know.
 """
 
+import itertools
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -75,9 +76,13 @@ _UNIT = re.compile(
     rf"|(?P<over>\s*(?:/|per\b)\s*(?:(?:{_MACRO}|{_KNOWN}|{_WORD}){_POWER})(?:(?:{_JOIN}){_COMPOUND})*)"
     r")\.?"
 )
-_CURRENCY = re.compile(rf"^(?P<sign>[-+]?)\s*(?:{TEXT}\{{\s*)?(?:USD?|CAD|EUR|GBP|INR|CNY|RMB|Rs\.?)\s*\}}?\s*(?=[\d.])")
+_CURRENCY = re.compile(
+    rf"^(?P<sign>[-+]?)\s*(?:{TEXT}\{{\s*)?(?:USD?|CAD|EUR|GBP|INR|CNY|RMB|Rs\.?)\s*\}}?\s*(?=[\d.])"
+)
 _UPRIGHT_FRACTION = re.compile(rf"\\frac\{{\s*({_MACRO})\s*\}}\{{\s*({_MACRO}{_POWER})\s*\}}")
-_PART = re.compile(rf"(?P<number>\d+(?:\.\d+)?)\s*(?:{TEXT}\{{\s*(?P<macro>[a-zA-Z]+)\.?\s*\}}|(?P<bare>[a-zA-Z]+))[\s,]*(?:and\s+)?")
+_PART = re.compile(
+    rf"(?P<number>\d+(?:\.\d+)?)\s*(?:{TEXT}\{{\s*(?P<macro>[a-zA-Z]+)\.?\s*\}}|(?P<bare>[a-zA-Z]+))[\s,]*(?:and\s+)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,7 @@ def read_compound(text: str) -> tuple[Number, str] | None:
         assert number is not None, "digits are a number"
         total += number.value * known[1]
         at = match.end()
-    falling = all(a[0] == b[0] and a[1] > b[1] for a, b in zip(found, found[1:], strict=False))
+    falling = all(a[0] == b[0] and a[1] > b[1] for a, b in itertools.pairwise(found))
     return (Number(total), found[0][0]) if len(found) > 1 and falling and at == len(text) else None
 
 
