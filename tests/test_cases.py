@@ -1,7 +1,7 @@
-"""Small inputs on which graders fail, kept outside of the project: each `*.jsonl` has rows of gold, completion and `want`.
+"""Small inputs on which graders fail, kept outside of the project: `*.jsonl` with rows of gold, completion and `want`.
 
-The folder is the environment variable IBTPO_CASES, else `../shared/cases` beside the project. Scripts there (`*.sh`, `*.py`)
-print what happened and then `WANT:`, for a person to compare; here they only have to exist and run where IBTPO_RUN_CASES=1.
+The folder is the environment variable IBTPO_CASES, else `../shared/cases` beside the project. Scripts there (`*.sh`,
+`*.py`) print what happened and then `WANT:`, for a person to compare; they are run where IBTPO_RUN_CASES=1.
 """
 
 import json

@@ -2,8 +2,8 @@ r"""Pairs of answers that are equal or unequal by construction, graded by ibtpo,
 
     python pairs.py --out FOLDER [--each 40]    with 'lm-eval[math]==0.4.13', whose Minerva task wants antlr 4.11
 
-Writes pairs.json (counts, and every pair that a grader gets wrong) and pairs.md (the table of docs/verifiers.md). A false
-positive is an unequal pair called equal, a false negative an equal pair called unequal.
+Writes pairs.json (counts, and every pair that a grader gets wrong) and pairs.md (the table of docs/verifiers.md). A
+false positive is an unequal pair called equal, a false negative an equal pair called unequal.
 """
 
 import argparse

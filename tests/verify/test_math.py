@@ -1,6 +1,6 @@
 """The math verifier: which answers are equal, and where a text says its answer.
 
-`answers.jsonl` holds gold answers and completions by the kind of writing that they try, each with the grade that is right.
+`answers.jsonl` holds gold answers and completions by the kind of writing that they try, each with its right grade.
 """
 
 import json
@@ -187,7 +187,14 @@ def test_answers_of_each_kind_get_the_grade_that_is_right(kind: str) -> None:
 
 def test_a_number_of_json_is_the_number_that_was_written() -> None:
     golds = [1e-08, 1e16, 6.02e23, 1e-300, 27, 0.5]
-    boxes = [r"\boxed{0.00000001}", r"\boxed{10^{16}}", r"\boxed{6.02\times10^{23}}", r"\boxed{0}", r"\boxed{27.0}", r"\boxed{½}"]
+    boxes = [
+        r"\boxed{0.00000001}",
+        r"\boxed{10^{16}}",
+        r"\boxed{6.02\times10^{23}}",
+        r"\boxed{0}",
+        r"\boxed{27.0}",
+        r"\boxed{½}",
+    ]
     assert math_reward(boxes, golds) == [1.0, 1.0, 1.0, 0.0, 1.0, 1.0]
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from ibtpo.errors import ConfigError
+from ibtpo.verify import PROMPT_TEXT
 from ibtpo.verify.countdown import countdown_reward
 from ibtpo.verify.pool import VerifierPool
 from ibtpo.verify.tags import final_text, final_texts, json_answer, pairs, without_thinking
@@ -52,6 +53,13 @@ def test_a_prompt_that_ends_with_an_opening_tag_has_begun_the_thinking() -> None
     prompts = ["q<think>\n", "q", [{"role": "user", "content": "q"}], "q<think>\n"]
     texts = ["a", "a", "a", "a</think>b"]
     assert final_texts(texts, prompts) == ["", "a", "a", "\nb"]
+
+
+def test_the_prompt_as_the_model_read_it_decides_whether_thinking_was_begun() -> None:
+    chat = {"prompt": [{"role": "user", "content": "q"}], "completion": r"\boxed{4}", "answer": "4"}
+    with VerifierPool("math", workers=1) as pool:
+        verdicts = pool.score([chat, {**chat, PROMPT_TEXT: "<user>q<assistant><think>\n"}, {**chat, PROMPT_TEXT: "q"}])
+    assert [verdict.reward for verdict in verdicts] == [1.0, 0.0, 1.0]
 
 
 def test_a_degenerate_completion_is_read_in_one_pass() -> None:

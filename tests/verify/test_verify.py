@@ -18,6 +18,7 @@ from ibtpo.verify.outcome import combine
 from ibtpo.verify.pool import VerifierPool
 from ibtpo.verify.rewards import RewardFunctions
 
+
 def row(kind: str = "ok", **columns: object) -> dict[str, object]:
     return {"prompt": "p", "completion": "c", "completion_ids": [1, 2], "kind": kind, **columns}
 

@@ -1,8 +1,8 @@
 r"""`choice_reward`: does a completion choose the right letter of a multiple-choice question?
 
-A letter counts where a text settles on it: in a box, in JSON, in "answer is B" and its like in other languages, in "B is
-correct", alone in the last line, or before the option's text in the last or the only such line. A letter in a sentence
-about another option ("A is wrong", "B or C") does not.
+A letter counts where a text settles on it: in a box, in JSON, in "answer is B" and its like in other languages, in "B
+is correct", alone in the last line, or before the option's text in the last or the only such line. A letter in a
+sentence about another option ("A is wrong", "B or C") does not.
 """
 
 import re
@@ -19,8 +19,11 @@ _QUOTES = "\"'`“”‘’«»"
 # What may stand around a letter: spaces, emphasis, dollars, brackets, quotation marks.
 _OPEN = rf"[\s*_$({{\[{_QUOTES}\\]*"
 _CLOSE = rf"[*_$)}}\]{_QUOTES}\\]*"
-# A letter: in upper case, or in lower case where brackets or quotation marks or the line's end set it apart from a word.
-_LETTER = rf"(?:(?P<upper>[A-J])(?![A-Za-z'’]\w)|(?<=[(\[{_QUOTES}*])(?P<set>[a-j])(?=[)\]{_QUOTES}*])|(?P<lower>[a-j])(?=\s*[.!]?\s*$))"
+# A letter: in upper case, or in lower case where brackets, quotation marks or the line's end set it apart from a word.
+_LETTER = (
+    rf"(?:(?P<upper>[A-J])(?![A-Za-z'’]\w)"
+    rf"|(?<=[(\[{_QUOTES}*])(?P<set>[a-j])(?=[)\]{_QUOTES}*])|(?P<lower>[a-j])(?=\s*[.!]?\s*$))"
+)
 _NAMES = (
     r"(?:option|choice|letter|answer|letra|opci[óo]n|respuesta|lettre|r[ée]ponse|buchstabe|antwort|alternativa|op[çc][ãa]o|"
     r"resposta|lettera|opzione|risposta|optie|вариант)"
@@ -28,15 +31,22 @@ _NAMES = (
 _NAMED = rf"(?:(?:the\s+|la\s+|l')?{_NAMES}\s+)?"
 _ARTICLE = r"(?:(?:the|la|le|l'|el|o|a|die|der|das|de|het|il|lo)\s+)?"
 _NOUN = (
-    r"(?:\bans(?=\s*:)|\brichtig(?=\s+ist\b)|\b(?:answer|solution|response|selection|pick|respuesta|r[ée]ponse|antwort|l[öo]sung|resposta|gabarito|risposta|"
+    r"(?:\bans(?=\s*:)|\brichtig(?=\s+ist\b)"
+    r"|\b(?:answer|solution|response|selection|pick|respuesta|r[ée]ponse|antwort|l[öo]sung|resposta|gabarito|risposta|"
     r"antwoord|odpowied[źz]|odpov[ěe][ďd]|svar|vastaus|cevap|yan[ıi]t|jawaban(?:nya)?|r[ăa]spuns)\b"
-    r"|\b(?:correct|right|best|true|final|chosen|proper|most\s+appropriate)\s+(?:option|choice|letter|alternative|statement|one)\b"
+    r"|\b(?:correct|right|best|true|final|chosen|proper|most\s+appropriate)\s+"
+    r"(?:option|choice|letter|alternative|statement|one)\b"
     r"|\b(?:option|choice)(?=\s+is\b)"
-    r"|\bopci[óo]n\s+correcta\b|\bbonne\s+option\b|\b(?:richtige|korrekte)\s+option\b|\b(?:op[çc][ãa]o|alternativa)\s+corr?ec?ta\b"
-    r"|\bopzione\s+corretta\b|\bjuiste\s+optie\b|đáp án|ответ|відповідь|правильный\s+вариант|верный\s+вариант|الإجابة|الجواب"
+    r"|\bopci[óo]n\s+correcta\b|\bbonne\s+option\b|\b(?:richtige|korrekte)\s+option\b"
+    r"|\b(?:op[çc][ãa]o|alternativa)\s+corr?ec?ta\b"
+    r"|\bopzione\s+corretta\b|\bjuiste\s+optie\b|đáp án|ответ|відповідь|(?:правильный|верный)\s+вариант"
+    r"|الإجابة|الجواب"
     r"|उत्तर|正[确確]的?(?:选项|選項|答案)|答案|正解|答え|解答|정답|답)"
 )
-_ADVERB = r"(?:\s*(?:definitely|clearly|therefore|thus|then|indeed|simply|just|probably|likely|most\s+likely|actually|obviously)\b,?)?"
+_ADVERB = (
+    r"(?:\s*(?:definitely|clearly|therefore|thus|then|indeed|simply|just|probably|likely|most\s+likely|actually|"
+    r"obviously)\b,?)?"
+)
 _VERB = (
     r"(?:\b(?:is|was|(?:would|must|should|will|has\s+to|ought\s+to|seems\s+to|appears\s+to|turns\s+out\s+to)\s+be"
     r"|es|sería|est|serait|ist|lautet|w[äa]re|é|seria|è|sarebbe|jest|är|er|on|este|olur|adalah|là|هي|هو|है|これは)\b"
@@ -47,19 +57,22 @@ _STATED = re.compile(
     rf"{_ARTICLE}{_NAMED}{_OPEN}(?:\s*{_NAMED}{_OPEN})?{_LETTER}(?=(?P<after>[^\n]*))",
     re.IGNORECASE | re.MULTILINE,
 )
-# "선택 B", "选B", "I choose B", "go with B".
+# "选B", "I choose B", "go with B".
 _PICKED = re.compile(
-    rf"(?:(?:故|应|應|所以|因此|我)?(?:选|選)(?:择|擇)?[是为：:]?|\bI(?:'d|\s+would|\s+will|'ll)?\s+(?:choose|chose|pick|picked|select|selected|"
-    rf"go\s+with|went\s+with|answer)|\b(?:elijo|escojo|c'est(?=\s+(?:la\s+)?(?:r[ée]ponse|l'option))|je\s+choisis|ich\s+wähle|escolho|scelgo|выбираю)|"
+    rf"(?:(?:故|应|應|所以|因此|我)?(?:选|選)(?:择|擇)?[是为：:]?"
+    rf"|\bI(?:'d|\s+would|\s+will|'ll)?\s+(?:choose|chose|pick|picked|select|selected|go\s+with|went\s+with|answer)"
+    rf"|\b(?:elijo|escojo|c'est(?=\s+(?:la\s+)?(?:r[ée]ponse|l'option))|je\s+choisis|ich\s+wähle|escolho|scelgo|выбираю)|"
     rf"\b(?:it|this|that)(?:\s+(?:is|must\s+be|has\s+to\s+be|should\s+be)|'s)\s+(?=(?:option|choice|answer|letter)\b|[(*])|"
     rf"\b(?:therefore|thus|so|hence),?\s+(?=(?:option|choice|answer|letter)\s+[({{*]?[A-J]|[(*]+[A-J]))"
     rf"\s*{_ARTICLE}{_NAMED}{_OPEN}(?P<upper>[A-J])(?![A-Za-z'’])(?=(?P<after>[^\n]*))",
     re.IGNORECASE,
 )
 _RIGHT = (
-    r"(?:is|are|must\s+be|es|est|ist|é|è|está|jest|är)\s+(?:(?:the|a|la|le|el|o|die|der|das|definitely|clearly|therefore|thus|indeed|also)\s+)*"
+    r"(?:is|are|must\s+be|es|est|ist|é|è|está|jest|är)\s+"
+    r"(?:(?:the|a|la|le|el|o|die|der|das|definitely|clearly|therefore|thus|indeed|also)\s+)*"
     r"(?:(?:only|best|most\s+accurate)\s+)?(?:correct|right|answer|true|best|correcta|respuesta|correcte|bonne|vraie|réponse|"
-    r"richtig|korrekt|antwort|corret[ao]|certa|resposta|corretta|giusta|risposta)\b(?!\s*[?])|(?:是)?(?:正确|正確|对的|正解)|が正解|верн|правильн"
+    r"richtig|korrekt|antwort|corret[ao]|certa|resposta|corretta|giusta|risposta)\b(?!\s*[?])"
+    r"|(?:是)?(?:正确|正確|对的|正解)|が正解|верн|правильн"
 )
 _IS_RIGHT = re.compile(
     rf"(?:\b(?:option|choice|statement|answer|opción|option|opção|alternativa|opzione|вариант|选项|選項)\s*)?(?<![A-Za-z'’]){_OPEN}"
@@ -84,9 +97,7 @@ _HEDGE = re.compile(
     r"[\s)\]*.}$\"'`]*(?:(?:/|\||&|\bor\b|\band\b|\bou\b|\boder\b|\bo\b|或|和)\s*(?:option\s+)?|,\s*(?=[*(（$\s]*[A-J][)）*$]*\s*(?:[.,;)]|$|\bor\b|\band\b)))"
     r"[*(（$]*(?:\\text\w*\{)?\(?[A-J](?![a-zA-Z])"
 )
-_ONE_OF = re.compile(
-    rf"\b[A-J]{_CLOSE}\s*(?:,|/|&|\b(?:or|and|nor|ou|oder|und|et|y|o)\b|或|和)\s*(?:option\s+)?$"
-)
+_ONE_OF = re.compile(rf"\b[A-J]{_CLOSE}\s*(?:,|/|&|\b(?:or|and|nor|ou|oder|und|et|y|o)\b|或|和)\s*(?:option\s+)?$")
 # What may follow the English words A and I when they are letters of options.
 _BOUNDARY = re.compile(r"\s*$|\s*[)）}.,:;*$!?。，\]\"'`]|\s+(?:because|since|as|given|which|is|[-(—–])")
 _NEGATED = re.compile(r"\b(?:not|n't|never|cannot|no|nicht|pas|non|não)\b", re.IGNORECASE)
@@ -128,9 +139,9 @@ def gold_letter(answer: Any) -> str | None:
 def chosen_letter(text: str) -> str | None:
     r"""The letter A to J that a text settles on, or None.
 
-    The last place that names one wins: a box, else JSON's `"answer"`, else "answer is B", "I choose B", "B is correct", or a last line that is nothing
-    but the letter. If that place says "B or C", the text settles on none. Where there is no such place, a JSON object's
-    `"answer"` counts, then the only line, or the last one, that begins with an option's letter: "B) 4 metres".
+    It is that of the last box, else of JSON's `"answer"`, else of the last place that names one: "answer is B", "I
+    choose B", "B is correct", or a last line that is nothing but the letter. If that place says "B or C", the text
+    settles on none. Without any, it is the letter of the only line that begins with one: "B) 4 metres".
 
     text: the completion without its thinking, see `tags.final_text`.
     """
@@ -142,9 +153,9 @@ def chosen_letter(text: str) -> str | None:
     if not mentions:
         mentions = _in_words(plain)
     last_line = plain.rpartition("\n")[2].strip()
-    if alone := _ALONE.fullmatch(last_line):
-        if not any(mention[0] >= len(text) - len(last_line) for mention in mentions):
-            mentions.append((len(text), alone["letter"].upper()))
+    alone = _ALONE.fullmatch(last_line)
+    if alone and not any(mention[0] >= len(text) - len(last_line) for mention in mentions):
+        mentions.append((len(text), alone["letter"].upper()))
     if mentions:
         return max(mentions, key=lambda mention: mention[0])[1]
     return _option_line(plain)
@@ -160,7 +171,7 @@ def _in_words(text: str) -> list[tuple[int, str | None]]:
                 continue
             letter = match["upper"] or groups.get("set") or groups.get("lower") or ""
             after = match["after"]
-            if not letter or (pattern is _STATED and match["upper"] and not letter.isupper() and not _set_apart(match)):
+            if not letter or (match["upper"] and not letter.isupper() and not _set_apart(match)):
                 continue
             if _HEDGE.match(after):
                 mentions.append((match.start("after"), None))
@@ -177,15 +188,13 @@ def _set_apart(match: re.Match[str]) -> bool:
     """Whether a letter in lower case is no word: it is in brackets or marks, or ends its line."""
     before = match.string[match.start("upper") - 1 : match.start("upper")]
     after = match.string[match.end("upper") :]
-    return (
-        (before in tuple("([*" + _QUOTES)
-        and after[:1] in tuple(")]*" + _QUOTES))
-        or bool(re.match(r"\s*[.!)]?\s*(?:$|\n)", after))
+    return (before in tuple("([*" + _QUOTES) and after[:1] in tuple(")]*" + _QUOTES)) or bool(
+        re.match(r"\s*[.!)]?\s*(?:$|\n)", after)
     )
 
 
 def _option_line(text: str) -> str | None:
-    """The letter before an option's text in the last line, or else in the first; None where several options are listed."""
+    """The letter before an option's text in the last line, or else in the first; None where several are listed."""
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     letters = {letter for line in lines[-_LAST_LINES:] if (letter := _marked_letter(line, whole=False))}
     if len(letters) != 1:

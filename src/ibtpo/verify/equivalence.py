@@ -39,7 +39,30 @@ _LEFT_SIDE = r"(?P<left>(?:[A-Za-z\\ '(),|{}]|_\{?\w+\}?)*[A-Za-z}](?:[ ')]|_\{?
 _ASSIGNED = re.compile(_LEFT_SIDE + r"\s*=\s*(?:[^=<>]*=\s*)*(?P<right>[^=<>]+)")
 _MEMBER = re.compile(r"[A-Za-z]\s*\\in(?![a-zA-Z])\s*(?P<right>.+)")
 _LONG_WORD = re.compile(r"(?<![A-Za-z\\])(?=[A-Za-z]*[aeiouyAEIOUY])[A-Za-z]{3,}")
-_FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "arcsin", "arccos", "arctan", "log", "exp", "sqrt", "gcd", "lcm", "max", "min", "mod", "det", "lim"}
+_FUNCTIONS = {
+    "sin",
+    "cos",
+    "tan",
+    "cot",
+    "sec",
+    "csc",
+    "sinh",
+    "cosh",
+    "tanh",
+    "arcsin",
+    "arccos",
+    "arctan",
+    "log",
+    "exp",
+    "sqrt",
+    "gcd",
+    "lcm",
+    "max",
+    "min",
+    "mod",
+    "det",
+    "lim",
+}
 _RELATION = re.compile(r"<|>|\\(?:le|ge|ne|cup|setminus|mathbb|in)(?![a-zA-Z])")
 _TO = re.compile(r"(?P<left>\S+)\s*(?:\bto\b|" + TEXT + r"\{\s*to\s*\})\s*(?P<right>\S+)")
 
@@ -89,9 +112,9 @@ def _same(gold: str, answer: str) -> bool:
 
 def _same_parts(gold: str, gold_parts: list[str], answer: str, answer_parts: list[str]) -> bool:
     """Whether two answers are equal of which at least one is a list of several parts."""
-    for (whole, alone), others in (((gold, gold_parts), answer_parts), ((answer, answer_parts), gold_parts)):
-        if len(alone) == 1 and (found := _tuple(_without_name(alone[0], "")[0])) is not None:
-            return found[0] == "()" and whole[:1] != "\\" and _same_in_order(found[1], others)
+    for whole, alone, others in ((gold, gold_parts, answer_parts), (answer, answer_parts, gold_parts)):
+        if len(alone) == 1 and (pair := _tuple(_without_name(alone[0], "")[0])) is not None:
+            return pair[0] == "()" and whole[:1] != "\\" and _same_in_order(pair[1], others)
     if gold.startswith(r"\{") and answer.startswith(r"\{"):
         gold_parts, answer_parts = _distinct(gold_parts), _distinct(answer_parts)
     if len(gold_parts) != len(answer_parts):
@@ -236,7 +259,7 @@ def _tuple(text: str) -> tuple[str, list[str]] | None:
 
 
 def _without_name(gold: str, answer: str) -> tuple[str, str]:
-    r"""Both answers without a name before them, `x = 5` as 5 and `x \in A` as A, unless the names are different ones."""
+    r"""Both answers without a name before them, `x = 5` as 5 and `x \in A` as A, unless the names differ."""
     names, values = [], []
     for side in (gold, answer):
         match = _ASSIGNED.fullmatch(side) or _MEMBER.fullmatch(side)

@@ -15,7 +15,9 @@ _BRACES = re.compile(
     r"\\(?:boxed|fbox)(?:(?P<box>\s*\{)|(?P<bare>\s+[^\s{}$\\]+|\d[^\s{}$\\]*))|\\.|[{}]", re.DOTALL
 )  # `\.` skips escaped braces: those are a set's, not the box's
 _HASHES = re.compile(r"^\s*####\s*(.+?)\s*$", re.MULTILINE)
-_ANCHOR = re.compile(r"(?i)(?:\banswers?\b[^\n.:=]{0,60}?(?:\bis\b|\bare\b|[:=])|答案[是为：:]+)[\s:：*_]*(?P<answer>[^\n]*)")
+_ANCHOR = re.compile(
+    r"(?i)(?:\banswers?\b[^\n.:=]{0,60}?(?:\bis\b|\bare\b|[:=])|答案[是为：:]+)[\s:：*_]*(?P<answer>[^\n]*)"
+)
 _ASIDE = re.compile(r"[*_`]*,?\s+(?:not|rather\s+than|instead\s+of|because|since|whereas)\b")
 _NOT = re.compile(r"[*_`]*,?\s+not\s+(?=[$\\*]*\d)")
 _SENTENCE_END = re.compile(r"\.(?=\s|[*`_]*\s*$)|。")
@@ -50,8 +52,10 @@ def last_boxed(text: str) -> str | None:
 
 
 def explicit_answer(text: str) -> str | None:
-    r"""What a text marks as its answer: in its last complete `\boxed{}`, else in its last line that starts with `####`,
-    else as the last `"answer"` of a JSON object. None if it marks none.
+    r"""What a text marks as its answer, or None.
+
+    It is the content of the last complete `\boxed{}`, else the last line that starts with `####`, else the last
+    `"answer"` of a JSON object.
     """
     boxed = last_boxed(text)
     if boxed is not None:
@@ -65,8 +69,8 @@ def explicit_answer(text: str) -> str | None:
 def final_words(text: str) -> tuple[str, bool]:
     """The words of a text that hold its final answer, and whether an "answer is" stands before them.
 
-    They are what follows the last "answer is", to the end of its line, of the formula or of the list it starts, else the
-    last line.
+    They are what follows the last "answer is", to the end of its line, of the formula or of the list it starts, else
+    the last line.
     """
     text = _FENCE.sub("", text).strip()
     for anchor in reversed(list(_ANCHOR.finditer(text))):

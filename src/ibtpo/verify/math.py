@@ -1,8 +1,8 @@
 r"""`math_reward`: is the final answer of a completion mathematically equal to the gold answer?
 
-Three questions, a module each: which part of the completion counts (`tags`: no thinking), where it says its answer
-(`extract`: the last complete `\boxed{...}`, a `####` line, "answer is", the last line), and whether that equals the gold
-answer (`equivalence`, which asks math-verify where no cheaper comparison decides).
+Three questions, a module each: which part of the completion counts (`tags`: no thinking), where that says its answer
+(`extract`: the last complete `\boxed{...}`, a `####` line, "answer is", the last line), and whether that equals the
+gold answer (`equivalence`, which asks math-verify where no cheaper comparison decides).
 """
 
 import math
@@ -20,7 +20,7 @@ from .tags import ANSWER_TAGS, THINKING_TAGS, final_text, final_texts
 
 # A number in prose, with what may follow it; and what must not stand beside it, because it is part of a formula then.
 _NUMBER = re.compile(
-    r"(?P<before>[^\s\d.,]?)(?P<number>-?(?:\d+ \d+/\d+|\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?(?:/\d+|(?::\d+)+)?)(?:\s?\\?%)?)(?![\d\w])"
+    r"(?P<number>-?(?:\d+ \d+/\d+|\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?(?:/\d+|(?::\d+)+)?)(?:\s?\\?%)?)(?!\w)"
 )
 _FORMULA_BEFORE = re.compile(r"[-+*/^\\{(\[,]\s*$|[A-Za-z\d_)}\]]$")
 _FORMULA_AFTER = re.compile(r"\s*[-+*/^=<>_({\\\[]|\s*[)\]}]")
@@ -56,8 +56,8 @@ def math_reward(
 def gold_text(answer: Any) -> str | None:
     """A gold answer as text: its box or `####` line if it has one. None for None, NaN and an empty text.
 
-    answer: text in LaTeX or plain, or a number, or a list with one of them. What several texts in a list mean, all parts
-        of one answer or forms of which each will do, cannot be told from the list.
+    answer: text in LaTeX or plain, or a number, or a list with one of them. What several texts in a list mean, all
+        parts of one answer or forms of which each will do, cannot be told from the list.
 
     Raises `DataError` for anything else.
     """
@@ -77,8 +77,8 @@ def gold_text(answer: Any) -> str | None:
 def is_correct(text: str, gold: str) -> bool:
     r"""Whether the final answer of a text equals the gold answer.
 
-    The final answer is the last complete `\boxed{}`; without a box it is what follows the last `####`, else the value of
-    `"answer"` in JSON, else what follows the last "answer is" or "answer:", else the last expression of the text.
+    The final answer is the last complete `\boxed{}`; without a box it is what follows the last `####`, else the value
+    of `"answer"` in JSON, else what follows the last "answer is" or "answer:", else the last expression of the text.
 
     text: the completion without its thinking, see `tags.final_text`.
     gold: the gold answer, without a box or prose around it.

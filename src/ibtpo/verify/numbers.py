@@ -1,4 +1,4 @@
-r"""Numbers as answers write them, read exactly: `-3`, `1,234.5`, `1.5e10`, `6.02\times 10^{23}`, `3/4`, `2\frac{1}{4}`, `0.1\overline{6}`.
+r"""Numbers as answers write them, read exactly: `1,234.5`, `1.5e10`, `6.02\times 10^{23}`, `2\frac{1}{4}`, `5e-8`.
 
 No value passes through a float, so `10^{-20}` is not 0, and 0.1 + 0.2 would be 0.3.
 """
@@ -68,7 +68,7 @@ def same_number(a: Number, b: Number) -> bool:
 
 @lru_cache(maxsize=4096)
 def read_number(text: str) -> Number | None:
-    r"""The number that a cleaned text (see `latex.clean`) is; None where it is anything else, such as `2+3` or `\sqrt{2}`."""
+    r"""The number that a cleaned text (see `latex.clean`) is; None where it is more, such as `2+3` or `\sqrt{2}`."""
     text = text.strip()
     if not text or len(text) > _MAX_CHARS or not any(char.isdigit() for char in text):
         return None
@@ -117,13 +117,14 @@ def _decimal(digits: str, exponent: int) -> Number | None:
 
 def _repeating(before: str, fixed: str, period: str) -> Number:
     r"""The value of a decimal whose period never ends, such as 0.1\overline{6}."""
-    whole, repeated = int(before + fixed or "0"), Fraction(int(period), 10 ** len(period) - 1)
+    whole = Fraction(int(before + fixed or "0"))
+    repeated = Fraction(int(period), 10 ** len(period) - 1)
     return Number((whole + repeated) / 10 ** len(fixed))
 
 
 def _terminates(value: Fraction) -> bool:
     """Whether a fraction is a decimal with finitely many digits."""
-    rest = value.denominator
+    rest: int = value.denominator
     for prime in (2, 5):
         while rest % prime == 0:
             rest //= prime

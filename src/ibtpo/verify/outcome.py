@@ -10,7 +10,7 @@ from .._options import OPTIONS
 from .._text import describe, short
 from ..errors import ConfigError
 from ..tree import MOST_REWARD
-from . import Verdict
+from . import PROMPT_TEXT, Verdict
 
 # What every verifier has where nothing else is given.
 TIMEOUT: float = OPTIONS["verifier_timeout"].default  # seconds a row
@@ -32,7 +32,13 @@ def call(func: RewardFunction, rows: Sequence[Mapping[str, Any]], extra: Mapping
 
     Raises `TypeError` if the result is not a sequence, and whatever the function raises.
     """
-    columns = {key for row in rows for key in row} - {"prompt", "completion", "completion_ids", *(extra or {})}
+    columns = {key for row in rows for key in row} - {
+        "prompt",
+        "completion",
+        "completion_ids",
+        PROMPT_TEXT,
+        *(extra or {}),
+    }
     result = func(
         prompts=[row.get("prompt") for row in rows],
         completions=[row["completion"] for row in rows],

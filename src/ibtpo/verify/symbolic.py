@@ -11,7 +11,8 @@ are off; the deadline is that of the verifier's process (`pool.VerifierPool`). F
 - A list is a set to it, so that 3, 3, 5 equals 3, 5; a ratio is a division, and `2 1/4` is 2/4: `math` takes lists,
   ratios and plain numbers apart before it asks.
 - The letter i is a variable: it is made the imaginary unit.
-- `\pm` is not expanded, `1.5e10` is 1.5·e·10, old LaTeX and Unicode are not read: `latex`, `numbers` and `math` do that.
+- `\pm` is not expanded, `1.5e10` is 1.5·e·10, old LaTeX and Unicode are not read: `latex`, `numbers` and
+  `equivalence` do that.
 """
 
 import logging
@@ -73,7 +74,7 @@ def same_value(value: Any | None, answer: Any | None) -> bool:
 
 
 def same_sets(gold: str, answer: str) -> bool:
-    r"""Whether two texts, of which at least one has a relation, are the same set of numbers: `x<2` and `(-\infty, 2)`."""
+    r"""Whether two texts, of which at least one has a relation, are the same set: `x<2` and `(-\infty, 2)`."""
     if not (_is_set(gold) and _is_set(answer)):
         return False
     first, second = read_set(gold), read_set(answer)
@@ -94,14 +95,14 @@ def _is_set(text: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def read_set(text: str) -> Any | None:
-    r"""The sympy set of a cleaned text: intervals, relations in one letter, `\{…\}`, `\mathbb{R}`, joined by ∪, "or", ∖."""
+    r"""The sympy set of a cleaned text: intervals, relations in one letter, `\{…\}`, `\mathbb{R}`, with ∪, "or", ∖."""
     from sympy import S, Union
 
     text = re.sub(r"^\s*[a-zA-Z]\s*\\in(?![a-zA-Z])", "", text).strip()
     parts = [part.strip() for part in _OR.split(text)]
     if len(parts) > 1:
-        found = [read_set(part) for part in parts]
-        return None if any(part is None for part in found) else Union(*found)
+        members = [read_set(part) for part in parts]
+        return None if any(member is None for member in members) else Union(*members)
     whole, *without = re.split(r"\\setminus(?![a-zA-Z])|\\backslash(?![a-zA-Z])", text)
     if without:
         base, removed = read_set(whole.strip()), [read_set(part.strip()) for part in without]
@@ -193,11 +194,9 @@ def _same_for_positive_letters(gold: Any, answer: Any) -> bool:
     from sympy import Abs, Pow, Rational, log
 
     try:
-        if (
-            (not gold.is_Pow
-            and not gold.free_symbols)
-            or {s.name for s in gold.free_symbols} != {s.name for s in answer.free_symbols}
-        ):
+        if (not gold.is_Pow and not gold.free_symbols) or {s.name for s in gold.free_symbols} != {
+            s.name for s in answer.free_symbols
+        }:
             return False
         if gold.has(Abs) or answer.has(Abs) or not (gold.is_commutative and answer.is_commutative):
             return False

@@ -20,7 +20,8 @@ ANSWER_TAGS: str = OPTIONS["answer_tags"].default
 
 _JSON_KEY = re.compile(
     r"""["'](?:the[ _])?(?:final|correct|right|best|my|chosen|selected)?[ _]?"""
-    r"""(?:answer|choice|option|letter|selection|solution|result|respuesta|réponse|antwort|答案)(?:[ _](?:choice|letter|option))?["']\s*:\s*"""
+    r"""(?:answer|choice|option|letter|selection|solution|result|respuesta|réponse|antwort|答案)"""
+    r"""(?:[ _](?:choice|letter|option))?["']\s*:\s*"""
     r"""(?P<value>\[?\s*(?:"(?:\\.|[^"\\])*"|'[^'\n]*'|-?[\d.]+(?:[eE][-+]?\d+)?))""",
     re.IGNORECASE,
 )
@@ -61,7 +62,7 @@ def final_texts(
 
 
 def final_text(text: str, *, thinking_tags: str = THINKING_TAGS, answer_tags: str = ANSWER_TAGS) -> str:
-    """The part of a completion that is graded: without its thinking; of the rest, the last complete answer tag's content.
+    """The part of a completion that is graded: all but its thinking, or the content of its last complete answer tag.
 
     All before a closing tag without an opening one is thinking, because a chat template may have opened it, and so is
     all after an opening tag that is never closed. An answer tag that is never closed holds no answer, like a box.

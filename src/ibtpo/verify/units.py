@@ -1,4 +1,4 @@
-r"""Units behind a number: `12 km/h`, `12 \mathrm{~km} / \mathrm{h}`, `9.8\,\mathrm{m}/\mathrm{s}^2`, `5 dollars per kg`.
+r"""Units behind a number: `12 km/h`, `12 \mathrm{~km} / \mathrm{h}`, `9.8\,\mathrm{m}/\mathrm{s}^2`, `$5 per kg`.
 
 The rule: a unit may be left out, on either side. Where both sides have one and this module knows both, they must not
 contradict each other: 5 m is 500 cm, but neither 5 km nor 5 kg. Powers are not compared (cm for cm^2), nor are units
@@ -144,7 +144,7 @@ def read_unit(text: str) -> Unit | None:
 
 
 def read_amount(text: str) -> tuple[Number, str] | None:
-    """A number with a known unit of one dimension, in the dimension's own unit, or several such that add up: `1 h 20 min`.
+    """A number with a known unit of one dimension, or several that add up (`1 h 20 min`), in the dimension's own unit.
 
     Returns the number and the dimension, or None for anything else.
     """
@@ -158,7 +158,7 @@ def read_amount(text: str) -> tuple[Number, str] | None:
 
 
 def read_compound(text: str) -> tuple[Number, str] | None:
-    """An amount of several units of one dimension, the largest first, in the dimension's own: `1 hour 20 minutes` is 4800."""
+    """An amount of several units of one dimension, the largest first: 4800 and "time" for `1 hour 20 minutes`."""
     at, total, found = 0, Fraction(0), []
     while match := _PART.match(text, at):
         known = _look_up(match["macro"] or match["bare"])

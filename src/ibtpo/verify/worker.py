@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 from .._extras import load_object
 from .._text import describe
 from ..errors import IBTPOError
-from . import BUILTIN
+from . import BUILTIN, PROMPT_TEXT
 from .outcome import Outcome, RewardFunction, call, count, to_outcome
 
 HEADER = struct.Struct("<I")
@@ -74,8 +74,11 @@ def load(name: str) -> RewardFunction:
 
 def _judge(function: RewardFunction, row: dict[str, Any], tags: dict[str, str]) -> Outcome:
     """What one function says of a row: its value, or why there is none. It never raises an `Exception`."""
+    own = function.__module__.startswith(f"{__package__}.")
+    if own and PROMPT_TEXT in row:
+        row = {**row, "prompt": row[PROMPT_TEXT]}
     try:
-        values = call(function, [row], tags if function.__module__.startswith(__package__ + ".") else None)
+        values = call(function, [row], tags if own else None)
     except Exception as error:
         return None, describe(error)
     if len(values) != 1:
