@@ -120,4 +120,4 @@ def _last_number(text: str) -> str | None:
 
 def prepare() -> None:
     """Imports and warms up math-verify, so that the first row does not pay for it."""
-    math_reward([r"\boxed{x^2 + 2}"], [r"x^2 + 1"])  # nothing but math-verify can tell them apart
+    math_reward([r"\boxed{1 + x^2}"], [r"x^2 + 1"])  # no cheaper comparison decides
