@@ -103,8 +103,7 @@ def _same(gold: str, answer: str) -> bool:
     gold, answer = _without_name(gold_parts[0], answer_parts[0])
     gold_tuple, answer_tuple = _tuple(gold), _tuple(answer)
     if gold_tuple and answer_tuple:
-        (gold_marks, first), (answer_marks, second) = gold_tuple, answer_tuple
-        return gold_marks == answer_marks and _same_in_order(first, second)
+        return gold_tuple[0] == answer_tuple[0] and _same_in_order(gold_tuple[1], answer_tuple[1])
     if (gold, answer) != (gold_parts[0], answer_parts[0]):
         return _same(gold, answer)
     return _same_single(gold, answer)

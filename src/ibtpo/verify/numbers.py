@@ -93,8 +93,8 @@ def _unsigned(text: str) -> Number | None:
         top, bottom = int(match["top"] or match["over"]), int(match["bottom"] or match["under"])
         return Number(int(match["whole"]) + Fraction(top, bottom)) if 0 < top < bottom else None
     if match := _FRACTION.fullmatch(text):
-        bottom = Fraction(match["bottom"] or match["under"])
-        return Number(Fraction(match["top"] or match["over"]) / bottom) if bottom else None
+        under = Fraction(match["bottom"] or match["under"])
+        return Number(Fraction(match["top"] or match["over"]) / under) if under else None
     if match := _REPEATING.fullmatch(text):
         period = match["line"] or match["round"] or f"{match['first']}{match['middle']}{match['last']}"
         return _repeating(match["before"], match["fixed"], period)
