@@ -80,6 +80,15 @@ OPTIONS = {
     # Verifying.
     "verifier_timeout": Option(30.0, "seconds a verifier may take for one answer"),
     "verifier_workers": Option(2, "child processes for verifiers given by name"),
+    "thinking_tags": Option(
+        "<think> </think> <thinking> </thinking> <thought> </thought> <reasoning> </reasoning> [THINK] [/THINK] "
+        "◁think▷ ◁/think▷ <|begin_of_thought|> <|end_of_thought|>",
+        "pairs of tags around thinking, which built-in verifiers do not grade",
+    ),
+    "answer_tags": Option(
+        "<answer> </answer> <|begin_of_solution|> <|end_of_solution|>",
+        "pairs of tags around the final answer: where there are some, built-in verifiers grade only the last",
+    ),
 }
 
 

@@ -35,7 +35,7 @@ from .errors import ConfigError, EngineError, IBTPOError, unknown
 from .score import ScoreOptions
 from .steps import PieceDecoder, cut, make_splitter
 from .tree import ROOT, Node, ReasoningTree
-from .verify import Verdict, Verifier
+from .verify import PROMPT_TEXT, Verdict, Verifier
 
 T = TypeVar("T")
 
@@ -402,6 +402,7 @@ class TreeSearch:
             **prompt.columns,
             "completion": [{"role": "assistant", "content": text}] if prompt.conversational else text,
             "completion_ids": ids,
+            PROMPT_TEXT: prompt.text,
         }
         if self.options.deterministic:
             begin = time.perf_counter()

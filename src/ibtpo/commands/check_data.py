@@ -1,4 +1,4 @@
-"""Do the reference answers of a data file score 1.0 through the verifier, and those of other problems not?
+"""Do the reference answers of a data file score 1.0 through the verifier, in two forms, and other problems' not?
 
 Ask this before any training. The exit code is 1 if more than 0.5 % of a file's answers fail.
 """

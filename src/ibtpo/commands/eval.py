@@ -146,8 +146,8 @@ def finish(
     if how["verifier"] == "ifeval":
         from ..evaluation.stored_answers import ifeval_accuracies
 
-        workers, timeout = args.verifier_workers, args.verifier_timeout
-        levels = ifeval_accuracies(result.answers, problems, workers=workers, timeout=timeout)
+        workers, timeout, thinking = args.verifier_workers, args.verifier_timeout, args.thinking_tags
+        levels = ifeval_accuracies(result.answers, problems, workers=workers, timeout=timeout, thinking_tags=thinking)
     record = {**result.to_json(), **({"levels": levels} if levels else {}), **how}
     if args.output is not None:
         from ..evaluation.stored_answers import answer_lines

@@ -66,7 +66,13 @@ def open_verifier(args: argparse.Namespace, name: str) -> "VerifierPool":
     """
     from ..verify.pool import VerifierPool
 
-    return VerifierPool(name, workers=args.verifier_workers, timeout=args.verifier_timeout)
+    return VerifierPool(
+        name,
+        workers=args.verifier_workers,
+        timeout=args.verifier_timeout,
+        thinking_tags=args.thinking_tags,
+        answer_tags=args.answer_tags,
+    )
 
 
 def open_model(args: argparse.Namespace) -> tuple["Engine", Any]:

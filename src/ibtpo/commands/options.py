@@ -70,7 +70,7 @@ def add_problem_options(group: Any, *, required: bool, benchmarks: bool) -> None
 
 
 def add_verifier_options(group: Any, default: str) -> None:
-    """Declares `--verifier` and its limits.
+    """Declares `--verifier`, its limits, and the tags that built-in verifiers know.
 
     group: the parser or the group that gets the options.
     default: what the help text says is taken without `--verifier`.
@@ -78,6 +78,8 @@ def add_verifier_options(group: Any, default: str) -> None:
     group.add_argument("--verifier", help=f"{', '.join(BUILTIN)} or {DOTTED} (default: {default})")
     add_option(group, "verifier_workers")
     add_option(group, "verifier_timeout")
+    add_option(group, "thinking_tags")
+    add_option(group, "answer_tags")
 
 
 def add_tree_options(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from ..tasks.problems import Problem
 from ..verify import Verifier
 from ..verify.ifeval import LEVELS
 from ..verify.pool import VerifierPool
+from ..verify.tags import THINKING_TAGS
 from .evaluate import Answer
 from .statistics import bootstrap_interval
 
@@ -102,7 +103,13 @@ def by_problem(answers: Sequence[Answer]) -> list[list[Answer]]:
 
 
 def ifeval_accuracies(
-    answers: Sequence[Answer], problems: Sequence[Problem], *, workers: int = 2, timeout: float = 10.0, seed: int = 0
+    answers: Sequence[Answer],
+    problems: Sequence[Problem],
+    *,
+    workers: int = 2,
+    timeout: float = 10.0,
+    thinking_tags: str = THINKING_TAGS,
+    seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """The accuracy of answers to IFEval prompts at each of its levels, with 95 % intervals.
 
@@ -110,6 +117,7 @@ def ifeval_accuracies(
     problems: the IFEval problems they answer.
     workers: how many child processes grade them.
     timeout: seconds an answer's grading may take.
+    thinking_tags: pairs of tags around thinking, which is not graded.
     seed: seed of the intervals.
 
     At prompt level an answer is right if it follows all its instructions; at instruction level each instruction counts
@@ -119,7 +127,8 @@ def ifeval_accuracies(
     by_id = {p.id: p for p in problems}
     graded = [a for a in answers if a.grade is not None]
     rows = [{**by_id[a.id].columns, "completion": a.completion} for a in graded]
-    with VerifierPool([f"ibtpo.verify.ifeval:{level}" for level in LEVELS], workers=workers, timeout=timeout) as pool:
+    names = [f"ibtpo.verify.ifeval:{level}" for level in LEVELS]
+    with VerifierPool(names, workers=workers, timeout=timeout, thinking_tags=thinking_tags) as pool:
         verdicts = pool.score(rows)
     values: dict[str, list[tuple[float | None, ...]]] = {}
     for answer, verdict in zip(graded, verdicts, strict=True):

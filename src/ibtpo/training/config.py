@@ -84,7 +84,7 @@ class IBTPOConfig(GRPOConfig):
 
     - `tree` to `lookahead`: how trees grow, are scored and turned into advantages.
     - `regularizer`, `regularizer_coef`: see `regularizers`.
-    - `engine` to `verifier_workers`: how answers are sampled and verified.
+    - `engine` to `answer_tags`: how answers are sampled and verified.
     - `max_generated_tokens` ends a run after so many tokens; `packed_tokens` bounds the shared-prefix update;
       `save_trees_every` and `run_dir` say which trees are stored, and where.
 
@@ -129,6 +129,8 @@ class IBTPOConfig(GRPOConfig):
     deterministic_rollouts: bool | None = _own(None, "wait for each verdict; default: on without an accelerator")
     verifier_timeout: float = option("verifier_timeout")
     verifier_workers: int = option("verifier_workers")
+    thinking_tags: str = option("thinking_tags")
+    answer_tags: str = option("answer_tags")
     save_trees_every: int = _own(10, "write the trees of every n-th step to trees/ in the output folder; 0 is never")
     run_dir: str | None = _own(None, "folder for trees/; default: output_dir")
 

@@ -38,6 +38,7 @@ from ..tree import ReasoningTree, write_trees
 from ..verify import Verifier
 from ..verify.open import open_verifier
 from ..verify.rewards import RewardFunctions
+from ..verify.tags import ANSWER_TAGS, THINKING_TAGS
 from .rows import has_image
 
 PREFIX = "ibtpo/probe/"
@@ -277,4 +278,10 @@ def _open_verifier(trainer: Any, reward_funcs: Any) -> Verifier:
     def drop(*_: Any, **__: Any) -> None:
         """Drops what a reward function logs: it must not be mixed with what it logs in training."""
 
-    return open_verifier(reward_funcs, weights=weights, extra={"log_metric": drop, "log_extra": drop})
+    return open_verifier(
+        reward_funcs,
+        weights=weights,
+        extra={"log_metric": drop, "log_extra": drop},
+        thinking_tags=getattr(trainer.args, "thinking_tags", THINKING_TAGS),  # `trainer` may be TRL's own
+        answer_tags=getattr(trainer.args, "answer_tags", ANSWER_TAGS),
+    )

@@ -126,7 +126,12 @@ class IBTPOTrainer(GRPOTrainer):
         if not isinstance(args, IBTPOConfig):
             raise ConfigError(f"args must be an IBTPOConfig, got {type(args).__name__}")
         self.verifier = open_verifier(
-            reward_funcs, weights=args.reward_weights, workers=args.verifier_workers, timeout=args.verifier_timeout
+            reward_funcs,
+            weights=args.reward_weights,
+            workers=args.verifier_workers,
+            timeout=args.verifier_timeout,
+            thinking_tags=args.thinking_tags,
+            answer_tags=args.answer_tags,
         )
         self.timer = StepTimer()
         with tree_generation():

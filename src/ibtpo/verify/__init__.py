@@ -17,6 +17,10 @@ BUILTIN = {
     "ifeval": "ibtpo.verify.ifeval:ifeval_reward",
 }
 
+# The column of a row that holds the prompt as the model read it, where that is known: a chat template may have opened
+# the thinking at its end. Reward functions are not given it.
+PROMPT_TEXT = "ibtpo_prompt_text"
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

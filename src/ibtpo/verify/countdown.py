@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from . import completion_text
+from .tags import ANSWER_TAGS, THINKING_TAGS, final_texts
 
 # Bounds on the parser's work, whatever the text.
 MAX_EXPRESSION = 500  # characters
@@ -33,6 +33,9 @@ def countdown_reward(
     numbers: Sequence[Any] | None = None,
     target: Sequence[Any] | None = None,
     answer: Sequence[Any] | None = None,
+    prompts: Sequence[Any] | None = None,
+    thinking_tags: str = THINKING_TAGS,
+    answer_tags: str = ANSWER_TAGS,
     **kwargs: Any,
 ) -> list[float | None]:
     """TRL reward function: 1.0 for a right answer, 0.0 otherwise.
@@ -41,11 +44,16 @@ def countdown_reward(
     numbers: (R,) lists of the integers that must each be used exactly once.
     target: (R,) numbers to arrive at.
     answer: (R,) targets for the rows that have no `target`.
+    prompts, thinking_tags, answer_tags: see `tags.final_texts`.
 
     Returns (R,) rewards, None where a row has no numbers or no target. Nothing in a completion or a row makes it raise.
     """
     rows: list[float | None] = []
-    for i, completion in enumerate(completions):
+    whole = final_texts(completions, prompts, thinking_tags=thinking_tags, answer_tags="")
+    tagged = final_texts(whole, answer_tags=answer_tags)
+    for i, (text, answer_only) in enumerate(zip(whole, tagged, strict=True)):
+        if text != answer_only and "<answer>" not in text.lower():  # tags of the user's own
+            text = f"<answer>{answer_only}</answer>"
         given = _numbers(_at(numbers, i))
         wanted = _number(_at(target, i))
         if wanted is None:
@@ -53,7 +61,7 @@ def countdown_reward(
         if given is None or wanted is None:
             rows.append(None)
         else:
-            rows.append(float(is_right(completion_text(completion), given, wanted)))
+            rows.append(float(is_right(text, given, wanted)))
     return rows
 
 

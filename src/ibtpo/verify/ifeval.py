@@ -3,7 +3,7 @@
 The checkers are those of lm-evaluation-harness. There are four functions with TRL's reward signature, one for each of
 `LEVELS`. "Strict" judges the answer as it stands; "loose" also judges it without its first or last line and without
 asterisks, and one success is enough. At prompt level all instructions must be followed; at instruction level the value
-is the share of them that are.
+is the share of them that are. Thinking (`<think>…</think>`) is cut off before: instructions are about the answer.
 """
 
 import json
@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..errors import DependencyError
-from . import completion_text
+from .tags import THINKING_TAGS, final_texts
 
 LEVELS = ("prompt_strict", "prompt_loose", "instruction_strict", "instruction_loose")
 
@@ -28,11 +28,14 @@ def _level(level: str) -> Callable[..., list[float]]:
         completions: Sequence[Any],
         instruction_id_list: Sequence[list[str]],
         kwargs: Sequence[list[dict[str, Any]]],
+        prompts: Sequence[Any] | None = None,
+        thinking_tags: str = THINKING_TAGS,
         **columns: Any,
     ) -> list[float]:
+        texts = final_texts(completions, prompts, thinking_tags=thinking_tags, answer_tags="")
         return [
-            check(completion_text(completion), json.dumps(names), json.dumps(given))[level]
-            for completion, names, given in zip(completions, instruction_id_list, kwargs, strict=True)
+            check(text, json.dumps(names), json.dumps(given))[level]
+            for text, names, given in zip(texts, instruction_id_list, kwargs, strict=True)
         ]
 
     reward.__name__ = level

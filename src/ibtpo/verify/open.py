@@ -7,6 +7,7 @@ from ..errors import ConfigError
 from .outcome import TIMEOUT, WORKERS, RewardFunction
 from .pool import VerifierPool
 from .rewards import RewardFunctions
+from .tags import ANSWER_TAGS, THINKING_TAGS
 
 
 def open_verifier(
@@ -16,6 +17,8 @@ def open_verifier(
     workers: int = WORKERS,
     timeout: float = TIMEOUT,
     extra: Mapping[str, Any] | None = None,
+    thinking_tags: str = THINKING_TAGS,
+    answer_tags: str = ANSWER_TAGS,
 ) -> VerifierPool | RewardFunctions:
     """Makes the verifier for one reward or several.
 
@@ -26,6 +29,7 @@ def open_verifier(
     timeout: how many seconds one answer may take; for functions, how many one call may.
     extra: keyword arguments for every call of a function. Rewards given by name get none of them, because they run in
         another process.
+    thinking_tags, answer_tags: pairs of tags that built-in verifiers know, for rewards that are given by name.
 
     Raises `ConfigError` when nothing is given, when names and functions are mixed, and as the two verifiers do.
     """
@@ -34,7 +38,8 @@ def open_verifier(
     several = isinstance(reward_funcs, Sequence) and not isinstance(reward_funcs, str)
     rewards = list(reward_funcs) if several else [reward_funcs]
     if all(isinstance(reward, str) for reward in rewards):
-        return VerifierPool(rewards, weights=weights, workers=workers, timeout=timeout)
+        tags = {"thinking_tags": thinking_tags, "answer_tags": answer_tags}
+        return VerifierPool(rewards, weights=weights, workers=workers, timeout=timeout, **tags)
     if any(isinstance(reward, str) for reward in rewards):
         raise ConfigError(
             "reward_funcs mixes names and functions; give all as names ('package.module:function' for your own) or "

@@ -10,7 +10,7 @@ from .._options import OPTIONS
 from .._text import describe, short
 from ..errors import ConfigError
 from ..tree import MOST_REWARD
-from . import Verdict
+from . import PROMPT_TEXT, Verdict
 
 # What every verifier has where nothing else is given.
 TIMEOUT: float = OPTIONS["verifier_timeout"].default  # seconds a row
@@ -26,13 +26,19 @@ def call(func: RewardFunction, rows: Sequence[Mapping[str, Any]], extra: Mapping
 
     func: a function with TRL's reward signature, plain or async.
     rows: (R,) dicts with `completion` and any other columns. A column that a row lacks is None there.
-    extra: more keyword arguments for the function.
+    extra: more keyword arguments for the function, in place of columns of the same names.
 
     Returns what the function returned, as a list. Its length is not checked.
 
     Raises `TypeError` if the result is not a sequence, and whatever the function raises.
     """
-    columns = {key for row in rows for key in row} - {"prompt", "completion", "completion_ids"}
+    columns = {key for row in rows for key in row} - {
+        "prompt",
+        "completion",
+        "completion_ids",
+        PROMPT_TEXT,
+        *(extra or {}),
+    }
     result = func(
         prompts=[row.get("prompt") for row in rows],
         completions=[row["completion"] for row in rows],

@@ -8,6 +8,7 @@ forked into them.
 
 import asyncio
 import contextlib
+import json
 import os
 import pickle
 import queue
@@ -28,6 +29,7 @@ from .._text import describe
 from ..errors import ConfigError, VerifierError, unknown
 from . import BUILTIN, Verdict
 from .outcome import TIMEOUT, WORKERS, Outcome, check_timeout, check_weights, combine
+from .tags import ANSWER_TAGS, THINKING_TAGS, pairs
 from .worker import HEADER
 
 IMPORT_TIMEOUT = 60.0  # seconds a child may take to import its functions; a row's deadline starts after that
@@ -41,6 +43,7 @@ class VerifierPool:
     weights: (F,) what each function's value is multiplied with before the sum; 1 each by default.
     workers: the number of child processes.
     timeout: how many seconds a row may take, all functions together.
+    thinking_tags, answer_tags: pairs of tags, such as "<think> </think>", that built-in verifiers know, see `tags`.
 
     None or NaN from a function means that it does not apply, and is left out of the sum. A row is an error if no
     function gave it a value, or if one raised, hung, crashed, or gave anything else than one finite number. A pool may
@@ -57,6 +60,8 @@ class VerifierPool:
         weights: Sequence[float] | None = None,
         workers: int = WORKERS,
         timeout: float = TIMEOUT,
+        thinking_tags: str = THINKING_TAGS,
+        answer_tags: str = ANSWER_TAGS,
     ) -> None:
         rewards = tuple(reward) if isinstance(reward, Sequence) and not isinstance(reward, str) else (reward,)
         self.names = tuple(function_name(name) for name in rewards)
@@ -64,7 +69,10 @@ class VerifierPool:
         self.timeout = check_timeout(timeout)
         if workers < 1:
             raise ConfigError(f"workers must be at least 1, got {workers}")
-        self._workers = [_Worker(rewards) for _ in range(workers)]
+        tags = {"thinking_tags": thinking_tags, "answer_tags": answer_tags}
+        for words in tags.values():
+            pairs(words)  # so that a wrong option raises here, not in a child
+        self._workers = [_Worker(rewards, json.dumps(tags)) for _ in range(workers)]
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
         for worker in reversed(self._workers):
             worker.start()  # does not wait: the child imports its functions while the caller goes on
@@ -184,8 +192,9 @@ class VerifierPool:
 class _Worker:
     """One child process and the row that it is working on. Only one thread may use it at a time, but for `kill`."""
 
-    def __init__(self, rewards: tuple[str, ...]) -> None:
+    def __init__(self, rewards: tuple[str, ...], tags: str) -> None:
         self.rewards = rewards
+        self.tags = tags  # as JSON
         self.process: subprocess.Popen[bytes] | None = None
         self.index = -1  # of the row among those of its call of `score`
         self.body = b""  # the row as a pickle
@@ -200,7 +209,7 @@ class _Worker:
         # path means the same function there as here, and a file in the current folder hides no module from the child
         # that it does not hide from us.
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ibtpo.verify.worker", str(os.getpid()), *self.rewards],
+            [sys.executable, "-P", "-m", "ibtpo.verify.worker", str(os.getpid()), self.tags, *self.rewards],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..tasks.walk import DONE, MAX_MOVES, VALUES
-from . import completion_text
+from .tags import ANSWER_TAGS, THINKING_TAGS, final_texts
 
 _STEP = re.compile(r"([-+][0-9]{1,2}) = ([0-9]{1,2})\.")
 
@@ -36,6 +36,9 @@ def walk_reward(
     start: Sequence[int],
     target: Sequence[int],
     moves: Sequence[Sequence[int]],
+    prompts: Sequence[Any] | None = None,
+    thinking_tags: str = THINKING_TAGS,
+    answer_tags: str = ANSWER_TAGS,
     **kwargs: Any,
 ) -> list[float | None]:
     """TRL reward function: 1.0 for a walk that ends at the target and says so, 0.0 otherwise.
@@ -43,10 +46,12 @@ def walk_reward(
     completions: (R,) texts, or TRL's lists of messages, of which the last counts.
     start, target: (R,) integers.
     moves: (R,) lists such as [9, 4, -8, -2].
+    prompts, thinking_tags, answer_tags: see `tags.final_texts`.
     """
     rewards: list[float | None] = []
-    for completion, begin, end, allowed in zip(completions, start, target, moves, strict=True):
-        *steps, last = completion_text(completion).strip().split("\n\n")
+    texts = final_texts(completions, prompts, thinking_tags=thinking_tags, answer_tags=answer_tags)
+    for text, begin, end, allowed in zip(texts, start, target, moves, strict=True):
+        *steps, last = text.strip().split("\n\n")
         values = read_walk(steps, begin, allowed)
         whole = 0 < len(values) == len(steps) <= MAX_MOVES
         rewards.append(float(last == DONE and whole and values[-1] == end))

@@ -1,4 +1,4 @@
-"""The child process of `pool.VerifierPool`: `python -m ibtpo.verify.worker PARENT_PID NAME…`.
+"""The child process of `pool.VerifierPool`: `python -m ibtpo.verify.worker PARENT_PID TAGS NAME…`.
 
 Requests and answers are pickles, each behind its length in 4 bytes. They go through the pipes that this process was
 started with as standard input and output. Those pipes get other file descriptors first, and standard output is joined
@@ -10,6 +10,7 @@ to standard error, so that nothing that a reward function prints gets among the 
     child → parent   (F,) list of (value or None, error or None)
 """
 
+import json
 import os
 import pickle
 import signal
@@ -22,17 +23,18 @@ from typing import Any, BinaryIO
 from .._extras import load_object
 from .._text import describe
 from ..errors import IBTPOError
-from . import BUILTIN
+from . import BUILTIN, PROMPT_TEXT
 from .outcome import Outcome, RewardFunction, call, count, to_outcome
 
 HEADER = struct.Struct("<I")
 _MEMORY_LIMIT = 8 << 30  # bytes of address space for built-in verifiers: an answer like 9^9^9^9 must not fill memory
 
 
-def main(parent: int, names: list[str]) -> None:
+def main(parent: int, tags: dict[str, str], names: list[str]) -> None:
     """Judges rows until the parent closes the pipe or is gone. The head of this file lists the messages.
 
     parent: the process id of the parent.
+    tags: keyword arguments for functions of this package: their tags, see `tags.final_text`.
     names: (F,) the reward functions, see `load`.
     """
     requests, answers = _take_pipes()
@@ -50,7 +52,7 @@ def main(parent: int, names: list[str]) -> None:
         _send(answers, ("begun", None))
         try:
             row = pickle.loads(body)
-            outcomes = [_judge(function, row) for function in functions]
+            outcomes = [_judge(function, row, tags) for function in functions]
         except Exception as error:
             outcomes = [(None, f"the row could not be read: {describe(error)}")] * len(functions)
         _send(answers, outcomes)
@@ -70,10 +72,13 @@ def load(name: str) -> RewardFunction:
     return function
 
 
-def _judge(function: RewardFunction, row: dict[str, Any]) -> Outcome:
+def _judge(function: RewardFunction, row: dict[str, Any], tags: dict[str, str]) -> Outcome:
     """What one function says of a row: its value, or why there is none. It never raises an `Exception`."""
+    own = function.__module__.startswith(f"{__package__}.")
+    if own and PROMPT_TEXT in row:
+        row = {**row, "prompt": row[PROMPT_TEXT]}
     try:
-        values = call(function, [row])
+        values = call(function, [row], tags if own else None)
     except Exception as error:
         return None, describe(error)
     if len(values) != 1:
@@ -131,6 +136,6 @@ if __name__ == "__main__":
     # that pickles and reward functions that import the module meet the same one.
     from . import worker
 
-    worker.main(int(sys.argv[1]), sys.argv[2:])
+    worker.main(int(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:])
     sys.stderr.flush()
     os._exit(0)  # nothing to clean up, and a reward function's threads must not keep this process alive
