@@ -402,9 +402,7 @@ class TreeSearch:
         results = await asyncio.gather(*(job.task for job in running[0]))
         for job, answer in zip(running.popleft(), results, strict=True):
             completion = answer.completion
-            steps = cut(
-                completion.token_ids, completion.logprobs, completion.entropies, answer.pieces, self._splitter
-            )
+            steps = cut(completion.token_ids, completion.logprobs, completion.entropies, answer.pieces, self._splitter)
             tree.add(job.node.id, steps, None, completion.stop_reason, round=job.round, score=job.score)
             answers.append(answer)
             if answer.verdict is not None:

@@ -220,9 +220,7 @@ class RewardFunctions:
             return [], f"timed out after {time.monotonic() - started:.3g} s"
         return result[0]
 
-    def _begin(
-        self, func: RewardFunction, rows: Sequence[dict[str, Any]], logged: _Logged
-    ) -> "Future[list[Any]]":
+    def _begin(self, func: RewardFunction, rows: Sequence[dict[str, Any]], logged: _Logged) -> "Future[list[Any]]":
         """Begins the call of an async function, which ends at its time limit by itself."""
         self._check_abandoned()
         if self._loop is None:

@@ -1,4 +1,4 @@
-"""`Scorer`: between the rollouts of a search, which each wait for one verdict, and a verifier, which takes many rows."""
+"""`Scorer`: between the rollouts of a search, each waiting for one verdict, and a verifier that takes many rows."""
 
 import asyncio
 import time
