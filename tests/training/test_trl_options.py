@@ -64,6 +64,7 @@ class Beside(IBTPOTrainer):
         {"loss_type": "dapo", "epsilon_high": 0.28, "beta": 0.0, "mask_truncated_completions": True},
         {"loss_type": "cispo", "epsilon_high": 5.0},
         {"loss_type": "sapo"},
+        {"loss_type": "bnpo"},
         {"loss_type": "luspo", "importance_sampling_level": "sequence"},
     ],
     ids=str,

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +34,7 @@ from .outcome import (
     to_outcome,
 )
 
+ASYNC_CALLS = 32  # calls under way at once where all functions are async
 MAX_ABANDONED = 3  # hung calls that are left behind before scoring ends
 
 _Returned = tuple[list[Any], str | None]  # what a call gave, and what went wrong
@@ -50,7 +52,8 @@ class RewardFunctions:
         with `log_extra` goes to `Verdict.logged` instead, since calls do not come in the order of TRL's rows. A value
         for `log_metric` is handed on once a row, so that its mean does not depend on how rows were divided into calls.
 
-    Calls of plain functions are made one at a time, so they need not be thread-safe. None or NaN from a function means
+    Calls of plain functions are made one at a time, so they need not be thread-safe; where all functions are async,
+    calls run side by side. None or NaN from a function means
     that it does not apply, and is left out of the sum. A row is an error if no function gave it a value, or if one
     raised, hung, or gave anything else than a finite number. When a call with several rows raises, each is tried alone,
     and those that can be judged are judged together.
@@ -77,6 +80,7 @@ class RewardFunctions:
         self.timeout = check_timeout(timeout)
         self.extra = dict(extra or {})
         self.waits = any(is_async(func) for func in self.funcs)
+        self._plain = not all(is_async(func) for func in self.funcs)
         self._abandoned: list[str] = []
         self._turn = threading.Lock()
         self._device: int | None = None
@@ -99,7 +103,7 @@ class RewardFunctions:
         if not rows:
             return []
         logged: _Logged = [{} for _ in rows]
-        with self._turn:
+        with self._turn if self._plain else nullcontext():
             self._device = device
             functions = list(zip(self.funcs, self.names, strict=True))
             # Async calls begin first, all at once, and go on while plain functions are called one after the other.
@@ -111,7 +115,7 @@ class RewardFunctions:
     async def ascore(self, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
         """The same as `score`, without blocking the event loop; rows of calls that wait are judged together."""
         if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, thread_name_prefix="ibtpo-rewards")
+            self._executor = ThreadPoolExecutor(1 if self._plain else ASYNC_CALLS, thread_name_prefix="ibtpo-rewards")
         verdicts: Future[list[Verdict]] = Future()
         with self._ready_lock:
             self._ready.append((rows, verdicts))
@@ -223,11 +227,13 @@ class RewardFunctions:
     def _begin(self, func: RewardFunction, rows: Sequence[dict[str, Any]], logged: _Logged) -> "Future[list[Any]]":
         """Begins the call of an async function, which ends at its time limit by itself."""
         self._check_abandoned()
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="ibtpo-async-rewards", daemon=True).start()
+        with self._ready_lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="ibtpo-async-rewards", daemon=True).start()
+            loop = self._loop
         work = acall(func, rows, self._arguments(logged))
-        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, self.timeout * len(rows)), self._loop)
+        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, self.timeout * len(rows)), loop)
 
     def _check_abandoned(self) -> None:
         """Raises `VerifierError` once too many calls have hung."""
