@@ -246,6 +246,20 @@ def test_resuming_from_a_checkpoint_continues_the_very_same_run(tiny_model, tmp_
 
 
 @pytest.mark.thorough
+def test_a_checkpoint_within_a_generation_batch_goes_on_with_what_is_left_of_it(tiny_model, tmp_path):
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1, "gradient_accumulation_steps": 2}
+    options |= {"per_device_train_batch_size": 6, "steps_per_generation": 4}
+    whole = train(tiny_model, tmp_path, **options)
+    kept = [(tmp_path / f"checkpoint-{step}" / "ibtpo_batch_0.pt").is_file() for step in range(1, 5)]
+    assert kept == [True, False, True, False]  # a generation batch makes two steps
+    rest = train(tiny_model, tmp_path, resume=str(tmp_path / "checkpoint-1"), **options)
+    np.testing.assert_allclose(logged(rest, "loss"), logged(whole, "loss"), atol=1e-6)
+    assert rest.generated_tokens == whole.generated_tokens
+    for a, b in zip(whole.model.parameters(), rest.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+@pytest.mark.thorough
 def test_micro_batches_give_the_loss_of_one_batch(tiny_model, tmp_path):
     one = train(tiny_model, tmp_path, max_steps=3)
     four = train(tiny_model, tmp_path, max_steps=3, per_device_train_batch_size=6, gradient_accumulation_steps=4)

@@ -89,8 +89,7 @@ class IBTPOConfig(GRPOConfig):
     generation batch, and otherwise TRL's 8.
 
     A tree stays in one process, so the rows of a process, per_device_train_batch_size x steps_per_generation, must be a
-    multiple of G. With checkpoints by steps, `save_steps` must end with a generation batch, because TRL does not store
-    one that is half used: a run resumed from within would sample it again, with other weights.
+    multiple of G.
 
     Raises `ConfigError` for a value that is wrong, for values that do not fit each other, and for options of TRL that
     do not work with trees.
@@ -189,12 +188,6 @@ class IBTPOConfig(GRPOConfig):
                 f"a tree stays in one process: per_device_train_batch_size x steps_per_generation "
                 f"({self.per_device_train_batch_size} x {self.steps_per_generation} = {rows}) must be a multiple of "
                 f"num_generations ({self.num_generations}). Raise gradient_accumulation_steps or the batch size."
-            )
-        cycle = self.steps_per_generation * self.num_iterations
-        if self.save_strategy == "steps" and self.save_steps * self.gradient_accumulation_steps % cycle:
-            raise ConfigError(
-                f"save_steps ({self.save_steps:g}) must end with a generation batch, that is every "
-                f"{cycle / self.gradient_accumulation_steps:g} steps, or a resumed run would sample it again"
             )
         # `ScoreOptions` would refuse both, too, but by the names they have there, ib_beta and value.
         if self.branch_beta is not None and not self.branch_beta > 0:

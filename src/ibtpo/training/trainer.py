@@ -21,8 +21,8 @@ diagnostics are gathered, so every process counts the same tokens and stops at t
 
 Resuming: the steps after a checkpoint get the same questions, whose order depends on (seed, epoch) alone, and the same
 rollout seeds, which depend on (seed, optimiser step, place). A checkpoint holds the tokens and seconds so far in a file
-of our own, `ibtpo_state.json`. It holds no sampled answers; that is why `IBTPOConfig` has checkpoints end with a
-generation batch.
+of our own, `ibtpo_state.json`, and where a generation batch is not used up yet, what is left of it in files
+`ibtpo_batch_RANK.pt`, one a process: TRL would sample it again, with other weights.
 
 Shapes: B rows of this process (trees one after the other, G rows each, absent ones among them), T tokens of the longest
 completion, N nodes of a tree, F reward functions.
@@ -485,12 +485,13 @@ class IBTPOTrainer(GRPOTrainer):
             warnings.warn(text, stacklevel=2)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """TRL's checkpoint, and then a file of our own with the tokens and seconds so far."""
+        """TRL's checkpoint, and then files of our own: the tokens and seconds so far, and a batch half used."""
         super()._save_checkpoint(model, trial)
+        folder = os.path.join(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if used := self._step % self._generate_every:
+            os.makedirs(folder, exist_ok=True)
+            torch.save({"used": used, "inputs": self._buffered_inputs}, self._batch_file(folder))
         if self.args.should_save:
-            folder = os.path.join(
-                self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            )
             with open(os.path.join(folder, STATE_FILE), "w") as f:
                 json.dump({"generated_tokens": self.generated_tokens, "seconds": self.timer.trained}, f)
 
@@ -507,6 +508,13 @@ class IBTPOTrainer(GRPOTrainer):
             super()._load_optimizer_and_scheduler(checkpoint)
             if checkpoint is not None and os.path.exists(path := os.path.join(checkpoint, STATE_FILE)):
                 self.load_counts(path)
+            if checkpoint is not None and os.path.exists(path := self._batch_file(checkpoint)):
+                batch = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+                self._step, self._buffered_inputs = batch["used"], batch["inputs"]
+
+    def _batch_file(self, checkpoint: str) -> str:
+        """Where a checkpoint keeps this process's part of a generation batch that is not used up."""
+        return os.path.join(checkpoint, f"ibtpo_batch_{self.accelerator.process_index}.pt")
 
     def load_counts(self, path: str | Path) -> None:
         """Takes over the tokens and seconds so far from the file that we add to a checkpoint, given by its path."""
