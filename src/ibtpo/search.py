@@ -234,7 +234,7 @@ class TreeSearch:
             trees[tree.id] = tree
             self.rows[tree.id] = [answer.row for answer in answers]
             if not self.together:
-                self.verdicts[tree.id] = [answer.verdict for answer in answers]
+                self.verdicts[tree.id] = [answer.verdict for answer in answers if answer.verdict is not None]
 
         await self._grow_many(prompts, keep)
         whole = [trees[prompt.id] for prompt in prompts]
