@@ -89,6 +89,8 @@ class CreditOptions:
     def __post_init__(self) -> None:
         if not abs(self.lam) <= LARGEST:
             raise ConfigError(f"lam must be finite and within ±{LARGEST:g}, got {self.lam}")
+        if self.divisor is not None and not 0 < self.divisor < math.inf:
+            raise ConfigError(f"divisor must be a finite number > 0, got {self.divisor}")
         find_advantage(self.advantage)
         if self.prefix_weight not in OPTIONS["prefix_weight"].choices:
             raise unknown("prefix_weight", self.prefix_weight, OPTIONS["prefix_weight"].choices)

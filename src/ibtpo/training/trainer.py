@@ -480,7 +480,8 @@ class IBTPOTrainer(GRPOTrainer):
         if self.state.global_step or self._step or self.args.branching == "independent":
             return
         counts = gather_object([(single_steps(tree), len(tree.leaves)) for tree in self.trees])
-        text = single_step_warning(*map(sum, zip(*counts, strict=True)), self.args.splitter)
+        single, answers = (sum(column) for column in zip(*counts, strict=True))
+        text = single_step_warning(single, answers, self.args.splitter)
         if text and self.accelerator.is_main_process:
             warnings.warn(text, stacklevel=2)
 
