@@ -431,3 +431,12 @@ def test_the_reward_spread_does_not_depend_on_the_order_of_trajectories_to_the_l
 def test_a_wrong_credit_option_is_an_error_that_names_it(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         CreditOptions(**options)
+
+
+def test_a_divisor_given_takes_the_place_of_the_trees_own_spread() -> None:
+    tree = star([1.0, 0.0, 0.0, 1.0])
+    for advantage in ("grpo", "ibtpo"):
+        paths = path_advantages(tree, CreditOptions(advantage=advantage, lam=0.0, divisor=2.0))
+        assert [a.tolist() for a in paths] == [[0.25, 0.25], [-0.25, -0.25], [-0.25, -0.25], [0.25, 0.25]]
+    with pytest.raises(ConfigError, match="divisor must be a finite number > 0, got 0"):
+        CreditOptions(divisor=0.0)

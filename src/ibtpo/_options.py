@@ -99,7 +99,9 @@ def option(name: str, **changes: Any) -> Any:
     changes: what is different in this dataclass: default, help or choices.
     """
     row = dataclasses.replace(OPTIONS[name], **changes)
-    return dataclasses.field(default=row.default, metadata={"help": row.text, "choices": row.choices})
+    # The help names the choices. As metadata they would become argparse's in transformers' parser, which then refuses
+    # "delimiter:;" because "delimiter:TEXT" is what is listed, and cannot make switches.
+    return dataclasses.field(default=row.default, metadata={"help": row.text})
 
 
 def pick(cls: Callable[..., T], source: Any, **given: Any) -> T:

@@ -210,6 +210,7 @@ BRANCHING: dict[str, BranchingRule] = {
     "random": random,
     **ADAPTIVE,
 }
+NEEDS_NO_REWARD = ("entropy", "fixed_width", "independent", "random")  # their choices do not depend on rewards
 
 
 def choose_places(

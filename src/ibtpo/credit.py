@@ -64,8 +64,8 @@ class BatchScale:
 class CreditOptions:
     """How rewards become step advantages.
 
-    The last two fields are choices that the paper leaves open (docs/method.md, "What the paper leaves open"), as are
-    those of `score`.
+    `ib_on_uniform_trees` and `prefix_weight` are choices that the paper leaves open (docs/method.md, "What the paper
+    leaves open"), as are those of `score`.
 
     advantage: "ibtpo", "grpo", "treerl", "treepo", or a dotted path `package.module:function` to an
         `AdvantageFunction`, which is loaded when the options are made.
@@ -84,10 +84,13 @@ class CreditOptions:
     score: ScoreOptions = field(default_factory=ScoreOptions)
     ib_on_uniform_trees: bool = option("ib_on_uniform_trees")
     prefix_weight: str = option("prefix_weight")
+    divisor: float | None = None
 
     def __post_init__(self) -> None:
         if not abs(self.lam) <= LARGEST:
             raise ConfigError(f"lam must be finite and within ±{LARGEST:g}, got {self.lam}")
+        if self.divisor is not None and not 0 < self.divisor < math.inf:
+            raise ConfigError(f"divisor must be a finite number > 0, got {self.divisor}")
         find_advantage(self.advantage)
         if self.prefix_weight not in OPTIONS["prefix_weight"].choices:
             raise unknown("prefix_weight", self.prefix_weight, OPTIONS["prefix_weight"].choices)
@@ -112,18 +115,19 @@ def reward_std(rewards: np.ndarray) -> float:
     return math.sqrt(math.fsum((known - mean) ** 2) / (len(known) - 1))
 
 
-def a_gl(tree: ReasoningTree, scores: Scores) -> np.ndarray:
+def a_gl(tree: ReasoningTree, scores: Scores, divisor: float | None = None) -> np.ndarray:
     """Compares the value of each step with the value of the whole tree: the global part of the paper's advantage.
 
         A_GL(s) = (p̂(a*|s) − p̂(a*|q)) / (std({R(τ)}) + 1e-4)
 
     scores: the `score_tree` of the same tree. p̂(a*|q) is the value of the root.
+    divisor: see `CreditOptions`.
 
     Returns (N,) advantages: all 0 when all rewards are equal, and NaN where p̂ is unknown.
     """
     std = reward_std(leaf_rewards(tree))
     delta = scores.p_hat - scores.p_hat[ROOT]
-    return np.where(np.isnan(delta), math.nan, 0.0) if std == 0 else delta / (std + STD_FLOOR)
+    return np.where(np.isnan(delta), math.nan, 0.0) if std == 0 else delta / (divisor or std + STD_FLOOR)
 
 
 def a_ib(scores: Scores, confidence: np.ndarray | None = None) -> np.ndarray:
@@ -165,7 +169,7 @@ def node_advantage(
     Returns (N,) advantages, NaN for the root and where nothing is known.
     """
     scores = scores or score_tree(tree, options.score)
-    total = a_gl(tree, scores)
+    total = a_gl(tree, scores, options.divisor)
     if options.ib_on_uniform_trees or reward_std(leaf_rewards(tree)) > 0:
         total = total + options.lam * a_ib(scores, confidence)
     total[ROOT] = math.nan
@@ -185,7 +189,7 @@ def grpo(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:
     std = reward_std(rewards)
     if std == 0:
         return _per_trajectory(tree, np.zeros(len(rewards)))
-    return _per_trajectory(tree, (rewards - math.fsum(known) / len(known)) / (std + STD_FLOOR))
+    return _per_trajectory(tree, (rewards - math.fsum(known) / len(known)) / (options.divisor or std + STD_FLOOR))
 
 
 def treerl(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:

@@ -57,6 +57,27 @@ def policy_rate(tree: ReasoningTree) -> float:
     return _mean(_first_correctness(tree))
 
 
+def single_steps(tree: ReasoningTree) -> int:
+    """How many answers have at most one step, so that a branch inside them can only start anew at the root."""
+    return sum(len(tree.path(leaf.node)) < 2 for leaf in tree.leaves)
+
+
+def single_step_warning(single: int, answers: int, splitter: str) -> str | None:
+    """What to tell the user whose trees can hardly branch; None where most answers have more than one step.
+
+    single: the `single_steps` of all trees.
+    answers: the number of answers of all trees.
+    splitter: what ended steps.
+    """
+    if 2 * single <= answers:
+        return None
+    return (
+        f"{single} of {answers} answers are a single step, so their trees branch at the root only, as independent "
+        f"answers do: splitter={splitter!r} finds no place inside them. Choose another splitter=, such as 'sentence', "
+        f"'delimiter:\\n' or 'tokens:64', or ask for steps with blank lines between them in the prompt"
+    )
+
+
 def tree_record(tree: ReasoningTree, options: ScoreOptions | None = None) -> Record:
     """Measures one tree. docs/metrics.md lists every number that is returned; it is NaN where it is not defined.
 
@@ -134,7 +155,7 @@ def tree_scores(tree: ReasoningTree, options: CreditOptions) -> dict[str, Any]:
         "eta1": scores.eta1,
         "eta2": scores.eta2,
         "ib_score": scores.ib_score,
-        "a_gl": a_gl(tree, scores),
+        "a_gl": a_gl(tree, scores, options.divisor),
         "a_ib": a_ib(scores),
         "advantage": _advantage(tree, options, scores),
     }

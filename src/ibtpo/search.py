@@ -19,7 +19,7 @@ that concurrency, batching and the order of arrival cannot change a tree (docs/m
 import asyncio
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from operator import index
@@ -29,13 +29,15 @@ from ._extras import load_object
 from ._options import option
 from ._seeds import stable_hash
 from ._text import describe
-from .branching import BRANCHING, BranchingRule, BranchPoint, agreement, choose_places
+from .branching import BRANCHING, NEEDS_NO_REWARD, BranchingRule, BranchPoint, agreement, choose_places
 from .engines import Completion, Engine, Sampling, check_completion
 from .errors import ConfigError, EngineError, IBTPOError, unknown
 from .score import ScoreOptions
 from .steps import PieceDecoder, cut, make_splitter
 from .tree import ROOT, Node, ReasoningTree
 from .verify import PROMPT_TEXT, Verdict, Verifier
+from .verify.rewards import RewardFunctions
+from .verify.scorer import Scorer
 
 T = TypeVar("T")
 
@@ -111,8 +113,10 @@ class SearchOptions:
         prompts, with scores that are up to so many rounds old. The tree depends on this number, but not on timing.
     max_in_flight: how many requests are at the engine at once.
     retries: how often a request that failed is made again, each time after a longer wait.
-    deterministic: whether all else waits while an answer is verified. Then the engine's batches, which decide the last
+    deterministic: whether all else waits while answers are verified. Then the engine's batches, which decide the last
         bits of a float, are the same in every run. The price is that sampling and slow verifiers do not overlap.
+        Answers that end at the same time are verified together; async functions, which wait for something outside, get
+        all answers of a round of all trees.
 
     Raises `ConfigError` for a value out of range, an unknown name, and a function that cannot be loaded.
     """
@@ -185,7 +189,12 @@ class TreeSearch:
 
     `seconds` counts time since construction: under "verifying" that spent waiting for verdicts (with `deterministic`
     only), and under "credit" that spent choosing places. `verdicts` holds, for each tree that `grow_all` returned, its
-    (L,) verdicts in the order of its leaves, by the tree's id; they have each reward function's own value.
+    (L,) verdicts in the order of its leaves, by the tree's id; they have each reward function's own value. `rows` holds
+    what the verifier got for them.
+
+    Functions in this process (`RewardFunctions`) are called as TRL calls them where the branching rule needs no rewards
+    (`branching.NEEDS_NO_REWARD`): with all answers of all trees at once, in the order of the trees and their leaves, or
+    with those of one tree in `grow_each`. So they may compare answers. `together` says whether that is so.
     """
 
     def __init__(
@@ -203,6 +212,9 @@ class TreeSearch:
         self.on_rollout = on_rollout
         self.seconds: dict[str, float] = defaultdict(float)
         self.verdicts: dict[str, list[Verdict]] = {}
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.together = isinstance(verifier, RewardFunctions) and options.branching in NEEDS_NO_REWARD
+        self._scorer = Scorer(verifier, options.deterministic)
         self._pieces = PieceDecoder(decode)
         self._splitter = make_splitter(options.splitter)
         self._rule = find_rule(options.branching)
@@ -218,11 +230,20 @@ class TreeSearch:
         prompts = list(prompts)
         trees: dict[str, ReasoningTree] = {}
 
-        def keep(tree: ReasoningTree, verdicts: list[Verdict]) -> None:
-            trees[tree.id], self.verdicts[tree.id] = tree, verdicts
+        async def keep(tree: ReasoningTree, answers: list[_Answer]) -> None:
+            trees[tree.id] = tree
+            self.rows[tree.id] = [answer.row for answer in answers]
+            if not self.together:
+                self.verdicts[tree.id] = [answer.verdict for answer in answers if answer.verdict is not None]
 
         await self._grow_many(prompts, keep)
-        return [trees[prompt.id] for prompt in prompts]
+        whole = [trees[prompt.id] for prompt in prompts]
+        if self.together:
+            verdicts = iter(await self._scorer.all([row for tree in whole for row in self.rows[tree.id]]))
+            for tree in whole:
+                self.verdicts[tree.id] = [next(verdicts) for _ in tree.leaves]
+                self._reward(tree, self.verdicts[tree.id])
+        return whole
 
     async def grow_each(self, prompts: Iterable[Prompt], on_tree: Callable[[ReasoningTree], None]) -> None:
         """Grows a tree for each prompt, and hands each over as soon as it is whole.
@@ -234,12 +255,18 @@ class TreeSearch:
         Raises `EngineError` when a rollout failed for good; trees that were whole by then went through `on_tree`.
         Raises `ConfigError` for a prompt id that occurs twice and for wrong results of an engine or a branching rule.
         """
-        await self._grow_many(list(prompts), lambda tree, verdicts: on_tree(tree))
+
+        async def hand_over(tree: ReasoningTree, answers: list[_Answer]) -> None:
+            if self.together:
+                self._reward(tree, await self._scorer.all([answer.row for answer in answers]))
+            on_tree(tree)
+
+        await self._grow_many(list(prompts), hand_over)
 
     async def _grow_many(
-        self, prompts: Sequence[Prompt], on_tree: Callable[[ReasoningTree, list[Verdict]], None]
+        self, prompts: Sequence[Prompt], on_tree: Callable[[ReasoningTree, list["_Answer"]], Awaitable[None]]
     ) -> None:
-        """Grows a tree for each prompt, and calls `on_tree` with it and its verdicts as soon as it is whole."""
+        """Grows a tree for each prompt, and awaits `on_tree` with it and its (L,) answers as soon as it is whole."""
         o = self.options
         requests = asyncio.Semaphore(o.max_in_flight)
         # `each` is how many requests a growing tree has under way. Only as many trees grow at once as keep the engine
@@ -249,20 +276,24 @@ class TreeSearch:
 
         async def one(prompt: Prompt) -> None:
             async with growing:
-                tree, verdicts = await self._grow(prompt, requests)
-            on_tree(tree, verdicts)
+                tree, answers = await self._grow(prompt, requests)
+            await on_tree(tree, answers)
 
         twice = [i for i, n in Counter(p.id for p in prompts).items() if n > 1]
         if twice:
             raise ConfigError(f"prompt id {twice[0]!r} occurs twice: its trees would be copies; ids must differ")
-        await _all_or_none([one(p) for p in prompts])
+        try:
+            await _all_or_none([one(p) for p in prompts])
+        finally:
+            self.seconds["verifying"] += self._scorer.seconds
+            self._scorer.seconds, self._scorer.sampling = 0.0, 0
 
     async def grow(self, prompt: Prompt) -> ReasoningTree:
         """Grows the tree of one prompt. Raises `EngineError` when a rollout failed for good."""
         return (await self.grow_all([prompt]))[0]
 
-    async def _grow(self, prompt: Prompt, requests: asyncio.Semaphore) -> tuple[ReasoningTree, list[Verdict]]:
-        """Grows one tree, and returns it with the (L,) verdicts of its leaves.
+    async def _grow(self, prompt: Prompt, requests: asyncio.Semaphore) -> tuple[ReasoningTree, list["_Answer"]]:
+        """Grows one tree, and returns it with the (L,) answers of its leaves.
 
         requests: lets as many requests of all trees together through as `max_in_flight` says.
         """
@@ -271,12 +302,12 @@ class TreeSearch:
         tree = ReasoningTree(prompt.id, prompt.ids, prompt.text, None if answer is None else str(answer))
         # How the requests were run does not touch the tree, and so does not belong to it.
         tree.meta["search"] = {k: v for k, v in asdict(o).items() if k not in HOW_REQUESTS_RUN}
-        verdicts: list[Verdict] = []
+        answers: list[_Answer] = []
         started: Counter[tuple[int, ...]] = Counter()  # sampled tokens before a place -> rollouts that started there
         running: deque[list[_Job]] = deque()  # rounds whose rollouts are under way, oldest first
         try:
             running.append(self._start([BranchPoint(ROOT)], o.budget.b0, 0, tree, prompt, started, running, requests))
-            await self._finish(running, tree, verdicts)
+            await self._finish(running, tree, answers)
             round = 1
             while True:
                 points = self._choose(tree, round, running)
@@ -284,9 +315,9 @@ class TreeSearch:
                     running.append(self._start(points, o.budget.b, round, tree, prompt, started, running, requests))
                     round += 1
                 elif not running:
-                    return tree, verdicts
+                    return tree, answers
                 if not points or len(running) > o.lookahead:
-                    await self._finish(running, tree, verdicts)
+                    await self._finish(running, tree, answers)
         finally:
             await _cancel([job.task for jobs in running for job in jobs])
 
@@ -358,42 +389,53 @@ class TreeSearch:
             for _ in range(count):
                 seed = stable_hash(o.seed, tree.id, sampled, started[sampled])
                 started[sampled] += 1
+                self._scorer.sampling += 1
                 task = asyncio.ensure_future(self._rollout(prompt, prefix, sampled, seed, requests))
                 jobs.append(_Job(node, p.score, round, cost, task))
         return jobs
 
-    async def _finish(self, running: "deque[list[_Job]]", tree: ReasoningTree, verdicts: list[Verdict]) -> None:
+    async def _finish(self, running: "deque[list[_Job]]", tree: ReasoningTree, answers: list["_Answer"]) -> None:
         """Waits for the oldest round under way, and adds its trajectories to the tree.
 
         They are added in the order in which they were asked for, so that timing cannot change the tree.
         """
         results = await asyncio.gather(*(job.task for job in running[0]))
-        for job, (completion, pieces, verdict) in zip(running.popleft(), results, strict=True):
-            ids = completion.token_ids
-            steps = cut(ids, completion.logprobs, completion.entropies, pieces, self._splitter)
-            stop = completion.stop_reason if verdict.error is None else "verifier_error"
+        for job, answer in zip(running.popleft(), results, strict=True):
+            completion = answer.completion
+            steps = cut(completion.token_ids, completion.logprobs, completion.entropies, answer.pieces, self._splitter)
+            tree.add(job.node.id, steps, None, completion.stop_reason, round=job.round, score=job.score)
+            answers.append(answer)
+            if answer.verdict is not None:
+                self._reward(tree, [answer.verdict])
+
+    def _reward(self, tree: ReasoningTree, verdicts: Sequence[Verdict]) -> None:
+        """Gives the last leaves of a tree the rewards of their verdicts."""
+        first = len(tree.leaves) - len(verdicts)
+        for i, verdict in enumerate(verdicts, first):
+            leaf = tree.leaves[i]
             # The first reward function decides raw correctness, by its own value: weights are not for judging answers.
-            correct = verdict.per_function[0] if verdict.per_function else verdict.reward
-            leaf = tree.add(job.node.id, steps, verdict.reward, stop, correct=correct, round=job.round, score=job.score)
+            leaf.correct = verdict.per_function[0] if verdict.per_function else verdict.reward
+            leaf.reward = verdict.reward
             if verdict.error is not None:
+                leaf.stop = "verifier_error"
                 tree.meta.setdefault("verifier_errors", []).append(verdict.error)
-            verdicts.append(verdict)
             if self.on_rollout:
-                self.on_rollout(tree, leaf)
+                self.on_rollout(tree, i)
 
     async def _rollout(
         self, prompt: Prompt, prefix: list[int], sampled: tuple[int, ...], seed: int, requests: asyncio.Semaphore
-    ) -> tuple[Completion, list[str], Verdict]:
+    ) -> "_Answer":
         """Samples one continuation and has the whole answer verified.
 
         prefix: the tokens that the engine continues, the prompt's included.
         sampled: those of them that were sampled, the prompt's left out.
-
-        Returns the completion, the (T,) text pieces of its tokens, and the verdict.
         """
         room = self.options.max_completion_length - len(sampled)
-        async with requests:
-            completion = await self._generate(prompt, prefix, seed, room)
+        try:
+            async with requests:
+                completion = await self._generate(prompt, prefix, seed, room)
+        finally:
+            self._scorer.sampling -= 1
         ids = [*sampled, *completion.token_ids]
         pieces = self._pieces(ids)  # of the whole answer, since a token's text depends on what stands before it
         text = "".join(pieces)
@@ -404,13 +446,8 @@ class TreeSearch:
             "completion_ids": ids,
             PROMPT_TEXT: prompt.text,
         }
-        if self.options.deterministic:
-            begin = time.perf_counter()
-            verdict = self.verifier.score([row])[0]
-            self.seconds["verifying"] += time.perf_counter() - begin
-        else:
-            verdict = (await self.verifier.ascore([row]))[0]
-        return completion, pieces[len(sampled) :], verdict
+        verdict = None if self.together else await self._scorer.one(row)
+        return _Answer(completion, pieces[len(sampled) :], row, verdict)
 
     async def _generate(self, prompt: Prompt, prefix: list[int], seed: int, room: int) -> Completion:
         """Samples a continuation of at most `room` tokens; a request that fails is made again after a while.
@@ -477,7 +514,23 @@ class _Job:
     score: float | None
     round: int
     cost: float
-    task: "asyncio.Task[tuple[Completion, list[str], Verdict]]"
+    task: "asyncio.Task[_Answer]"
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What `TreeSearch._rollout` brings home.
+
+    completion: what was sampled.
+    pieces: (T,) the text of each of its tokens.
+    row: what the verifier gets.
+    verdict: what it says, or None where answers are verified together at the end.
+    """
+
+    completion: Completion
+    pieces: list[str]
+    row: dict[str, Any]
+    verdict: Verdict | None
 
 
 async def _all_or_none(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -63,6 +63,16 @@ def test_sample_prints_a_table_and_nothing_else_when_quiet(call, words, tmp_path
 
 
 @pytest.mark.slow
+def test_sample_says_when_trees_cannot_branch(call, words, tmp_path: Path) -> None:
+    options = ("sample", *words, "--limit", 2, "--output", tmp_path / "t.jsonl", "--splitter", "tokens:1000")
+    code, _, err = call(*options)
+    assert code == 0
+    assert "warning: 24 of 24 answers are a single step, so their trees branch at the root only" in err
+    assert "splitter='tokens:1000' finds no place inside them" in err
+    code, _, err = call(*options, "--overwrite", "--branching", "independent")
+    assert (code, "single step" in err) == (0, False)
+
+
 def test_a_killed_sample_loses_no_finished_tree_and_resumes_to_the_same_file(call, words, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     more = ["--tree", "3,4,1,1", "--max-in-flight", 1, "--quiet"]

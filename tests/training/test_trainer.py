@@ -247,6 +247,20 @@ def test_resuming_from_a_checkpoint_continues_the_very_same_run(tiny_model, tmp_
 
 
 @pytest.mark.thorough
+def test_a_checkpoint_within_a_generation_batch_goes_on_with_what_is_left_of_it(tiny_model, tmp_path):
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1, "gradient_accumulation_steps": 2}
+    options |= {"per_device_train_batch_size": 6, "steps_per_generation": 4}
+    whole = train(tiny_model, tmp_path, **options)
+    kept = [(tmp_path / f"checkpoint-{step}" / "ibtpo_batch_0.pt").is_file() for step in range(1, 5)]
+    assert kept == [True, False, True, False]  # a generation batch makes two steps
+    rest = train(tiny_model, tmp_path, resume=str(tmp_path / "checkpoint-1"), **options)
+    np.testing.assert_allclose(logged(rest, "loss"), logged(whole, "loss"), atol=1e-6)
+    assert rest.generated_tokens == whole.generated_tokens
+    for a, b in zip(whole.model.parameters(), rest.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+@pytest.mark.thorough
 def test_micro_batches_give_the_loss_of_one_batch(tiny_model, tmp_path):
     one = train(tiny_model, tmp_path, max_steps=3)
     four = train(tiny_model, tmp_path, max_steps=3, per_device_train_batch_size=6, gradient_accumulation_steps=4)
@@ -377,9 +391,8 @@ def test_the_same_question_twice_in_a_batch_gets_two_different_trees(tiny_model,
         ({"num_generations": 12, "tree": "4,5,1,1"}, r"= 8 trajectories but num_generations is 12"),
         ({"per_device_train_batch_size": 6, "num_generations": 12}, r"must be (a multiple|divisible)"),
         ({"use_vllm": True, "vllm_tensor_parallel_size": 2}, "vllm_tensor_parallel_size"),
-        ({"loss_type": "vespo"}, "vespo"),
         ({"off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold"),
-        ({"scale_rewards": "batch"}, "scale_rewards"),
+        ({"scale_rewards": "batch", "advantage": "treepo"}, "scale_rewards"),
         ({"repetition_penalty": 1.2}, "repetition_penalty"),
         ({"branching": "entropi"}, "did you mean 'entropy'"),
         ({"advantage": "ibtp"}, "did you mean 'ibtpo'"),

@@ -4,6 +4,7 @@ A tree is on disk as soon as it is grown, so --resume can go on where a run was 
 """
 
 import argparse
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ def _sample(
 ) -> int:
     from ..engines.completions import bias
     from ..evaluation.stored_trees import grow_stored, made_by
-    from ..metrics import TOTALS, summarise, tree_record
+    from ..metrics import TOTALS, single_step_warning, single_steps, summarise, tree_record
     from ..search import TreeSearch
 
     engine, tokenizer = open_model(args)
@@ -72,11 +73,14 @@ def _sample(
     prompts = make_prompts(args, problems, engine, tokenizer)
     records = {}
     errors: list[str] = []
+    single = 0
     began = time.monotonic()
     with tree_progress("trees", len(prompts), quiet=args.quiet) as show:
 
         def measure(tree: "ReasoningTree", grown: bool) -> None:
+            nonlocal single
             records[tree.id] = tree_record(tree, options.score)
+            single += single_steps(tree)
             errors.extend(tree.meta.get("verifier_errors", [])[:1])
             show(tree, grown)
 
@@ -97,4 +101,7 @@ def _sample(
         print(table(list(summary.items())))
     if not args.quiet:
         warn_if_all_failed(counts["trajectories"], counts["verifier_errors"], errors[0] if errors else None)
+        text = single_step_warning(single, counts["trajectories"], options.splitter)
+        if text and options.branching != "independent":
+            print(f"warning: {text}", file=sys.stderr)
     return 0

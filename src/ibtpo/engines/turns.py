@@ -2,11 +2,12 @@
 
 import asyncio
 
-# Turns of the event loop from a finished rollout to the requests that follow it. The search takes four: the rollout's
-# own task goes on, the task that gathers its round, the tree that chooses the next places, and the new rollouts' tasks.
-# Two are to spare, for callers that wait through tasks of their own. With fewer, the next decode step would start
-# without those requests, and places in the batch would stay empty for a whole step.
-TURNS_AFTER_A_FINISH = 6
+# Turns of the event loop from a finished rollout to the requests that follow it. The search takes six: the rollout's
+# own task goes on, all answers that ended are verified, the task goes on with its verdict, then the task that gathers
+# its round, the tree that chooses the next places, and the new rollouts' tasks. Two are to spare,
+# for callers that wait through tasks of their own. With fewer, the next decode step would start without those requests,
+# and places in the batch would stay empty for a whole step.
+TURNS_AFTER_A_FINISH = 8
 
 
 async def let_callers_run(finished: bool) -> None:

@@ -4,8 +4,8 @@ docs/method.md, "What the paper leaves open", lists the options behind which a c
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -29,12 +29,7 @@ _LEAST: dict[str, float] = {
     **dict.fromkeys(("kv_memory_gb", "lookahead", "packed_tokens", "save_trees_every"), 0),
     **dict.fromkeys(("learning_rate", "beta", "epsilon", "epsilon_high", "seed"), 0),
 }
-# Learning rates that fall over a run whose end is a number of tokens: from the share of the tokens that is spent, the
-# share of the rate that is left.
-TOKEN_SCHEDULES: dict[str, Callable[[float], float]] = {
-    "linear": lambda spent: 1 - spent,
-    "cosine": lambda spent: (1 + math.cos(math.pi * spent)) / 2,
-}
+SCALED = ("ibtpo", "grpo")  # the advantages that TRL's `scale_rewards` applies to
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")
 
 
@@ -94,11 +89,10 @@ class IBTPOConfig(GRPOConfig):
     generation batch, and otherwise TRL's 8.
 
     A tree stays in one process, so the rows of a process, per_device_train_batch_size x steps_per_generation, must be a
-    multiple of G. With checkpoints by steps, `save_steps` must end with a generation batch, because TRL does not store
-    one that is half used: a run resumed from within would sample it again, with other weights.
+    multiple of G.
 
     Raises `ConfigError` for a value that is wrong, for values that do not fit each other, and for options of TRL that
-    have not been shown to work with trees.
+    do not work with trees.
     """
 
     tree: str | None = option("tree", default=None, help=f"{OPTIONS['tree'].help}; default: from num_generations")
@@ -131,6 +125,7 @@ class IBTPOConfig(GRPOConfig):
     verifier_workers: int = option("verifier_workers")
     thinking_tags: str = option("thinking_tags")
     answer_tags: str = option("answer_tags")
+    paper_defaults: bool = _own(True, "the paper's values where nothing is given; False keeps TRL's")
     save_trees_every: int = _own(10, "write the trees of every n-th step to trees/ in the output folder; 0 is never")
     run_dir: str | None = _own(None, "folder for trees/; default: output_dir")
 
@@ -147,8 +142,22 @@ class IBTPOConfig(GRPOConfig):
     epsilon_high: float | None = _own(None, "upper clip range; default: epsilon")
     logging_steps: float = _own(1, "log every n optimiser steps")
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> "IBTPOConfig":
+        """Remembers which options are given, for `paper_defaults` and `departures`."""
+        self = super().__new__(cls)
+        names = [f.name for f in fields(cls) if f.init]
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        if len(given) == len(names):  # a parser of command lines gives every option its default
+            given = {f.name: given[f.name] for f in fields(cls) if f.init and given[f.name] != f.default}
+        self._given = frozenset(given)
+        return self
+
     def __post_init__(self) -> None:
         # TRL's own `__post_init__` runs in the middle: what it would turn into defaults of its own comes before it.
+        if not self.paper_defaults:
+            for name, value in TRL_DEFAULTS.items():
+                if name not in self._given and not (name == "num_generations" and self.tree is not None):
+                    setattr(self, name, value)
         if self.bf16 is None and not self.fp16 and not torch.accelerator.is_available():
             self.bf16 = False
         for name, kind in IBTPOConfig.__annotations__.items():
@@ -181,12 +190,6 @@ class IBTPOConfig(GRPOConfig):
                 f"a tree stays in one process: per_device_train_batch_size x steps_per_generation "
                 f"({self.per_device_train_batch_size} x {self.steps_per_generation} = {rows}) must be a multiple of "
                 f"num_generations ({self.num_generations}). Raise gradient_accumulation_steps or the batch size."
-            )
-        cycle = self.steps_per_generation * self.num_iterations
-        if self.save_strategy == "steps" and self.save_steps * self.gradient_accumulation_steps % cycle:
-            raise ConfigError(
-                f"save_steps ({self.save_steps:g}) must end with a generation batch, that is every "
-                f"{cycle / self.gradient_accumulation_steps:g} steps, or a resumed run would sample it again"
             )
         # `ScoreOptions` would refuse both, too, but by the names they have there, ib_beta and value.
         if self.branch_beta is not None and not self.branch_beta > 0:
@@ -221,26 +224,42 @@ class IBTPOConfig(GRPOConfig):
         return 12 if rows % 12 == 0 else 8
 
     def _refuse_untested(self) -> None:
-        """Refuses options of TRL that have not been shown to work with trees, or with one advantage a token."""
+        """Refuses options of TRL that do not go with trees, or with one advantage a token, with the reasons."""
+        colocated = self.use_vllm and self.vllm_mode == "colocate" and self.vllm_tensor_parallel_size > 1
+        summed = self.multi_objective_aggregation == "sum_then_normalize"
+        sampling = "branches and importance ratios need the probabilities that temperature, top_p and top_k sample from"
         refused = {
-            "use_liger_kernel": self.use_liger_kernel,
-            "off_policy_mask_threshold": self.off_policy_mask_threshold is not None,
-            "loss_type='vespo'": self.loss_type == "vespo",
-            "vllm_tensor_parallel_size > 1 with vllm_mode 'colocate' (each process grows trees of its own)": (
-                self.use_vllm and self.vllm_mode == "colocate" and self.vllm_tensor_parallel_size > 1
+            "use_liger_kernel": (self.use_liger_kernel, "its fused loss does not share prefixes"),
+            "off_policy_mask_threshold": (
+                self.off_policy_mask_threshold is not None,
+                "it keeps or drops an answer by the sign of its advantage, and the steps of one have different signs",
             ),
-            "vllm_structured_outputs_regex": self.vllm_structured_outputs_regex is not None,
-            "use_transformers_continuous_batching": self.use_transformers_continuous_batching,
-            "scale_rewards other than 'group'": self.scale_rewards != "group",
-            "multi_objective_aggregation='normalize_then_sum'": self.multi_objective_aggregation
-            != "sum_then_normalize",
-            "repetition_penalty": self.repetition_penalty != 1.0,
-            "min_p": bool(self.min_p),
-            "generation_kwargs": bool(self.generation_kwargs),
-        }
-        found = [name for name, on in refused.items() if on]
+            "vllm_tensor_parallel_size > 1 with vllm_mode 'colocate'": (colocated, "each process grows its own trees"),
+            "vllm_structured_outputs_regex": (self.vllm_structured_outputs_regex is not None, sampling),
+            "use_transformers_continuous_batching": (
+                self.use_transformers_continuous_batching, "the engine of the trees batches by itself",
+            ),
+            "scale_rewards other than 'group'": (
+                self.scale_rewards != "group" and self.advantage not in SCALED,
+                f"advantage {self.advantage!r} has a divisor of its own; {' and '.join(SCALED)} take it",
+            ),
+            "multi_objective_aggregation='normalize_then_sum'": (
+                not summed and self.advantage != "grpo",
+                "it gives whole answers an advantage, and a step has none; advantage 'grpo' takes it",
+            ),
+            "repetition_penalty": (self.repetition_penalty != 1.0, sampling),
+            "min_p": (bool(self.min_p), sampling),
+            "generation_kwargs": (bool(self.generation_kwargs), sampling),
+        }  # fmt: skip
+        found = [f"{name} ({reason})" for name, (on, reason) in refused.items() if on]
         if found:
             raise ConfigError(f"IB-TPO does not support {', '.join(found)}; remove it or use trl.GRPOTrainer")
+
+    def departures(self) -> dict[str, tuple[Any, Any]]:
+        """The options of TRL whose values the same `GRPOConfig` would not have: by name, the value here and TRL's."""
+        trl = {**TRL_DEFAULTS, "bf16": TRL_DEFAULTS["bf16"] if self.fp16 else True}
+        values = {name: (getattr(self, name), trl[name]) for name in trl if name not in self._given}
+        return {name: (ours, theirs) for name, (ours, theirs) in values.items() if ours != theirs}
 
     def budget(self) -> Budget:
         """The tree's budget.
@@ -289,3 +308,7 @@ class IBTPOConfig(GRPOConfig):
             seed=seed,
             deterministic=bool(self.deterministic_rollouts),
         )
+
+
+# TRL's defaults of the options that have another one here.
+TRL_DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(GRPOConfig) if f.name in IBTPOConfig.__annotations__}

@@ -75,3 +75,17 @@ def writing(folder: Path) -> Iterator[None]:
         raise CheckpointError(
             f"{folder} cannot be written: {full}{describe(e)}; what was written before is whole, go on with --resume"
         ) from e
+
+
+@contextmanager
+def reading(checkpoint: str | None) -> Iterator[None]:
+    """Turns any error of the block into a `CheckpointError` that names the checkpoint.
+
+    Anything may be raised where weights and pickles are damaged, so everything is caught.
+    """
+    try:
+        yield
+    except Exception as e:
+        raise CheckpointError(
+            f"{checkpoint} cannot be read ({describe(e)}); delete it to go on from the checkpoint before"
+        ) from e

@@ -26,9 +26,10 @@ from ..tasks.problems import ANSWER_VERIFIERS
 from ..verify import BUILTIN
 from ..verify.outcome import check_weights
 from ..verify.pool import function_name
-from .config import TOKEN_SCHEDULES, IBTPOConfig, check_least
+from .config import IBTPOConfig, check_least
 from .methods import METHODS
 from .processes import process_count
+from .schedule import TOKEN_SCHEDULES
 
 # G of a method without branches: in the paper 8 independent answers cost about as many tokens as a tree of 12, and 8 is
 # TRL's default, too.

@@ -21,8 +21,8 @@ diagnostics are gathered, so every process counts the same tokens and stops at t
 
 Resuming: the steps after a checkpoint get the same questions, whose order depends on (seed, epoch) alone, and the same
 rollout seeds, which depend on (seed, optimiser step, place). A checkpoint holds the tokens and seconds so far in a file
-of our own, `ibtpo_state.json`. It holds no sampled answers; that is why `IBTPOConfig` has checkpoints end with a
-generation batch.
+of our own, `ibtpo_state.json`, and where a generation batch is not used up yet, what is left of it in files
+`ibtpo_batch_RANK.pt`, one a process: TRL would sample it again, with other weights.
 
 Shapes: B rows of this process (trees one after the other, G rows each, absent ones among them), T tokens of the longest
 completion, N nodes of a tree, F reward functions.
@@ -30,9 +30,10 @@ completion, N nodes of a tree, F reward functions.
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sized
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,18 +41,28 @@ import numpy as np
 import torch
 from accelerate.utils import gather, gather_object
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging as hf_logging
 from trl import GRPOTrainer
 from trl.data_utils import is_conversational
 from trl.trainer.utils import split_tensor_dict
 
 from .._seeds import stable_hash
-from .._text import describe
 from .._version import __version__
-from ..credit import batch_divisor, batch_values, plain_advantages, token_advantages, weigh_prefixes
+from ..credit import (
+    STD_FLOOR,
+    CreditOptions,
+    batch_divisor,
+    batch_values,
+    leaf_rewards,
+    plain_advantages,
+    reward_std,
+    token_advantages,
+    weigh_prefixes,
+)
 from ..engines import Engine
 from ..engines.models import decoder
-from ..errors import CheckpointError, ConfigError, VerifierError
-from ..metrics import summarise, tree_record
+from ..errors import ConfigError, VerifierError
+from ..metrics import single_step_warning, single_steps, summarise, tree_record
 from ..score import step_confidence
 from ..search import Prompt, TreeSearch, run_async
 from ..storage.run_folder import STATE_FILE
@@ -61,29 +72,39 @@ from ..tree import ReasoningTree, write_trees
 from ..verify.open import open_verifier, reward_functions
 from ..verify.rewards import RewardFunctions
 from .absent_rows import count_completions, drop_absent, fill_up, row_weights
-from .config import TOKEN_SCHEDULES, IBTPOConfig
+from .announce import announce
+from .config import IBTPOConfig
 from .packed import PackedForward, read_rows
 from .regularizers import ibro_term
+from .rewards import (
+    comparing_function,
+    extra_columns,
+    is_reward_model,
+    trainer_rewards,
+    without_argument_names,
+)
 from .rollouts import rollout_engine, tree_generation
 from .rows import without_images
-from .saving import make_saveable, writing
+from .saving import make_saveable, reading, writing
+from .schedule import TOKEN_SCHEDULES, token_schedule
 from .timing import StepTimer
 from .trackers import show_tree
 from .trie import keep_together
 
-REFUSED = ("tools", "rollout_func", "environment_factory", "reward_processing_classes")
+REFUSED = ("tools", "rollout_func", "environment_factory")
+MOST_CHECKS = 8  # generation batches after which no function that compares answers is looked for any more
 
 
 class IBTPOTrainer(GRPOTrainer):
     """Trains a causal language model with IB-TPO (arXiv 2605.28109).
 
-    It takes the arguments of `trl.GRPOTrainer`, except for `tools`, `rollout_func`, `environment_factory` and
-    `reward_processing_classes`.
+    It takes the arguments of `trl.GRPOTrainer`, except for `tools`, `rollout_func` and `environment_factory`.
 
     model: the model, or its name, as for TRL.
-    reward_funcs: one or several: functions with TRL's signature, or names: "math", "countdown", "choice", "walk",
-        "ifeval" or "package.module:function", which run in child processes with a deadline. The first one decides raw
-        correctness. Each call gets a single answer, as soon as it ends.
+    reward_funcs: one or several: functions with TRL's signature and reward models, as in TRL, or names: "math",
+        "countdown", "choice", "walk", "ifeval" or "package.module:function", which run in child processes with a
+        deadline. The first one decides raw correctness. A call of a function gets the answers that are ready by then;
+        where branching needs no rewards it gets all answers of the batch in TRL's order.
     args: an `IBTPOConfig`; by default one with the output folder "ibtpo-output".
     train_dataset: rows with a `prompt` and the columns that the rewards need; an `id`, if there is one, names the tree.
     kwargs: TRL's other arguments.
@@ -125,18 +146,28 @@ class IBTPOTrainer(GRPOTrainer):
             args = IBTPOConfig(output_dir="ibtpo-output")
         if not isinstance(args, IBTPOConfig):
             raise ConfigError(f"args must be an IBTPOConfig, got {type(args).__name__}")
-        self.verifier = open_verifier(
-            reward_funcs,
-            weights=args.reward_weights,
-            workers=args.verifier_workers,
-            timeout=args.verifier_timeout,
-            thinking_tags=args.thinking_tags,
-            answer_tags=args.answer_tags,
-        )
+        several = reward_funcs if isinstance(reward_funcs, list | tuple) else [reward_funcs]
+        models = any(is_reward_model(reward) for reward in several)
+        if not models:
+            self.verifier = open_verifier(
+                reward_funcs,
+                weights=args.reward_weights,
+                workers=args.verifier_workers,
+                timeout=args.verifier_timeout,
+                thinking_tags=args.thinking_tags,
+                answer_tags=args.answer_tags,
+            )
+        elif named := [r for r in several if isinstance(r, str) and not is_reward_model(r)]:
+            raise ConfigError(
+                f"reward_funcs mixes reward models and names ({', '.join(named)}); give functions instead"
+            )
         self.timer = StepTimer()
         with tree_generation():
-            super().__init__(model, reward_functions(self.verifier), args, train_dataset, **kwargs)
+            for_trl = list(several) if models else reward_functions(self.verifier)
+            super().__init__(model, for_trl, args, train_dataset, **kwargs)
         make_saveable(self.model)
+        if models:  # TRL loads them
+            self.verifier = trainer_rewards(self, args.reward_weights, args.verifier_timeout)
         if self._tokenizer.pad_token_id is None:
             raise ConfigError("the tokenizer has neither a padding nor an end-of-sequence token; set its pad_token")
         self._decode = decoder(self._tokenizer)
@@ -151,6 +182,8 @@ class IBTPOTrainer(GRPOTrainer):
                 f"ever be full; use more data or fewer questions a step"
             )
         self.add_callback(self.timer.callback(self))
+        if self.accelerator.is_main_process and hf_logging.get_verbosity() < hf_logging.ERROR:
+            announce(args)
         self.trees: list[ReasoningTree] = []
         self.generated_tokens = 0  # over the whole run and all processes
         self._engine: Engine | None = None  # kept from batch to batch by `rollouts.rollout_engine`
@@ -160,6 +193,7 @@ class IBTPOTrainer(GRPOTrainer):
         # What one hook leaves for a later one.
         self._rows: list[dict[str, Any]] = []
         self._rewards: list[tuple[float | None, ...]] = []
+        self._checks = MOST_CHECKS  # how many batches may still be searched for a function that compares answers
         self._present: list[bool] = []  # (B,) whether each row is an answer
         self._forward: tuple[torch.Tensor, torch.Tensor | None] | None = None
         self._packed = PackedForward(args.packed_tokens, self.accelerator) if args.packed_tokens else None
@@ -218,12 +252,11 @@ class IBTPOTrainer(GRPOTrainer):
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **kwargs)
         prompts = self._prompts(prompt_ids, num_generations)
         if isinstance(self.verifier, RewardFunctions):
-            # TRL's log_extra adds columns to its table of completions, row by row. Rewards are called answer by answer
-            # in the order answers end, which is not that of the rows, so what is logged that way is dropped.
+            # The verifier keeps what is logged with TRL's log_extra with the verdicts, which are put in order below.
             self.verifier.extra = {
                 "trainer_state": self.state,
                 "log_metric": self._log_metric,
-                "log_extra": lambda column, values: None,
+                "log_extra": self._log_completion_extra,
             }
         within_step = self._step % self.args.gradient_accumulation_steps
         seed = stable_hash(self.args.seed, self.state.global_step, within_step)
@@ -234,8 +267,11 @@ class IBTPOTrainer(GRPOTrainer):
         self.timer.seconds["sampling"] += engine.busy_seconds - before
         for name, seconds in search.seconds.items():
             self.timer.seconds[name] += seconds
-        verdicts = [[v.per_function for v in search.verdicts[tree.id]] for tree in self.trees]
-        self._rewards = fill_up(verdicts, num_generations, (None,) * len(self.reward_funcs))
+        verdicts = [search.verdicts[tree.id] for tree in self.trees]
+        per_function = [[v.per_function for v in of_tree] for of_tree in verdicts]
+        self._rewards = fill_up(per_function, num_generations, (None,) * len(self.reward_funcs))
+        for column, values in extra_columns(verdicts, num_generations).items():
+            self._log_completion_extra(column, values)
         self._present = fill_up([[True] * len(tree.leaves) for tree in self.trees], num_generations, False)
         # All processes decide together: one that raised alone would leave the others waiting for it.
         failed = gather_object([leaf.stop == "verifier_error" for tree in self.trees for leaf in tree.leaves])
@@ -245,10 +281,30 @@ class IBTPOTrainer(GRPOTrainer):
                 f"all {len(failed)} answers of step {self.state.global_step} failed in the verifier, so nothing can be "
                 f"learned; the first: {first}. Checkpoints saved so far are complete; mend the verifier and resume."
             )
+        if not search.together:
+            self._refuse_comparing(search)
         ids = [[tree.completion_ids(i) for i in range(len(tree.leaves))] for tree in self.trees]
         logprobs = [[tree.completion_logprobs(i) for i in range(len(tree.leaves))] for tree in self.trees]
         pad = [self._tokenizer.pad_token_id]  # TRL cannot take a row without any token
         return fill_up(ids, num_generations, pad), fill_up(logprobs, num_generations, [0.0])
+
+    def _refuse_comparing(self, search: TreeSearch) -> None:
+        """Raises `ConfigError` for a reward function whose values depend on which answers are in a call.
+
+        The first batches are searched until one shows it; see `comparing_function`.
+        """
+        if not isinstance(self.verifier, RewardFunctions) or not self._checks:
+            return
+        self._checks -= 1
+        rows = [row for tree in self.trees for row in search.rows[tree.id]]
+        verdicts = [verdict for tree in self.trees for verdict in search.verdicts[tree.id]]
+        with self.timer.measure("verifying"):
+            message, settled = comparing_function(self.verifier, rows, verdicts)
+        found = gather_object([(message, settled)])
+        if all(done for _, done in found):
+            self._checks = 0
+        if messages := [text for text, _ in found if text]:
+            raise ConfigError(messages[0])
 
     async def _grow(self, search: TreeSearch, prompts: list[Prompt]) -> list[ReasoningTree]:
         # Both modes belong to a thread, and the event loop may run in another one than the caller: so enter them here.
@@ -271,7 +327,7 @@ class IBTPOTrainer(GRPOTrainer):
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         """The rewards that the trees were grown with: (B of all processes, F), NaN where there is none."""
         if not self.model.training:
-            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            return super()._calculate_rewards(without_argument_names(inputs), prompts, completions, completion_ids_list)
         rows = [[float("nan") if r is None else r for r in verdict] for verdict in self._rewards]
         return gather(torch.tensor(rows, dtype=torch.float32, device=self.accelerator.device))
 
@@ -283,9 +339,12 @@ class IBTPOTrainer(GRPOTrainer):
         output: TRL's batch, its rows in the order of the trees and their leaves; it is changed in place. The answers
             of a tree with fewer than G weigh more, see `row_weights`.
         """
-        options = self.args.credit_options()
+        options = self._credit_options = self._scaled(self.args.credit_options())
         confidence = self._reference_confidence(output) if self.args.ib_policy == "ref" else [None] * len(self.trees)
         plain = [plain_advantages(t, options, c) for t, c in zip(self.trees, confidence, strict=True)]
+        if self.multi_objective_aggregation == "normalize_then_sum":  # advantage "grpo": TRL's is that of whole answers
+            values = iter(output["advantages"][torch.tensor(self._present)].tolist())
+            plain = [[np.full(len(t.path(leaf.node)), next(values)) for leaf in t.leaves] for t in self.trees]
         paths = [weigh_prefixes(t, a, options.prefix_weight) for t, a in zip(self.trees, plain, strict=True)]
         assert self.args.num_generations is not None
         weights = row_weights(self.trees, self.args.num_generations, self.args.loss_type)
@@ -294,9 +353,9 @@ class IBTPOTrainer(GRPOTrainer):
         advantages = torch.zeros(output["completion_ids"].shape, dtype=torch.float32)
         for i, row in zip(np.flatnonzero(self._present), rows, strict=True):
             advantages[i, : len(row)] = torch.from_numpy(row)
-        values = batch_values(self.trees, plain, options.advantage)
+        shares = batch_values(self.trees, plain, options.advantage)
         # Some advantages are divided by one number for the whole batch, which the trees of all processes give together.
-        divisor = 1.0 if values is None else batch_divisor(gather_object(values), options.advantage)
+        divisor = 1.0 if shares is None else batch_divisor(gather_object(shares), options.advantage)
         advantages /= divisor
         output["advantages"] = advantages.to(self.accelerator.device)
         # TRL has put its own advantage of each row into the table by now. The mean over the row's tokens replaces it.
@@ -305,7 +364,17 @@ class IBTPOTrainer(GRPOTrainer):
         for _ in present:
             logged.pop()
         logged.extend(gather_object(means))
-        drop_absent([self._logs["prompt"], self._logs["completion"], *self._logs["rewards"].values()], present)
+        columns = [*self._logs["rewards"].values(), *self._logs["extra"].values()]
+        drop_absent([self._logs["prompt"], self._logs["completion"], *columns], present)
+
+    def _scaled(self, options: CreditOptions) -> CreditOptions:
+        """The options with the divisor that TRL's `scale_rewards` asks for: none, or the spread of the whole batch."""
+        if self.scale_rewards == "group":
+            return options
+        if self.scale_rewards == "none":
+            return replace(options, divisor=1.0)
+        rewards = gather_object([r for tree in self.trees for r in leaf_rewards(tree).tolist()])
+        return replace(options, divisor=reward_std(np.array(rewards)) + STD_FLOOR)
 
     def _reference_confidence(self, output: dict[str, Any]) -> list[np.ndarray]:
         """For each tree (N,) the reference model's confidence in each step; NaN for the root and where not known."""
@@ -393,12 +462,13 @@ class IBTPOTrainer(GRPOTrainer):
         Each process writes its own trees; the main one also shows its first tree to the trackers. A step's number is
         that of the optimiser step which the trees are for, counted from 1.
         """
-        settings = {**asdict(self.args.credit_options()), "ib_policy": self.args.ib_policy}
+        settings = {**asdict(self._credit_options), "ib_policy": self.args.ib_policy}
         for tree in self.trees:
             tree.meta["credit"] = settings
             tree.meta["model"] = str(self.model.name_or_path)
             tree.meta["ibtpo"] = __version__
         records = gather_object([tree_record(t, self.args.score_options()) for t in self.trees])
+        self._warn_of_single_steps()
         metrics = summarise(records)
         self.generated_tokens += int(metrics["generated_tokens"])
         metrics["generated_tokens_total"] = self.generated_tokens
@@ -419,39 +489,56 @@ class IBTPOTrainer(GRPOTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """TRL's schedule; but if tokens end the run, a falling learning rate falls with what is left of them."""
-        limit, fall = self.args.max_generated_tokens, TOKEN_SCHEDULES.get(str(self.args.lr_scheduler_type.value))
-        if limit is None or fall is None or getattr(self, "lr_scheduler", None) is not None:
+        limit, kind = self.args.max_generated_tokens, str(self.args.lr_scheduler_type.value)
+        if limit is None or kind not in TOKEN_SCHEDULES or getattr(self, "lr_scheduler", None) is not None:
             return super().create_scheduler(num_training_steps, optimizer)
-        warm_up = max(1, self.args.get_warmup_steps(num_training_steps))
-
-        def factor(step: int) -> float:
-            return min(1.0, (step + 1) / warm_up) * fall(min(1.0, self.generated_tokens / limit))
-
+        warm_up = self.args.get_warmup_steps(num_training_steps)
+        factor = token_schedule(kind, limit, warm_up, lambda: self.generated_tokens)
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
 
+    def _warn_of_single_steps(self) -> None:
+        """Warns at the first step, once, if most answers are a single step, where trees cannot branch."""
+        if self.state.global_step or self._step or self.args.branching == "independent":
+            return
+        counts = gather_object([(single_steps(tree), len(tree.leaves)) for tree in self.trees])
+        single, answers = (sum(column) for column in zip(*counts, strict=True))
+        text = single_step_warning(single, answers, self.args.splitter)
+        if text and self.accelerator.is_main_process:
+            warnings.warn(text, stacklevel=2)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """TRL's checkpoint, and then a file of our own with the tokens and seconds so far."""
+        """TRL's checkpoint, and then files of our own: the tokens and seconds so far, and a batch half used."""
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         with writing(folder):
             super()._save_checkpoint(model, trial)
+            if used := self._step % self._generate_every:
+                folder.mkdir(exist_ok=True)
+                torch.save({"used": used, "inputs": self._buffered_inputs}, self._batch_file(str(folder)))
             if self.args.should_save:
                 counts = {"generated_tokens": self.generated_tokens, "seconds": self.timer.trained}
                 (folder / STATE_FILE).write_text(json.dumps(counts))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        with _reading(resume_from_checkpoint):
+        with reading(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _reading(checkpoint):
+        with reading(checkpoint):
             super()._load_rng_state(checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _reading(checkpoint):
+        with reading(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
             if checkpoint is not None and os.path.exists(path := os.path.join(checkpoint, STATE_FILE)):
                 self.load_counts(path)
+            if checkpoint is not None and os.path.exists(path := self._batch_file(checkpoint)):
+                batch = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+                self._step, self._buffered_inputs = batch["used"], batch["inputs"]
+
+    def _batch_file(self, checkpoint: str) -> str:
+        """Where a checkpoint keeps this process's part of a generation batch that is not used up."""
+        return os.path.join(checkpoint, f"ibtpo_batch_{self.accelerator.process_index}.pt")
 
     def load_counts(self, path: str | Path) -> None:
         """Takes over the tokens and seconds so far from the file that we add to a checkpoint, given by its path."""
@@ -474,20 +561,6 @@ def _regroup(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
     order = torch.tensor(keep_together([row.tolist() for row in rows], starts), device=ids.device)
     ordered = {key: value[order] if value is not None and value.ndim else value for key, value in whole.items()}
     return split_tensor_dict(ordered, len(batches))
-
-
-@contextmanager
-def _reading(checkpoint: str | None) -> Iterator[None]:
-    """Turns any error of the block into a `CheckpointError` that names the checkpoint.
-
-    Anything may be raised where weights and pickles are damaged, so everything is caught.
-    """
-    try:
-        yield
-    except Exception as e:
-        raise CheckpointError(
-            f"{checkpoint} cannot be read ({describe(e)}); delete it to go on from the checkpoint before"
-        ) from e
 
 
 class _EpochOrder(torch.utils.data.Sampler):

@@ -4,8 +4,8 @@
 calls functions with TRL's reward signature in this process. Both give `Verdict`s.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 # The verifiers that can be named by one word, and the function each stands for.
@@ -30,11 +30,13 @@ class Verdict:
         not apply.
     per_function: (F,) each reward function's own value, None where it gave none. The first one decides raw correctness.
     error: why `reward` is None; None when there is a reward.
+    logged: what reward functions logged of this completion with TRL's `log_extra`, by the name of the column.
     """
 
     reward: float | None
     per_function: tuple[float | None, ...]
     error: str | None = None
+    logged: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 class Verifier(Protocol):

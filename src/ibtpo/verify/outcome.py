@@ -1,6 +1,7 @@
 """From what a reward function returns to a number or a reason, and from several of those to one verdict."""
 
 import asyncio
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,33 +22,52 @@ RewardFunction = Callable[..., Any]
 Outcome = tuple[float | None, str | None]
 
 
+# The arguments that TRL gives a reward function besides the data set's columns. A column of such a name is left out.
+ARGUMENTS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
+
+
 def call(func: RewardFunction, rows: Sequence[Mapping[str, Any]], extra: Mapping[str, Any] | None = None) -> list[Any]:
     """Calls a reward function as TRL does: with a list for each column, and plural names for prompts and completions.
 
     func: a function with TRL's reward signature, plain or async.
-    rows: (R,) dicts with `completion` and any other columns. A column that a row lacks is None there.
-    extra: more keyword arguments for the function, in place of columns of the same names.
+    rows: (R,) dicts with `completion` and any other columns. A column that a row lacks is None there; one that has the
+        name of an argument (`ARGUMENTS`) is left out.
+    extra: more keyword arguments for the function.
 
     Returns what the function returned, as a list. Its length is not checked.
 
     Raises `TypeError` if the result is not a sequence, and whatever the function raises.
     """
-    columns = {key for row in rows for key in row} - {
-        "prompt",
-        "completion",
-        "completion_ids",
-        PROMPT_TEXT,
-        *(extra or {}),
-    }
-    result = func(
-        prompts=[row.get("prompt") for row in rows],
-        completions=[row["completion"] for row in rows],
-        completion_ids=[row.get("completion_ids") for row in rows],
+    result = func(**_arguments(rows, extra))
+    return _as_list(asyncio.run(_finish(result)) if inspect.isawaitable(result) else result)
+
+
+async def acall(func: RewardFunction, rows: Sequence[Mapping[str, Any]], extra: Mapping[str, Any]) -> list[Any]:
+    """The same as `call` for an async function, inside the running event loop."""
+    return _as_list(await func(**_arguments(rows, extra)))
+
+
+def is_async(func: RewardFunction) -> bool:
+    """Whether calling `func` gives a coroutine: an async function, a partial of one, or an object that is called so."""
+    while isinstance(func, functools.partial):
+        func = func.func
+    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(getattr(func, "__call__", None))  # noqa: B004
+
+
+def _arguments(rows: Sequence[Mapping[str, Any]], extra: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The keyword arguments of a reward function for some rows."""
+    columns = {key for row in rows for key in row} - {"prompt", "completion", PROMPT_TEXT, *ARGUMENTS}
+    return {
         **{key: [row.get(key) for row in rows] for key in sorted(columns)},
+        "prompts": [row.get("prompt") for row in rows],
+        "completions": [row["completion"] for row in rows],
+        "completion_ids": [row.get("completion_ids") for row in rows],
         **(extra or {}),
-    )
-    if inspect.isawaitable(result):
-        result = asyncio.run(_finish(result))
+    }
+
+
+def _as_list(result: Any) -> list[Any]:
+    """What a reward function returned, as a list. Raises `TypeError` if it is not a sequence."""
     if isinstance(result, str | bytes | Mapping) or not hasattr(result, "__len__") or not hasattr(result, "__iter__"):
         raise TypeError(f"returned {type(result).__name__}, expected a list with one number or None a row")
     return list(result)

@@ -145,6 +145,7 @@ def options_of(tree: ReasoningTree, overrides: Mapping[str, Any] | None = None) 
             score=score,
             ib_on_uniform_trees=credit.get("ib_on_uniform_trees") is not False,
             prefix_weight=credit.get("prefix_weight", "trajectories"),
+            divisor=credit.get("divisor"),
         )
     except (TypeError, ValueError, AttributeError) as e:  # anybody may have written the meta
         raise DataError(f"tree {tree.id!r}: the options in its meta cannot be used: {e}") from e
