@@ -1,0 +1,31 @@
+"""What `ibtpo train` prints at the end of a run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("trl")
+
+from ibtpo.commands.train import known_results
+from ibtpo.training.launch import prepare
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_recipes_own_run_is_told_what_grpo_and_ibtpo_reach_by_numbers_that_stand_in_the_results() -> None:
+    known = json.loads((ROOT / "src/ibtpo/recipes/nano-walk.json").read_text())
+    summary = json.loads((ROOT / known["source"] / "summary.json").read_text())
+    for name, arm in (("GRPO", "grpo"), ("IB-TPO", "ibtpo")):
+        assert known["arms"][name]["acc"] == pytest.approx(summary["arms"][arm]["acc"], abs=1e-4)
+        assert known["arms"][name]["ci"] == pytest.approx(summary["arms"][arm]["ci"], abs=1e-4)
+    assert (known["tokens"], known["problems"]) == (summary["tokens"], summary["problems"])
+    for changes in ({}, {"seed": 7}, {"method": "grpo"}):
+        line = known_results(prepare(None, changes, output="unused").settings)
+        assert line is not None
+        assert f"GRPO {100 * known['arms']['GRPO']['acc']:.1f} %" in line
+
+
+@pytest.mark.parametrize("changes", [{"lam": 0.5}, {"learning_rate": 1e-3}, {"max_generated_tokens": 1000}])
+def test_a_run_with_other_settings_is_told_nothing(changes: dict[str, float]) -> None:
+    assert known_results(prepare(None, changes, output="unused").settings) is None
