@@ -18,7 +18,7 @@ def decode(ids):
     return tokenizer.decode(ids, skip_special_tokens=True)
 
 
-search = ibtpo.TreeSearch(engine, verifier, decode, ibtpo.SearchOptions(seed=2))
+search = ibtpo.TreeSearch(engine, verifier, decode, ibtpo.SearchOptions(seed=1))
 tree = asyncio.run(search.grow(prompt))
 
 scores = ibtpo.score_tree(tree)

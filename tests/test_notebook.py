@@ -25,4 +25,4 @@ def test_the_notebook_runs_and_its_stored_outputs_are_true(tmp_path: Path) -> No
     assert "12 answers for" in "".join(printed(c) for c in run.cells if c.cell_type == "code")
     page = (tmp_path / "first_tree.html").read_text()
     assert page.lower().startswith("<!doctype html>")
-    assert "From 64 reach 85" in page
+    assert "From 38 reach 80" in page

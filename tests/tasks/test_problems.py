@@ -409,7 +409,9 @@ def test_a_gold_completion_is_a_box_or_a_worked_answer() -> None:
 def test_the_embedded_task_s_gold_answers_pass_and_other_problems_do_not() -> None:
     with VerifierPool("walk", workers=1) as pool:
         report = check_data(load_problems("walk:test", limit=200), pool)
-    assert (report.passed, report.negative, report.negative_accepted, report.errors) == (200, 200, [], 0)
+    assert (report.passed, report.negative, report.errors) == (200, 200, 0)
+    # From 29 to 7 by two moves of -11, which both problems have: that answer is right for the other, too.
+    assert report.negative_accepted == [("walk-29-7-+7+2-11-3", "7", "walk-29-7-+9+5-11-2", "7")]
 
 
 @pytest.fixture(scope="module")

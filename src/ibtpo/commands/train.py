@@ -158,7 +158,7 @@ def known_results(settings: Mapping[str, Any]) -> str | None:
     from ..training import settings as st
 
     file = FOLDER / "nano-walk.json"
-    own = {name: settings[name] for name in ("method", "seed")}
+    own = {name: settings[name] for name in ("method", "seed") if name in settings}
     wanted = st.resolve(st.base_settings("nano-walk", {})[1], own)
     if not file.is_file() or st.resolved(wanted, st.make_config(*st.split(wanted), Path("unused"))) != settings:
         return None
