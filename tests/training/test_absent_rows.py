@@ -8,6 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from helpers.training import QUIET
 from ibtpo.credit import path_advantages, token_advantages
 from ibtpo.training.absent_rows import count_completions, drop_absent, fill_up, row_weights
 from ibtpo.training.config import IBTPOConfig
@@ -43,11 +44,7 @@ def train(model, folder, **options):
         "temperature": 1.0,
         "top_p": 1.0,
         "top_k": 0,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "save_trees_every": 0,
-        "gradient_checkpointing": False,
+        **QUIET,
     }
     args = IBTPOConfig(output_dir=str(folder), **{**defaults, **options})
     trainer = Recording(str(model), mostly_agreed, args, PROMPTS)

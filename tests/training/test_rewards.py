@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from helpers.training import QUIET
 from ibtpo.errors import ConfigError
 from ibtpo.training.config import IBTPOConfig
 from ibtpo.training.rewards import is_reward_model
@@ -22,11 +23,7 @@ def train(model, folder, reward, **options):
         "per_device_train_batch_size": 24,
         "max_completion_length": 16,
         "max_steps": 1,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "save_trees_every": 0,
-        "gradient_checkpointing": False,
+        **QUIET,
         "temperature": 1.0,
         "top_k": 0,
         "top_p": 1.0,

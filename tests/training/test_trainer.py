@@ -12,6 +12,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from helpers import own_engine
+from helpers.training import QUIET
 from ibtpo.branching import ADAPTIVE, BRANCHING
 from ibtpo.credit import ADVANTAGES, CreditOptions, path_advantages, token_advantages
 from ibtpo.engines.transformers import TransformersEngine
@@ -42,11 +43,7 @@ def config(folder, **options):
         "temperature": 1.0,
         "top_p": 1.0,
         "top_k": 0,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "save_trees_every": 0,
-        "gradient_checkpointing": False,
+        **QUIET,
     }
     return IBTPOConfig(output_dir=str(folder), **{**defaults, **options})
 

@@ -5,6 +5,7 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig
 
+from helpers.training import QUIET
 from ibtpo.errors import ConfigError
 from ibtpo.training.config import IBTPOConfig
 from ibtpo.training.trainer import IBTPOTrainer
@@ -18,11 +19,7 @@ def config(folder, cls=IBTPOConfig, **options):
         "per_device_train_batch_size": 24,
         "max_completion_length": 16,
         "max_steps": 1,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "save_trees_every": 0,
-        "gradient_checkpointing": False,
+        **QUIET,
     }
     return cls(output_dir=str(folder), **{**defaults, **options})
 
