@@ -142,15 +142,14 @@ def check_data(
     verdicts = _score(verifier, problems, completions)
     rewrites = gold is None and set(verifier.names) <= {"math_reward", "choice_reward"}
     others = [rewritten_completion(problem) if rewrites else None for problem in problems]
-    asked = [i for i, text in enumerate(others) if text is not None and _accepted(verdicts[i])]
-    texts = [text for i, text in enumerate(others) if text is not None and _accepted(verdicts[i])]
-    again = dict(zip(asked, _score(verifier, [problems[i] for i in asked], texts), strict=True))
+    asked = {i: text for i, text in enumerate(others) if text is not None and _accepted(verdicts[i])}
+    again = dict(zip(asked, _score(verifier, [problems[i] for i in asked], list(asked.values())), strict=True))
     for i, (problem, verdict) in enumerate(zip(problems, verdicts, strict=True)):
         if not _accepted(verdict):
             report.failing.append((problem.id, problem.answer, verdict))
             report.errors += verdict.error is not None
         elif i in again and not _accepted(again[i]):
-            report.unmatched.append((problem.id, problem.answer, str(others[i]), again[i]))
+            report.unmatched.append((problem.id, problem.answer, asked[i], again[i]))
             report.errors += again[i].error is not None
         else:
             report.passed += 1
