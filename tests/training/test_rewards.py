@@ -129,6 +129,38 @@ def test_a_function_that_compares_answers_is_refused_where_answers_come_one_by_o
         train(tiny_model, tmp_path, compares, tree="1,12,1,1")
 
 
+NAMED = """
+def minus_the_mean(completions, **columns):
+    values = [float(c.count("a")) for c in completions]
+    return [v - sum(values) / len(values) for v in values]
+
+def letters(completions, **columns):
+    return [float(c.count("a")) for c in completions]
+
+def last_call(completions, **columns):
+    return [float(len(completions))] * len(completions)
+"""
+
+
+@pytest.mark.parametrize("branching", ["ib", "random"])
+@pytest.mark.parametrize(("name", "alone"), [("minus_the_mean", "0.0"), ("last_call", "1.0")])
+def test_a_function_that_compares_is_refused_by_name_with_every_rule(
+    tiny_model, tmp_path, monkeypatch, branching, name, alone
+):
+    (tmp_path / "named_rewards.py").write_text(NAMED)
+    monkeypatch.syspath_prepend(tmp_path)
+    message = rf"'{name}' compares answers: .* in a call with all 24, and {alone} alone\. A function that is given by "
+    with pytest.raises(ConfigError, match=message):
+        train(tiny_model, tmp_path, f"named_rewards:{name}", branching=branching)
+
+
+def test_a_function_by_name_that_compares_nothing_trains(tiny_model, tmp_path, monkeypatch):
+    (tmp_path / "named_letters.py").write_text(NAMED)
+    monkeypatch.syspath_prepend(tmp_path)
+    t = train(tiny_model, tmp_path, "named_letters:letters")
+    assert rewards(t) == [text.count("a") for text in answers(t)]
+
+
 def test_it_trains_where_branching_needs_no_rewards(tiny_model, tmp_path):
     for branching in ("independent", "entropy"):
         t = train(tiny_model, tmp_path, minus_the_mean, branching=branching)

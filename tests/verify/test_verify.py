@@ -103,6 +103,30 @@ def test_every_failure_is_the_verdict_of_its_own_row(module: str) -> None:
     assert verdicts[-1] == Verdict(1.0, (1.0,))
 
 
+def test_rows_that_are_scored_together_share_one_call_and_its_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "places.py").write_text(
+        "import time\n"
+        "def place(completions, **columns):\n"
+        "    if 'hang' in completions: time.sleep(60)\n"
+        "    if 'raise' in completions: raise ValueError('no')\n"
+        "    return list(range(len(completions)))\n"
+        "def size(completions, **columns):\n"
+        "    return [len(completions)] * len(completions)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    fine, bad, slow = ({"prompt": "p", "completion": text} for text in ("fine", "raise", "hang"))
+    with VerifierPool(["places:place", "places:size"], workers=1, timeout=0.2) as pool:
+        assert pool.may_compare
+        assert [v.per_function for v in pool.score_together([fine, fine])] == [(0.0, 2.0), (1.0, 2.0)]
+        assert [v.per_function for v in pool.score([fine, fine])] == [(0.0, 1.0), (0.0, 1.0)]
+        assert pool.score_together([fine, bad]) == [Verdict(None, (None, 2.0), "place: ValueError: no")] * 2
+        assert pool.score_together([fine, slow]) == [Verdict(None, (None, None), "timed out after 0.4 s")] * 2
+        assert pool.score_together([fine]) == [Verdict(1.0, (0.0, 1.0))]
+    assert not VerifierPool("math").may_compare
+
+
 def test_scores_keep_the_order_of_rows_over_workers_threads_and_coroutines(module: str) -> None:
     rows = [row("echo", number=number) for number in range(60)]
     wanted = [float(number + 2) for number in range(60)]

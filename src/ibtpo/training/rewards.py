@@ -15,8 +15,21 @@ from trl.data_utils import apply_chat_template, is_conversational
 from ..errors import ConfigError
 from ..verify import Verdict
 from ..verify.outcome import ARGUMENTS
+from ..verify.pool import VerifierPool
 from ..verify.rewards import RewardFunctions
 
+# Why a function that compares answers cannot do so, and what to do.
+AS_TREES_GROW = (
+    "While a tree grows, answers are scored as they end, so the function cannot see them all. Let it judge each answer "
+    "by itself (advantages compare the answers anyway), or choose branching random, fixed_width, entropy or "
+    "independent, which need no rewards: there it is called once with all answers of the batch, as in TRL"
+)
+BY_NAME = (
+    "A function that is given by name judges answer by answer, in child processes. Let it judge each answer by itself "
+    "(advantages compare the answers anyway), or give the function itself to IBTPOTrainer and choose branching random, "
+    "fixed_width, entropy or independent, which need no rewards: there it is called once with all answers of the "
+    "batch, as in TRL"
+)
 TOLERANCE = 1e-3  # relative; a model that a function calls gives other last digits for another batch
 
 
@@ -92,7 +105,7 @@ def extra_columns(verdicts: Sequence[Sequence[Verdict]], group: int) -> dict[str
 
 
 def comparing_function(
-    verifier: RewardFunctions, rows: Sequence[dict[str, Any]], verdicts: Sequence[Verdict]
+    verifier: RewardFunctions | VerifierPool, rows: Sequence[dict[str, Any]], verdicts: Sequence[Verdict]
 ) -> tuple[str | None, bool]:
     """Looks for a function whose value for an answer depends on the other answers in its call.
 
@@ -100,47 +113,38 @@ def comparing_function(
     value that differs counts only if a second such call gives the same, since some functions are random, and if the
     answer alone gets another one, since a call may fail now and then.
 
-    verifier: calls the functions; what they log meanwhile is dropped.
+    verifier: calls the functions.
     rows: (R,) what they got.
     verdicts: (R,) what they said.
 
     Returns the message for the user, or None, and whether the matter is settled: it is not while each function gives
     all answers the same value.
     """
-    kept, verifier.extra = verifier.extra, {**verifier.extra, "log_metric": lambda name, value: None}
-    try:
-        together = verifier.score(rows)
-        settled = all(len({v.per_function[f] for v in together}) > 1 for f in range(len(verifier.names)))
-        again: list[Verdict] = []
-        for f, name in enumerate(verifier.names):
-            values = [v.per_function[f] for v in together]
-            grown = [v.per_function[f] for v in verdicts]
-            i = next((i for i, (a, b) in enumerate(zip(values, grown, strict=True)) if not _alike(a, b)), None)
-            if i is None:
-                continue
-            settled = True
-            again = again or verifier.score(rows)
-            if not all(_alike(a, v.per_function[f]) for a, v in zip(values, again, strict=True)):
-                continue
-            alone = verifier.score([rows[i]])[0].per_function[f]
-            if not _alike(values[i], alone):
-                return _message(name, values[i], alone, len(rows)), True
-        return None, settled
-    finally:
-        verifier.extra = kept
+    together = verifier.score_together(rows)
+    settled = all(len({v.per_function[f] for v in together}) > 1 for f in range(len(verifier.names)))
+    again: list[Verdict] = []
+    for f, name in enumerate(verifier.names):
+        values = [v.per_function[f] for v in together]
+        grown = [v.per_function[f] for v in verdicts]
+        i = next((i for i, (a, b) in enumerate(zip(values, grown, strict=True)) if not _alike(a, b)), None)
+        if i is None:
+            continue
+        settled = True
+        again = again or verifier.score_together(rows)
+        if not all(_alike(a, v.per_function[f]) for a, v in zip(values, again, strict=True)):
+            continue
+        alone = verifier.score_together([rows[i]])[0].per_function[f]
+        if not _alike(values[i], alone):
+            how = BY_NAME if isinstance(verifier, VerifierPool) else AS_TREES_GROW
+            return (
+                f"reward function {name!r} compares answers: one of them gets {values[i]} in a call with all "
+                f"{len(rows)}, and {alone} alone. {how}",
+                True,
+            )
+    return None, settled
 
 
 def _alike(a: float | None, b: float | None) -> bool:
     if a is None or b is None:
         return a is b
     return abs(a - b) <= TOLERANCE * max(1.0, abs(a), abs(b))
-
-
-def _message(name: str, together: float | None, alone: float | None, count: int) -> str:
-    return (
-        f"reward function {name!r} compares answers: one of them gets {together} in a call with all {count}, and "
-        f"{alone} alone. While a tree grows, answers are scored as they end, so the function cannot see them all. Let "
-        f"it judge each answer by itself (advantages compare the answers anyway), or choose branching random, "
-        f"fixed_width, entropy or independent, which need no rewards: there it is called once with all answers of the "
-        f"batch, as in TRL"
-    )

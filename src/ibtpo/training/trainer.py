@@ -293,7 +293,7 @@ class IBTPOTrainer(GRPOTrainer):
 
         The first batches are searched until one shows it; see `comparing_function`.
         """
-        if not isinstance(self.verifier, RewardFunctions) or not self._checks:
+        if not self._checks or not self.verifier.may_compare:
             return
         self._checks -= 1
         rows = [row for tree in self.trees for row in search.rows[tree.id]]

@@ -65,6 +65,7 @@ class VerifierPool:
     ) -> None:
         rewards = tuple(reward) if isinstance(reward, Sequence) and not isinstance(reward, str) else (reward,)
         self.names = tuple(function_name(name) for name in rewards)
+        self.may_compare = not set(rewards) <= set(BUILTIN)  # whether a function may be one that compares answers
         self.weights = check_weights(weights, self.names)
         self.timeout = check_timeout(timeout)
         if workers < 1:
@@ -89,8 +90,19 @@ class VerifierPool:
 
         Raises `VerifierError` if a reward function cannot be imported or the pool is closed.
         """
-        todo = deque(enumerate(rows))
-        verdicts: list[Verdict | None] = [None] * len(rows)
+        return [verdict for verdicts in self._judge([[row] for row in rows]) for verdict in verdicts]
+
+    def score_together(self, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
+        """Judges (R,) rows as `score` does, but calls each function once with all of them, in one child.
+
+        It shows what a function that compares answers would say. All rows share one failure.
+        """
+        return self._judge([list(rows)])[0]
+
+    def _judge(self, calls: Sequence[list[dict[str, Any]]]) -> list[list[Verdict]]:
+        """Judges the rows of each call together, and returns their verdicts; the idle children share the calls."""
+        todo = deque(enumerate(calls))
+        verdicts: list[list[Verdict]] = [[] for _ in calls]
         busy: dict[int, _Worker] = {}  # by the file descriptor of the child's answers
         try:
             while todo or busy:
@@ -102,7 +114,7 @@ class VerifierPool:
             for worker in busy.values():
                 worker.stop()
                 self._idle.put(worker)
-        return verdicts  # type: ignore[return-value]  # every row was either answered or given an error
+        return verdicts
 
     async def ascore(self, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
         """The same as `score`, without blocking the event loop."""
@@ -128,11 +140,11 @@ class VerifierPool:
         self.close()
 
     def _assign(
-        self, todo: deque[tuple[int, dict[str, Any]]], busy: dict[int, "_Worker"], verdicts: list[Verdict | None]
+        self, todo: deque[tuple[int, list[dict[str, Any]]]], busy: dict[int, "_Worker"], verdicts: list[list[Verdict]]
     ) -> None:
-        """Gives rows of `todo` to idle children, which then are in `busy`.
+        """Gives calls of `todo` to idle children, which then are in `busy`.
 
-        It waits for a child only while this call of `score` has none: other threads may use all the others.
+        It waits for a child only while this call of `_judge` has none: other threads may use all the others.
         """
         while todo:
             if self._closed:
@@ -143,21 +155,21 @@ class VerifierPool:
                 if busy:
                     return
                 continue  # the pool may have been closed meanwhile
-            index, row = todo.popleft()
+            index, rows = todo.popleft()
             try:
-                body = pickle.dumps(row, protocol=pickle.HIGHEST_PROTOCOL)
+                body = pickle.dumps(rows, protocol=pickle.HIGHEST_PROTOCOL)
             except Exception as error:
                 failure: Outcome = (None, f"the row cannot be sent to a child process: {describe(error)}")
-                verdicts[index] = combine([failure] * len(self.names), self.names, self.weights)
+                verdicts[index] = [combine([failure] * len(self.names), self.names, self.weights)] * len(rows)
                 self._idle.put(worker)
                 continue
             if worker.gone():
                 worker.stop()
                 worker.start()
-            worker.take(index, body, self.timeout)
+            worker.take(index, body, len(rows), self.timeout)
             busy[worker.answers] = worker
 
-    def _collect(self, busy: dict[int, "_Worker"], verdicts: list[Verdict | None]) -> None:
+    def _collect(self, busy: dict[int, "_Worker"], verdicts: list[list[Verdict]]) -> None:
         """Waits until a child answers or a deadline passes, and turns what has come into verdicts."""
         poll = select.poll()
         for worker in busy.values():
@@ -180,12 +192,12 @@ class VerifierPool:
                     raise VerifierError("the verifier pool was closed while it was scoring")
                 worker.start()
                 if not worker.begun and not worker.second:  # it died before it read the row
-                    worker.take(worker.index, worker.body, self.timeout, second=True)
+                    worker.take(worker.index, worker.body, worker.rows, self.timeout, second=True)
                     busy[worker.answers] = worker
                     continue
-                verdicts[worker.index] = Verdict(None, (None,) * len(self.names), outcomes)
+                verdicts[worker.index] = [Verdict(None, (None,) * len(self.names), outcomes)] * worker.rows
             else:
-                verdicts[worker.index] = combine(outcomes, self.names, self.weights)
+                verdicts[worker.index] = [combine(row, self.names, self.weights) for row in outcomes]
             self._idle.put(worker)
 
 
@@ -196,11 +208,12 @@ class _Worker:
         self.rewards = rewards
         self.tags = tags  # as JSON
         self.process: subprocess.Popen[bytes] | None = None
-        self.index = -1  # of the row among those of its call of `score`
-        self.body = b""  # the row as a pickle
-        self.begun = False  # whether the child has read the row
-        self.second = False  # whether an earlier child died before it read the same row
-        self.deadline = 0.0  # when the row, or the import before it, has taken too long; by `time.monotonic`
+        self.index = -1  # of the rows among the calls that are judged at once
+        self.body = b""  # the rows of one call as a pickle
+        self.rows = 0  # how many they are
+        self.begun = False  # whether the child has read them
+        self.second = False  # whether an earlier child died before it read the same rows
+        self.deadline = 0.0  # when they, or the import before them, have taken too long; by `time.monotonic`
         self.answers = -1  # the file descriptor from which the child's answers are read
 
     def start(self) -> None:
@@ -250,18 +263,19 @@ class _Worker:
         """
         return self.process is None or (self.ready and self.process.poll() is not None)
 
-    def take(self, index: int, body: bytes, timeout: float, second: bool = False) -> None:
-        """Gives the child a row; it is sent as soon as the child is ready for it.
+    def take(self, index: int, body: bytes, rows: int, timeout: float, second: bool = False) -> None:
+        """Gives the child the rows of one call; they are sent as soon as the child is ready for them.
 
-        index: the row's index in its call of `score`.
-        body: the row as a pickle.
-        timeout: seconds that it may take.
-        second: whether an earlier child died before it read this row.
+        index: the index of the call among those that are judged at once.
+        body: the rows as a pickle.
+        rows: how many they are.
+        timeout: seconds that each row may take.
+        second: whether an earlier child died before it read these rows.
         """
-        self.index, self.body, self.timeout = index, body, timeout
+        self.index, self.body, self.rows, self.timeout = index, body, rows, timeout * rows
         self.begun, self.second = False, second
         self.outbox = memoryview(HEADER.pack(len(body)) + body)
-        self.deadline = time.monotonic() + timeout if self.ready else self.started + IMPORT_TIMEOUT
+        self.deadline = time.monotonic() + self.timeout if self.ready else self.started + IMPORT_TIMEOUT
         self._write()
 
     def interests(self) -> list[tuple[int, int]]:
@@ -269,10 +283,10 @@ class _Worker:
         reading = [(self.answers, select.POLLIN)]
         return [*reading, (self.requests, select.POLLOUT)] if self.ready and self.outbox else reading
 
-    def advance(self) -> list[Outcome] | str | VerifierError | None:
-        """Sends and reads what can be moved without waiting, and tells how far the row is.
+    def advance(self) -> list[list[Outcome]] | str | VerifierError | None:
+        """Sends and reads what can be moved without waiting, and tells how far the rows are.
 
-        Returns None while it is not done, a list of (F,) outcomes when it is judged, a string that says why it failed,
+        Returns None while they are not done, (R, F) outcomes when they are judged, a string that says why they failed,
         or, where no row can be judged, an error that the caller is to raise.
         """
         self._write()
@@ -283,6 +297,8 @@ class _Worker:
             state, reason = message
             if state == "failed":
                 return VerifierError(reason)
+            if state == "unread":
+                return str(reason)
             if state == "ready":
                 self.ready = True
                 self.deadline = time.monotonic() + self.timeout
@@ -295,7 +311,7 @@ class _Worker:
         if time.monotonic() < self.deadline:
             return None
         if self.ready:
-            self.begun = True  # so that a row that takes too long is not sent to a second child
+            self.begun = True  # so that rows that take too long are not sent to a second child
             return f"timed out after {self.timeout:g} s"
         return VerifierError(
             f"importing the reward function {self._rewards()} took more than {IMPORT_TIMEOUT:g} s; "

@@ -64,6 +64,8 @@ class RewardFunctions:
     `VerifierError` once three calls have hung.
     """
 
+    may_compare = True  # a function may be one that compares answers
+
     def __init__(
         self,
         funcs: RewardFunction | Sequence[RewardFunction],
@@ -97,6 +99,14 @@ class RewardFunctions:
         Raises `VerifierError` once three calls have hung.
         """
         return self._score(rows, _current_device())
+
+    def score_together(self, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
+        """Judges (R,) rows as `score` does, but drops what the functions log: to see what they say to these rows."""
+        kept, self.extra = self.extra, {**self.extra, "log_metric": lambda name, value: None}
+        try:
+            return self.score(rows)
+        finally:
+            self.extra = kept
 
     def _score(self, rows: Sequence[dict[str, Any]], device: int | None) -> list[Verdict]:
         """`score`, with the CUDA device of the thread that asked for it."""

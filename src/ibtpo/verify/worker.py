@@ -5,9 +5,11 @@ started with as standard input and output. Those pipes get other file descriptor
 to standard error, so that nothing that a reward function prints gets among the answers.
 
     child → parent   ("ready", None) or ("failed", "why")     once, after the imports
-    parent → child   row (dict)                               any number of times
-    child → parent   ("begun", None)                          before the row's judgement
-    child → parent   (F,) list of (value or None, error or None)
+    parent → child   (R,) list of rows (dicts)                any number of times
+    child → parent   ("begun", None)                          before their judgement
+    child → parent   (R, F) list of (value or None, error or None), or ("unread", "why")
+
+Each function is called once with all R rows: with one row, unless it is to be found out whether the function compares.
 """
 
 import json
@@ -51,11 +53,12 @@ def main(parent: int, tags: dict[str, str], names: list[str]) -> None:
         body = requests.read(HEADER.unpack(header)[0])
         _send(answers, ("begun", None))
         try:
-            row = pickle.loads(body)
-            outcomes = [_judge(function, row, tags) for function in functions]
+            rows = pickle.loads(body)
         except Exception as error:
-            outcomes = [(None, f"the row could not be read: {describe(error)}")] * len(functions)
-        _send(answers, outcomes)
+            _send(answers, ("unread", f"the row could not be read: {describe(error)}"))
+            continue
+        columns = [_judge(function, rows, tags) for function in functions]
+        _send(answers, [list(outcomes) for outcomes in zip(*columns, strict=True)])
 
 
 def load(name: str) -> RewardFunction:
@@ -72,18 +75,18 @@ def load(name: str) -> RewardFunction:
     return function
 
 
-def _judge(function: RewardFunction, row: dict[str, Any], tags: dict[str, str]) -> Outcome:
-    """What one function says of a row: its value, or why there is none. It never raises an `Exception`."""
+def _judge(function: RewardFunction, rows: list[dict[str, Any]], tags: dict[str, str]) -> list[Outcome]:
+    """What one function says of (R,) rows: (R,) values, or why there are none. It never raises an `Exception`."""
     own = function.__module__.startswith(f"{__package__}.")
-    if own and PROMPT_TEXT in row:
-        row = {**row, "prompt": row[PROMPT_TEXT]}
+    if own:
+        rows = [{**row, "prompt": row.get(PROMPT_TEXT, row.get("prompt"))} for row in rows]
     try:
-        values = call(function, [row], tags if own else None)
+        values = call(function, rows, tags if own else None)
     except Exception as error:
-        return None, describe(error)
-    if len(values) != 1:
-        return None, f"returned {count(len(values), 'value')} for 1 row"
-    return to_outcome(values[0])
+        return [(None, describe(error))] * len(rows)
+    if len(values) != len(rows):
+        return [(None, f"returned {count(len(values), 'value')} for {count(len(rows), 'row')}")] * len(rows)
+    return [to_outcome(value) for value in values]
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
