@@ -200,6 +200,18 @@ def test_all_first_answers_and_all_branches_of_a_round_are_in_flight_together() 
     assert engine.max_seen == 8
 
 
+def test_independent_answers_are_asked_for_all_at_once() -> None:
+    engine = ScriptedEngine(next_token, [EOS], delay=lambda seed: 1e-3)
+    in_rounds = grow(options("4,9,1,1", branching="independent"), prompts(1), engine)[0]
+    assert engine.max_seen == 12
+    together = grow(options("12,1,1,1", branching="independent"), prompts(1))[0]
+    assert [in_rounds.completion_ids(i) for i in range(12)] == [together.completion_ids(i) for i in range(12)]
+    assert [rollout.round for rollout in in_rounds.rollouts] == [0] * 4 + list(range(1, 9))
+    engine = ScriptedEngine(next_token, [EOS], delay=lambda seed: 1e-3)
+    grow(options("4,9,1,1", branching="independent", max_in_flight=3), prompts(5), engine)
+    assert engine.max_seen == 3
+
+
 # --- law 5
 
 

@@ -218,6 +218,9 @@ class TreeSearch:
         self._pieces = PieceDecoder(decode)
         self._splitter = make_splitter(options.splitter)
         self._rule = find_rule(options.branching)
+        # Answers that all start at the root need not wait for each other, unless their tokens are counted as they end.
+        self._at_once = options.branching == "independent" and options.budget.tokens is None
+        self._lookahead = options.budget.rounds if self._at_once else options.lookahead
 
     async def grow_all(self, prompts: Iterable[Prompt]) -> list[ReasoningTree]:
         """Grows a tree for each prompt, and returns them in the order of the prompts.
@@ -271,7 +274,7 @@ class TreeSearch:
         requests = asyncio.Semaphore(o.max_in_flight)
         # `each` is how many requests a growing tree has under way. Only as many trees grow at once as keep the engine
         # full: with more of them, each would wait longer for its requests, and all would be whole late.
-        each = o.budget.k * o.budget.b * (1 + o.lookahead)
+        each = o.budget.k * o.budget.b * (1 + self._lookahead)
         growing = asyncio.Semaphore(max(1, -(-o.max_in_flight // each)))
 
         async def one(prompt: Prompt) -> None:
@@ -307,7 +310,8 @@ class TreeSearch:
         running: deque[list[_Job]] = deque()  # rounds whose rollouts are under way, oldest first
         try:
             running.append(self._start([BranchPoint(ROOT)], o.budget.b0, 0, tree, prompt, started, running, requests))
-            await self._finish(running, tree, answers)
+            if not self._at_once:
+                await self._finish(running, tree, answers)
             round = 1
             while True:
                 points = self._choose(tree, round, running)
@@ -316,7 +320,7 @@ class TreeSearch:
                     round += 1
                 elif not running:
                     return tree, answers
-                if not points or len(running) > o.lookahead:
+                if not points or len(running) > self._lookahead:
                     await self._finish(running, tree, answers)
         finally:
             await _cancel([job.task for jobs in running for job in jobs])

@@ -117,6 +117,18 @@ def test_the_patch_of_trls_trainer_fits_and_one_of_the_users_does_not() -> None:
     assert not FusedForward.fits(model)
 
 
+def test_the_hook_of_gradient_checkpointing_fits_and_any_beside_it_does_not() -> None:
+    model = llama()
+    model.gradient_checkpointing_enable()
+    model.enable_input_require_grads()
+    assert model.get_input_embeddings()._forward_hooks
+    assert FusedForward.fits(model)
+    hook = model.get_input_embeddings().register_forward_hook(lambda module, args, output: output * 0)
+    assert not FusedForward.fits(model)
+    hook.remove()
+    assert FusedForward.fits(model)
+
+
 def test_what_is_not_plain_does_not_fit() -> None:
     assert not FusedForward.fits(build(FAMILIES["gemma"]))
     assert not FusedForward.fits(build(FAMILIES["smollm3"]))

@@ -43,8 +43,9 @@ class FusedForward:
         """Whether `model` can be run this way.
 
         It can if it is one of `MODEL_TYPES` in float32 on the CPU, its weights are small enough to be held twice (at
-        most `MOST_BYTES`), and nothing changes its forward: no adapter, no hook, and no patch but the one that TRL's
-        trainer makes, which computes the same logits unless it is asked for a loss.
+        most `MOST_BYTES`), and nothing changes its forward: no adapter, no hook but the one that comes with gradient
+        checkpointing, and no patch but the one that TRL's trainer makes, which computes the same logits unless it is
+        asked for a loss.
         """
         if not type(model).__module__.startswith("transformers.models.") or model.config.model_type not in MODEL_TYPES:
             return False
@@ -53,7 +54,9 @@ class FusedForward:
         if sum(p.nbytes for p in model.parameters()) > MOST_BYTES:
             return False
         touched = any(
-            m._forward_hooks or m._forward_pre_hooks or ("forward" in m.__dict__ and not _patched_by_trl(m))
+            not all(map(_for_checkpointing, m._forward_hooks.values()))
+            or m._forward_pre_hooks
+            or ("forward" in m.__dict__ and not _patched_by_trl(m))
             for m in model.modules()
         )
         return not touched and all(
@@ -110,6 +113,11 @@ def _patched_by_trl(module: Any) -> bool:
     """Whether a module's own `forward` is that of TRL's `add_fused_lm_head`, which trainers put on their model."""
     function = getattr(module.forward, "__func__", None)
     return str(getattr(function, "__globals__", {}).get("__name__")).startswith("trl.")
+
+
+def _for_checkpointing(hook: Any) -> bool:
+    """Whether a hook is that of transformers' `enable_input_require_grads`, which changes no value."""
+    return getattr(hook, "__qualname__", "").endswith("enable_input_require_grads.<locals>.make_inputs_require_grads")
 
 
 def _linears(model: Any) -> list[torch.nn.Module]:
