@@ -162,6 +162,22 @@ def test_a_finished_run_without_checkpoints_cannot_be_prolonged(
     assert (tmp_path / "config.yaml").read_bytes() == before
 
 
+def test_a_run_that_its_tokens_end_within_a_generation_batch_is_prolonged_to_the_same_losses(
+    place: Path, tmp_path: Path
+) -> None:
+    how = {"num_iterations": 2, "max_steps": -1, "eval_data": "none"}
+    whole = ibtpo.train(settings(place, **how, max_generated_tokens=200), output=tmp_path / "whole")
+    part = ibtpo.train(settings(place, **how, max_generated_tokens=1), output=tmp_path / "part")
+    steps = tmp_path / "part" / "checkpoints"
+    assert [p.name for p in steps.glob("checkpoint-*")] == ["checkpoint-1"]  # the second step of the batch is to come
+    assert (steps / "checkpoint-1" / "ibtpo_batch_0.pt").is_file()
+    more = ibtpo.train(resume=part.path, max_generated_tokens=200)
+    assert more.generated_tokens == whole.generated_tokens > part.generated_tokens
+    losses = [[r["loss"] for r in rows_of(run.path / "metrics.jsonl") if "loss" in r] for run in (whole, more)]
+    assert len(losses[0]) > 2
+    assert losses[1] == pytest.approx(losses[0], abs=1e-6)
+
+
 def steps_of(calls: list[int]) -> Any:
     """A callback that adds the number of each step to `calls`."""
 

@@ -70,20 +70,14 @@ class LastCheckpoint(TrainerCallback):
     """Saves a checkpoint at the end of a run, so that it can be prolonged without repeating steps.
 
     transformers does so where steps or epochs end a run, but not where something else does, such as the tokens. None
-    is saved where `save_strategy` is not "steps", nor inside a generation batch: TRL does not store one that is half
-    used. Callbacks run in the order they were added, so add this one after any that may stop the run.
+    is saved where `save_strategy` is not "steps". Callbacks run in the order they were added, so add this one after any
+    that may stop the run.
     """
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Asks for a checkpoint if training stops here."""
-        if control.should_training_stop and args.save_strategy == "steps" and is_whole(args, state):
+        if control.should_training_stop and args.save_strategy == "steps":
             control.should_save = True
-
-
-def is_whole(args: Any, state: TrainerState) -> bool:
-    """Whether a generation batch ends with the step that has just ended, so that a run can go on from there."""
-    cycle = args.steps_per_generation * args.num_iterations
-    return bool(state.global_step * args.gradient_accumulation_steps % cycle == 0)
 
 
 def _whole_lines(path: Path) -> list[str]:

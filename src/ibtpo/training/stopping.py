@@ -10,8 +10,6 @@ from typing import Any
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from .callbacks import is_whole
-
 # Ctrl-C; a scheduler's end, and its warning before it (Slurm's --signal); the end of the terminal.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 
@@ -30,9 +28,8 @@ class StoppedError(KeyboardInterrupt):
 class StopSignals(TrainerCallback):
     """Lets the step that is under way end, asks for a checkpoint and stops the training, once a signal has come.
 
-    Training stops only where a generation batch ends, since a checkpoint holds no sampled answers, and in all processes
-    after the same step, whichever of them got the signal. Outside of training, as while held-out problems are answered,
-    the signal raises `StoppedError` at once, and so does a second Ctrl-C.
+    Training stops in all processes after the same step, whichever of them got the signal. Outside of training, as while
+    held-out problems are answered, the signal raises `StoppedError` at once, and so does a second Ctrl-C.
 
     trainer: the trainer, to which this is to be added.
     tell: whether to say on stderr that a signal has come.
@@ -85,7 +82,7 @@ class StopSignals(TrainerCallback):
         """Asks for a checkpoint and for the end of the training, if a signal has come."""
         if self.trainer.accelerator.num_processes > 1:
             self.received = next((number for number in gather_object([self.received]) if number is not None), None)
-        if self.received is not None and is_whole(args, state):
+        if self.received is not None:
             control.should_training_stop = control.should_save = True
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
