@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from helpers.places import ROOT
@@ -35,7 +35,7 @@ def more_a_than_b(completions, **kwargs):
     return [float(c.count("a") > c.count("b")) for c in completions]
 
 
-def make_trainer(model, folder, **options):
+def make_trainer(model, folder, reward=more_a_than_b, **options):
     defaults = {
         "per_device_train_batch_size": 8,
         "num_generations": 4,
@@ -52,7 +52,7 @@ def make_trainer(model, folder, **options):
     }
     args = GRPOConfig(output_dir=str(folder), **{**defaults, **{k: v for k, v in options.items() if k != "peft"}})
     data = Dataset.from_list([{"prompt": p} for p in PROMPTS])
-    return GRPOTrainer(str(model), more_a_than_b, args, data, peft_config=options.get("peft"))
+    return GRPOTrainer(str(model), reward, args, data, peft_config=options.get("peft"))
 
 
 def probed(trainer):
@@ -97,6 +97,21 @@ def test_logged_numbers_are_those_of_trees_grown_by_hand_at_that_step(tiny_model
     trees = list(read_trees(tmp_path / "t" / "step_000003.jsonl.gz"))
     assert [t.meta["step"] for t in trees] == [3] * 6
     assert trees[0].prompt == "ad"
+
+
+def test_a_reward_model_of_the_trainer_scores_the_probe_too(tiny_model, tmp_path):
+    torch.manual_seed(0)
+    judge = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
+    trainer = make_trainer(tiny_model, tmp_path, [judge, more_a_than_b], reward_weights=[1.0, 0.5])
+    callback = IBScoreCallback(trainer, num_prompts=2, search=SEARCH)
+    callback.probe()
+    for tree in callback.trees:
+        for i, leaf in enumerate(tree.leaves):
+            text = tree.completion_text(i)
+            ids = trainer.processing_class(tree.prompt + text, return_tensors="pt", add_special_tokens=False).input_ids
+            value = judge(input_ids=ids).logits[0, 0].item()
+            assert leaf.reward == pytest.approx(value + 0.5 * (text.count("a") > text.count("b")), abs=1e-5)
+    callback.on_train_end(None, None, None)
 
 
 def test_stored_probe_trees_are_read_by_ibtpo_score(tiny_model, tmp_path, capsys):

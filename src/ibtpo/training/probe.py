@@ -39,6 +39,7 @@ from ..verify import Verifier
 from ..verify.open import open_verifier
 from ..verify.rewards import RewardFunctions
 from ..verify.tags import ANSWER_TAGS, THINKING_TAGS
+from .rewards import as_functions
 from .rows import has_image
 
 PREFIX = "ibtpo/probe/"
@@ -272,7 +273,7 @@ def _open_verifier(trainer: Any, reward_funcs: Any) -> Verifier:
     """The verifier of `reward_funcs`, or of the trainer's own rewards and their weights if that is None."""
     weights = None
     if reward_funcs is None:
-        reward_funcs = trainer.reward_funcs
+        reward_funcs = as_functions(trainer)
         weights = trainer.reward_weights.tolist()
 
     def drop(*_: Any, **__: Any) -> None:

@@ -82,11 +82,15 @@ def trainer_rewards(trainer: Any, weights: Sequence[float] | None, timeout: floa
             "a reward model cannot be asked under DeepSpeed ZeRO-3, because processes score their trees at different "
             "times; use ZeRO-2, or a function that asks a server"
         )
-    funcs = [
+    return RewardFunctions(as_functions(trainer), weights=weights, timeout=timeout)
+
+
+def as_functions(trainer: Any) -> list[Any]:
+    """The rewards of a trainer, ours or TRL's, with each model as a `RewardModel`."""
+    return [
         RewardModel(trainer, i) if isinstance(reward, torch.nn.Module) else reward
         for i, reward in enumerate(trainer.reward_funcs)
     ]
-    return RewardFunctions(funcs, weights=weights, timeout=timeout)
 
 
 def without_argument_names(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
