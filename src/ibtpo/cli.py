@@ -24,6 +24,7 @@ from .storage.recipes import TRAIN_SWITCHES
 VERBS = {
     "train": "train a model with IB-TPO or a baseline; without arguments the embedded model on the embedded task",
     "sample": "grow reasoning trees for a set of problems and store them",
+    "merge": "join what shards of sample, eval, diagnose or compare branching stored",
     "score": "p-hat, IB-Score and step advantages of stored trees",
     "view": "trees as one offline HTML page to explore, or in the terminal",
     "eval": "avg@k and pass@k of a model on a set of problems, with confidence intervals",

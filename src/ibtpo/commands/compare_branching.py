@@ -10,6 +10,7 @@ every arm.
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -25,10 +26,11 @@ from .options import (
     add_output_options,
     add_sampling_options,
     add_score_options,
+    add_shard_option,
     add_tree_options,
     search_options,
 )
-from .output import print_json, tree_progress
+from .output import check_free, print_json, tree_progress
 
 if TYPE_CHECKING:
     from ..search import SearchOptions
@@ -43,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pool", type=int, default=24, metavar="N", help="independent answers a problem (default: %(default)s)"
     )
+    add_shard_option(parser)
     add_output_options(parser)
     add_data_options(parser)
     add_tree_options(parser)
@@ -63,7 +66,10 @@ def run(args: argparse.Namespace) -> int:
     folder = args.output
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not args.resume:
+    stores = {arm: store_of(folder, arm, args.shard) for arm in arms}
+    if args.shard is not None:
+        check_free([path for s in stores.values() for path in (s.path, s.part)], overwrite=False, resume=args.resume)
+    elif folder.is_dir() and any(folder.iterdir()) and not args.resume:
         raise ConfigError(f"{folder} exists already; give --resume to go on with it, or another --output")
     problems, verifier_name = read_problems(args)
     (folder / "trees").mkdir(parents=True, exist_ok=True)
@@ -75,7 +81,11 @@ def run(args: argparse.Namespace) -> int:
         for arm, its_options in arms.items():
             search = TreeSearch(engine, verifier, decoder(tokenizer), its_options)
             with tree_progress(f"trees of {arm}", len(prompts), quiet=args.quiet) as show:
-                grow_stored(search, prompts, store_of(folder, arm), meta=meta, resume=args.resume, on_tree=show)
+                grow_stored(search, prompts, stores[arm], meta=meta, resume=args.resume, on_tree=show)
+    if args.shard is not None:
+        if not args.quiet:
+            print(f"shard {args.shard} is done; when all are, join them with: ibtpo merge {folder}", file=sys.stderr)
+        return 0
     summary = branching_summary(folder, list(args.arms), options.score, seed=args.seed)
     _write(args, folder, summary, options, verifier_name, time.monotonic() - began)
     if args.json:

@@ -26,6 +26,7 @@ from .options import (
     add_output_options,
     add_sampling_options,
     add_score_options,
+    add_shard_option,
     add_tree_options,
     search_options,
 )
@@ -34,6 +35,7 @@ from .output import print_json, tree_progress
 if TYPE_CHECKING:
     from ..compare.checkpoints import Curve
     from ..search import Prompt, SearchOptions, TreeSearch
+    from ..storage.shards import Shard
     from ..tasks.problems import Problem
     from ..verify.pool import VerifierPool
 
@@ -51,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for diagnosis.html, summary.json and trees/")
     parser.add_argument("--resume", action="store_true", help="keep the trees that are there, grow the others")
     parser.add_argument("--overwrite", action="store_true", help="drop what is there")
+    add_shard_option(parser)
     add_output_options(parser)
     group = parser.add_argument_group("flat logs")
     group.add_argument("--completions", type=Path, metavar="PATH", help="a completions_*.parquet or a run's folder")
@@ -84,35 +87,50 @@ def run(args: argparse.Namespace) -> int:
     options = search_options(args)
     names = find_checkpoints(args.model)
     if args.output is not None:
-        _check_folder(args.output, args.resume, args.overwrite)
+        _check_folder(args.output, args.resume, args.overwrite, args.shard)
+    elif args.shard is not None:
+        raise ConfigError("--shard needs --output: without it there is nothing to join")
     elif args.resume:
         raise ConfigError("--resume needs --output: without it no tree is kept")
     problems, verifier_name = read_problems(args)
     if args.output is not None:
-        _make_folder(args.output, args.overwrite)  # only now: a misspelt option must not cost an older measurement
+        _make_folder(
+            args.output, args.overwrite, args.shard
+        )  # only now: a misspelt option must not cost an older measurement
     with open_verifier(args, verifier_name) as verifier:
         return _measure(args, options, names, problems, verifier, verifier_name)
 
 
-def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
-    """Raises `ConfigError` if --output cannot be used, or holds what --overwrite must not delete."""
+def _check_folder(folder: Path, resume: bool, overwrite: bool, shard: "Shard | None") -> None:
+    """Raises `ConfigError` if --output cannot be used, or holds what --overwrite must not delete.
+
+    With a shard only its own files count, since other shards may be writing theirs.
+    """
     if resume and overwrite:
         raise ConfigError("--resume keeps what is there and --overwrite drops it: give one of them")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (resume or overwrite):
+    if _files_of(folder, shard) and not (resume or overwrite):
         raise ConfigError(f"{folder} exists already; give --resume to go on with it or --overwrite to start again")
     others = sorted({p.name for p in folder.iterdir()} - OWN) if folder.is_dir() else []
     if overwrite and others:
         raise ConfigError(f"{folder} is no diagnosis, it holds {others[0]}: --overwrite will not delete from it")
 
 
-def _make_folder(folder: Path, overwrite: bool) -> None:
+def _files_of(folder: Path, shard: "Shard | None") -> list[Path]:
+    """What a folder holds already, or what it holds of a shard."""
+    if shard is None:
+        return list(folder.iterdir()) if folder.is_dir() else []
+    return sorted((folder / "trees").glob(f"{shard.file(Path('*.jsonl'))}*"))
+
+
+def _make_folder(folder: Path, overwrite: bool, shard: "Shard | None") -> None:
     """Makes the folder of --output; with `overwrite` its old trees are deleted, other files as they are rewritten."""
     try:
         (folder / "trees").mkdir(parents=True, exist_ok=True)
         if overwrite:
-            for file in [p for end in ("jsonl", "jsonl.partial*") for p in (folder / "trees").glob(f"*.{end}")]:
+            old = [p for end in ("jsonl", "jsonl.partial*") for p in (folder / "trees").glob(f"*.{end}")]
+            for file in old if shard is None else _files_of(folder, shard):
                 file.unlink()
     except OSError as e:
         raise ConfigError(f"{folder} cannot be made: {e.strerror}; choose another --output") from e
@@ -138,7 +156,7 @@ def _measure(
         return TreeSearch(engine, verifier, decoder(tokenizer), options), prompts
 
     def show(curve: "Curve") -> None:
-        if args.output is not None:
+        if args.output is not None and args.shard is None:
             _write_summary(args, curve, verifier_name)
         if args.json:
             print_json(curve.rows[-1])
@@ -151,6 +169,7 @@ def _measure(
         open_search,
         folder=None if args.output is None else args.output / "trees",
         resume=args.resume,
+        shard=args.shard,
         progress=lambda label: tree_progress(f"trees of {label}", len(problems), quiet=args.quiet),
         on_row=show,
     )
@@ -161,7 +180,12 @@ def _measure(
         for row in curve.rows:
             if "error" in row:
                 print(f"left out: {row['error']}")
-    if args.output is not None:
+    if args.shard is not None:
+        if not args.quiet:
+            print(
+                f"shard {args.shard} is done; when all are, join them with: ibtpo merge {args.output}", file=sys.stderr
+            )
+    elif args.output is not None:
         _write_page(args, curve, len(problems), verifier_name)
     return 1 if len(curve.records) < len(curve.rows) else 0
 

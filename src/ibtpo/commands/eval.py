@@ -16,7 +16,7 @@ from .._text import table
 from ..engines.models import decoder
 from ..errors import ConfigError, IBTPOError
 from .inputs import make_prompts, open_model, open_verifier, read_problems
-from .options import add_data_options, add_output_options, add_sampling_options, sampling_options
+from .options import add_data_options, add_output_options, add_sampling_options, add_shard_option, sampling_options
 from .output import Progress, check_free, file_name, make_folder_of, print_json, warn_if_all_failed
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=file_name, metavar="FILE", help="eval.json; every answer goes to eval.answers.jsonl next to it"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    add_shard_option(parser)
     add_output_options(parser)
     add_data_options(parser, benchmarks=True)
     add_sampling_options(parser)
@@ -58,6 +59,10 @@ def run(args: argparse.Namespace) -> int:
     # Made only for its checks, which `evaluate` would make, too, but not before the model is loaded.
     SearchOptions(Budget(args.k, 1), sampling, max_completion_length=args.max_completion_length,
                   max_in_flight=args.max_in_flight)  # fmt: skip
+    if args.shard is not None:
+        if args.output is None:
+            raise ConfigError("--shard needs --output: without it there is nothing to join")
+        args.output = args.shard.file(args.output)
     answers_file: Path | None = args.output and args.output.with_suffix(".answers.jsonl")
     if args.output is not None and answers_file is not None:
         check_free([args.output, answers_file], overwrite=args.overwrite)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 def read_problems(args: argparse.Namespace) -> tuple[list["Problem"], str]:
     """The problems of `--benchmark` or `--data`, and the name of the verifier: `--verifier`, else the one they go with.
 
+    With `--shard` these are the problems of the shard.
+
     Raises `ConfigError` or `DataError` if they cannot be read.
     """
     from ..tasks.problems import load_problems, verifier_for
@@ -28,7 +30,8 @@ def read_problems(args: argparse.Namespace) -> tuple[list["Problem"], str]:
     if args.verifier is not None:
         function_name(args.verifier)  # so that a misspelt name raises before anything is read or loaded
     if getattr(args, "benchmark", None) is not None:
-        return _read_benchmark(args)
+        problems, name = _read_benchmark(args)
+        return _of_shard(args, problems), name
     problems = load_problems(
         args.data,
         split=args.split or "train",
@@ -38,7 +41,12 @@ def read_problems(args: argparse.Namespace) -> tuple[list["Problem"], str]:
         require_answer=args.verifier is None or args.verifier in ANSWER_VERIFIERS,
         instruction=args.instruction,
     )
-    return problems, args.verifier if args.verifier is not None else verifier_for(problems[0])
+    return _of_shard(args, problems), args.verifier if args.verifier is not None else verifier_for(problems[0])
+
+
+def _of_shard(args: argparse.Namespace, problems: list["Problem"]) -> list["Problem"]:
+    shard = getattr(args, "shard", None)
+    return problems if shard is None else shard.of(problems)
 
 
 def _read_benchmark(args: argparse.Namespace) -> tuple[list["Problem"], str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._options import DOTTED, OPTIONS, RENAMED, pick
+from ..errors import ConfigError
 from ..verify import BUILTIN
 
 if TYPE_CHECKING:
@@ -105,6 +106,13 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_shard_option(parser: argparse.ArgumentParser) -> None:
+    """Declares `--shard`."""
+    parser.add_argument(
+        "--shard", type=_shard, metavar="I/N", help="only every N-th problem; join them all with ibtpo merge OUTPUT"
+    )
+
+
 def add_score_options(parser: argparse.ArgumentParser) -> None:
     """Declares the options of how trees are scored, those of `ScoreOptions`."""
     group = parser.add_argument_group("scores")
@@ -127,6 +135,16 @@ def add_option(group: Any, name: str, *, stored: bool = False, **how: Any) -> No
     for old, new in RENAMED.items():
         if new == name:
             group.add_argument(spelt(old), type=type(row.default), dest=name, default=default, action=_FormerName)
+
+
+def _shard(text: str) -> Any:
+    """An argparse type: a `Shard`."""
+    from ..storage.shards import Shard
+
+    try:
+        return Shard.parse(text)
+    except ConfigError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
 
 
 def _mapping(text: str) -> dict[str, Any]:

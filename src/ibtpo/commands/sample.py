@@ -17,6 +17,7 @@ from .options import (
     add_output_options,
     add_sampling_options,
     add_score_options,
+    add_shard_option,
     add_tree_options,
     search_options,
 )
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=file_name, metavar="FILE", help="trees.jsonl or trees.jsonl.gz")
     parser.add_argument("--resume", action="store_true", help="keep the trees that are there, grow the others")
     parser.add_argument("--overwrite", action="store_true", help="drop what is there")
+    add_shard_option(parser)
     add_output_options(parser)
     add_data_options(parser)
     add_tree_options(parser)
@@ -45,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Grows the trees that are missing, writes the file in the order of the problems, and prints a summary."""
     options = search_options(args)
+    if args.shard is not None:
+        args.output = args.shard.file(args.output)
     store = TreeFile(args.output)
     check_free([store.path, store.part], overwrite=args.overwrite, resume=args.resume, can_resume=True)
     make_folder_of(store.path)

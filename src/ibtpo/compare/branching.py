@@ -19,6 +19,7 @@ import numpy as np
 from ..errors import DataError
 from ..evaluation.statistics import FULL_MARKS, Resamples, interval, nanmean
 from ..metrics import Record
+from ..storage.shards import Shard
 from ..storage.tree_file import TreeFile
 from .branching_arms import GROUPS, POOL
 
@@ -168,10 +169,11 @@ def _at(curves: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return (1 - share) * curves[rows, low - 1] + share * curves[rows, np.minimum(low, most - 1)]
 
 
-def store_of(folder: Path, arm: str) -> TreeFile:
-    """The file of an arm's trees in the folder of a comparison."""
+def store_of(folder: Path, arm: str, shard: Shard | None = None) -> TreeFile:
+    """The file of an arm's trees in the folder of a comparison, or of a shard of them."""
     name = "".join(c if c.isalnum() or c in "._" else "-" for c in arm)
-    return TreeFile(folder / "trees" / f"{name}.jsonl.gz")
+    file = folder / "trees" / f"{name}.jsonl.gz"
+    return TreeFile(file if shard is None else shard.file(file))
 
 
 def first_answers(tree: "ReasoningTree", g: int) -> "ReasoningTree":

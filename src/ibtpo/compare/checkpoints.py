@@ -23,6 +23,7 @@ from ..evaluation.statistics import Measured, measured_mean
 from ..evaluation.stored_trees import grow_stored, made_by
 from ..metrics import TOTALS, Record, tree_record
 from ..search import Prompt, SearchOptions, TreeSearch
+from ..storage.shards import Shard
 from ..storage.tree_file import TreeFile, check_same
 from ..tree import ReasoningTree
 
@@ -60,6 +61,7 @@ def measure_curve(
     *,
     folder: Path | None = None,
     resume: bool = False,
+    shard: Shard | None = None,
     progress: Callable[[str], Progress],
     on_row: Callable[[Curve], None],
 ) -> Curve:
@@ -73,6 +75,7 @@ def measure_curve(
         for a checkpoint whose trees are not all stored, and may raise `BrokenError`.
     folder: where each checkpoint's trees are kept, in a file named after its label; None keeps none.
     resume: whether to go on with the trees that are there.
+    shard: the shard that these problems are, whose trees are kept in files of its own.
     progress: given a checkpoint's label, returns the context that shows the progress of its trees.
     on_row: called after each checkpoint with the curve so far.
 
@@ -81,7 +84,10 @@ def measure_curve(
     curve = Curve()
     for name, label in zip(names, labels(names), strict=True):
         row: dict[str, Any] = {"model": name, "label": label, "step": step_of(Path(name))}
-        store = None if folder is None else TreeFile(folder / f"{label}.jsonl")
+        store = None
+        if folder is not None:
+            file = folder / f"{label}.jsonl"
+            store = TreeFile(file if shard is None else shard.file(file))
         meta = made_by(name, verifier_name)
         began = time.monotonic()
         try:
