@@ -163,7 +163,9 @@ def trained(monkeypatch):
     return calls
 
 
-PLAIN = {"output": None, "resume": None, "overwrite": False, "dry_run": False, "quiet": False, "as_json": False}
+PLAIN = {"output": None, "resume": None, "accelerate": None, "gpu_memory_gb": None} | dict.fromkeys(
+    ("overwrite", "dry_run", "quiet", "as_json"), False
+)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,9 @@ options:
   --output DIR      run folder; an existing one is an error unless --resume or --overwrite
   --resume [DIR]    go on with the run in DIR (default: the one in --output)
   --overwrite       start again in an existing run folder
-  --dry-run         print the resolved configuration and what a step will cost, then stop
+  --dry-run         print the resolved configuration and the memory that each GPU needs, then stop; with
+                    --accelerate FILE for what accelerate launch --config_file FILE does (fsdp2 and zero3 are shipped),
+                    with --gpu-memory-gb N for other GPUs than this machine's, or than 80
   --quiet           no progress
   --json            the result as JSON
   --options         list every option of ours with its default and meaning, then stop
@@ -227,11 +229,14 @@ def _train(argv: list[str]) -> int:
         return 0
     recipe, options = parse_train(argv)
     output, resume = options.pop("output", None), options.pop("resume", None)
+    accelerate, gpu_memory_gb = options.pop("accelerate", None), options.pop("gpu_memory_gb", None)
     if resume is not None and not isinstance(resume, str | bool):
         resume = str(resume)
     switches = {name: options.pop(name, False) for name in TRAIN_SWITCHES}
     if output is True:
         raise ConfigError("--output needs a folder, e.g. --output runs/first")
+    if not switches["dry_run"] and (accelerate, gpu_memory_gb) != (None, None):
+        raise ConfigError("--accelerate and --gpu-memory-gb belong to --dry-run; a run is spread by accelerate launch")
     command = importlib.import_module(".commands.train", __package__)
     if switches["options"]:
         return command.list_options()
@@ -242,6 +247,8 @@ def _train(argv: list[str]) -> int:
         resume=resume,
         overwrite=switches["overwrite"],
         dry_run=switches["dry_run"],
+        accelerate=accelerate,
+        gpu_memory_gb=gpu_memory_gb,
         quiet=switches["quiet"],
         as_json=switches["json"],
     )

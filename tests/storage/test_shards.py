@@ -66,5 +66,5 @@ def test_shards_that_are_not_all_there_are_told(tmp_path: Path, names: list[str]
 
 
 def test_parts_that_are_no_shards_of_one_set_are_told() -> None:
-    with pytest.raises(ConfigError, match="t.jsonl: its shards hold 2, 3 problems, which are no shards of one set"):
+    with pytest.raises(ConfigError, match=r"t\.jsonl: its shards hold 2, 3 problems, which are no shards of one set"):
         interleave([[1, 2], [3, 4, 5]], Path("t.jsonl"))

@@ -34,6 +34,8 @@ def run(
     resume: str | bool | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
+    accelerate: str | None = None,
+    gpu_memory_gb: float | None = None,
     quiet: bool = False,
     as_json: bool = False,
 ) -> int:
@@ -44,14 +46,15 @@ def run(
     output: the run folder; by default `runs/NAME-METHOD-TIME`.
     resume: a run folder to go on with, or True for the one in `output`.
     overwrite: whether to start again in an existing run folder.
-    dry_run: whether to print the settings and what a step will sample, and train nothing.
+    dry_run: whether to print the settings and the memory that each GPU needs, and train nothing.
+    accelerate, gpu_memory_gb: for that, the accelerate file, or the name of a shipped one, and the size of a GPU.
     quiet: whether to print no progress.
     as_json: whether the result is printed as JSON; progress then goes to stderr.
     """
     with launch.quiet_libraries(), alone_unless_launched(_warn):
         prepared = launch.prepare(recipe, overrides, output=output, resume=resume, overwrite=overwrite)
         if dry_run:
-            _print_plan(prepared, as_json)
+            _print_plan(prepared, accelerate, gpu_memory_gb, as_json)
             return 0
         return _train(prepared, quiet, as_json)
 
@@ -116,8 +119,17 @@ def list_options() -> int:
     return 0
 
 
-def _print_plan(prepared: "Prepared", as_json: bool) -> None:
+def _print_plan(prepared: "Prepared", accelerate: str | None, gpu_memory_gb: Any, as_json: bool) -> None:
+    """Prints the settings and the memory. Raises `ConfigError` if a GPU cannot hold what the run needs."""
+    from ..training import memory
+
     config, settings = prepared.config, prepared.settings
+    gpu = memory.gpu_size(gpu_memory_gb)
+    layout = memory.layout_of(accelerate)
+    model = memory.config_of(prepared.run.model)
+    items: list[memory.Item] = []
+    if model is not None:
+        items = memory.items_of(memory.shape_of(model, prepared.adapter), layout, config, prepared.run.dtype, gpu)
     budget = config.budget()
     plan = {
         "output": str(prepared.folder.path),
@@ -125,13 +137,18 @@ def _print_plan(prepared: "Prepared", as_json: bool) -> None:
         "tree": [budget.b0, budget.rounds, budget.k, budget.b],
         "answers_per_step": config.generation_batch_size,
         "max_generated_tokens": config.max_generated_tokens,
+        "memory_gb": {item.what: round(item.size / 1e9, 3) for item in items},
+        "peak_memory_gb": round(memory.peak(items) / 1e9, 3),
         "settings": settings,
     }
     if as_json:
         print(json.dumps(plan))
-        return
-    for key, value in {**{k: v for k, v in plan.items() if k != "settings"}, **settings}.items():
-        print(f"{key}: {value}")
+    else:
+        shown = {k: v for k, v in plan.items() if k not in ("settings", "memory_gb", "peak_memory_gb")}
+        print("\n".join(f"{key}: {value}" for key, value in {**shown, **settings}.items()))
+        unknown = f"memory: not known, since the configuration of {prepared.run.model} is not at hand"
+        print(f"\n{memory.describe(items, layout, gpu) if items else unknown}")
+    memory.refuse_what_cannot_fit(items, gpu)
 
 
 def try_report(folder: Path) -> Path | None:

@@ -1,4 +1,7 @@
-"""The recipes that are shipped with the package: YAML files of settings, each a whole training run."""
+"""The recipes that are shipped with the package: YAML files of settings, each a whole training run.
+
+Beside them are files for `accelerate launch --config_file`, which say how a run is spread over GPUs.
+"""
 
 from pathlib import Path
 
@@ -18,6 +21,11 @@ def recipes() -> dict[str, Path]:
     if not found:
         raise ConfigError(f"no recipes in {FOLDER}; install ibtpo again")
     return found
+
+
+def accelerate_files() -> dict[str, Path]:
+    """The shipped files for accelerate by their names."""
+    return {path.stem: path for path in sorted((FOLDER / "accelerate").glob("*.yaml"))}
 
 
 def find_recipe(name: str) -> Path:
