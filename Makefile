@@ -9,14 +9,19 @@ VLLM_PIP := $(VLLM_PY) -m pip install --quiet --constraint constraints-vllm.txt
 
 .PHONY: train test test-fast test-vllm bench docs lint clean
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+# What training needs, and on top of it what developing needs.
+$(VENV)/.train: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --constraint constraints.txt torch
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[train]'
+	touch $@
+
+$(VENV)/.ready: $(VENV)/.train
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(PY) -m pip install --quiet --constraint constraints.txt --no-deps llama-index-core  # carries NLTK's punkt_tab
 	touch $@
 
-train: $(VENV)/.ready
+train: $(VENV)/.train
 	$(VENV)/bin/ibtpo train
 
 test: $(VENV)/.ready
