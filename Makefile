@@ -58,6 +58,7 @@ bench: $(VENV)/.ready $(VLLM_VENV)/.ready
 	$(PY) benchmarks/rollouts.py plain --continuous --vllm $(VLLM_PY)
 	$(PY) benchmarks/rollouts.py trees-smollm2 --vllm $(VLLM_PY)
 	$(PY) benchmarks/in_flight.py
+	$(PY) benchmarks/judge.py
 	$(PY) benchmarks/lookahead.py
 
 # The site in build/site; strict: whatever MkDocs warns of is an error. The last line checks all links and anchors.
