@@ -98,6 +98,23 @@ def test_pilots_cover_the_grid_and_runs_go_seed_by_seed() -> None:
     assert plan(learning_rates=[3e-4]).pilots() == []
 
 
+def test_arms_with_changes_may_take_the_rate_of_their_method(tmp_path: Path) -> None:
+    arms = ("grpo", "ibtpo", "ibtpo,lam=0", "treepo,lam=0")
+    shared = {"learning_rates": [1e-4, 2e-4, 4e-4], "pilot_seeds": [7], "pilot_tokens": 10, "validation": 4}
+    plan = Plan(tmp_path, {**shared, "rates_by_method": True}, arms, (0,), {})
+    names = [job.name for job in plan.pilots()]
+    tried = ("grpo", "ibtpo", "treepo,lam=0")  # treepo itself is no arm
+    assert names == [f"pilot of {arm} at {rate:g}, seed 7" for arm in tried for rate in shared["learning_rates"]]
+    for arm, best in (("grpo", 1e-4), ("ibtpo", 2e-4)):
+        for rate in shared["learning_rates"]:
+            folder = plan.pilot(arm, rate, 7).folder
+            folder.mkdir(parents=True)
+            (folder / "eval.json").write_text(json.dumps({"after": {"avg": 0.5 if rate == best else 0.1}}))
+    chosen = {arm: choice["learning_rate"] for arm, choice in plan.choices().items()}
+    assert chosen == {"grpo": 1e-4, "ibtpo": 2e-4, "ibtpo,lam=0": 2e-4}
+    assert len(Plan(tmp_path, shared, arms, (0,), {}).pilots()) == 12
+
+
 def test_the_rate_of_the_best_mean_is_chosen() -> None:
     found = choose_rate({1e-4: [0.2, 0.3], 2e-4: [0.1, 0.5], 4e-4: [0.4, 0.1]})
     assert (found["learning_rate"], found["at_edge"]) == (2e-4, False)

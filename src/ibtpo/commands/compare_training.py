@@ -57,6 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--validation", type=int, default=100, help="problems pilots are measured on, not trained on (default: 100)"
     )
+    group.add_argument(
+        "--rates-by-method", action="store_true",
+        help="pilots of plain methods only: an arm with changes takes the rate of its method, where that is an arm",
+    )  # fmt: skip
     group = parser.add_argument_group("how")
     group.add_argument("--jobs", type=int, default=1, help="runs at once; for wall-clock curves leave it at 1")
     group.add_argument("--resume", action="store_true", help="go on with the comparison in --output")
@@ -139,6 +143,7 @@ def _prepare(args: argparse.Namespace) -> "Plan":
     shared = {
         "tokens": tokens, "pilot_tokens": pilot_tokens, "learning_rates": rates, "pilot_seeds": args.pilot_seeds,
         "validation": args.validation, "evaluations": args.evaluations, "recipe": changed, "widenings": WIDENINGS,
+        "rates_by_method": args.rates_by_method,
         "match_steps": ("grpo" if "grpo" in arms else arms[0]) if args.match_steps else None,
     }  # fmt: skip
     plan = Plan(folder, shared, tuple(arms), tuple(dict.fromkeys(args.seeds)), collect_env())

@@ -100,9 +100,16 @@ class Plan:
         """
         if len(self.rates) == 1:
             return []
-        tried = {arm: self._tried(arm) for arm in self.arms}
-        seeds = self.shared["pilot_seeds"]
-        return [self.pilot(arm, rate, seed) for seed in seeds for arm in self.arms for rate in tried[arm]]
+        tried = {arm: self._tried(arm) for arm in dict.fromkeys(map(self.tried_by, self.arms))}
+        return [self.pilot(a, rate, seed) for seed in self.shared["pilot_seeds"] for a in tried for rate in tried[a]]
+
+    def tried_by(self, arm: str) -> str:
+        """The arm whose pilots choose the learning rate of `arm`: itself, or its method without changes.
+
+        The latter where the comparison is told so, and the method is an arm, too.
+        """
+        method = str(parse(arm)["method"])
+        return method if self.shared.get("rates_by_method") and method in self.arms else arm
 
     def _tried(self, arm: str) -> Accuracies:
         """The pilots' accuracies at each learning rate of an arm, see `tried_rates`."""
@@ -125,14 +132,15 @@ class Plan:
     def choices(self) -> dict[str, dict[str, Any]]:
         """The chosen learning rate of each arm whose pilots are all finished.
 
-        Returns what `choose_rate` says by arm; if there is only one rate, {"learning_rate": rate} for every arm.
+        Returns what `choose_rate` says of each arm, or of the arm that it takes its rate from; if there is only one
+        rate, {"learning_rate": rate} for every arm.
         """
         found = {}
         for arm in self.arms:
             if len(self.rates) == 1:
                 found[arm] = {"learning_rate": self.rates[0]}
                 continue
-            accuracies = self._tried(arm)
+            accuracies = self._tried(self.tried_by(arm))
             if all(a is not None for row in accuracies.values() for a in row):
                 found[arm] = choose_rate(accuracies)  # type: ignore[arg-type]
         return found

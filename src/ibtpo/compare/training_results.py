@@ -169,6 +169,8 @@ def markdown(summary: dict[str, Any], shared: dict[str, Any]) -> str:
             f"{shared['pilot_tokens']:,} tokens and {len(shared['pilot_seeds'])} seeds; * marks one at the edge of the "
             "rates that were tried."
         )
+        if shared.get("rates_by_method"):
+            rates += " An arm with changes has the rate of its method."
     lines = [
         f"Matched in {summary['matched']}: every run ends with the step that takes it to {summary['tokens']:,} "
         f"generated tokens; {steps}. Accuracy is avg@{k} on {summary['problems']} "
