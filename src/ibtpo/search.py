@@ -36,7 +36,6 @@ from .score import ScoreOptions
 from .steps import PieceDecoder, cut, make_splitter
 from .tree import ROOT, Node, ReasoningTree
 from .verify import PROMPT_TEXT, Verdict, Verifier
-from .verify.rewards import RewardFunctions
 from .verify.scorer import Scorer
 
 T = TypeVar("T")
@@ -213,7 +212,7 @@ class TreeSearch:
         self.seconds: dict[str, float] = defaultdict(float)
         self.verdicts: dict[str, list[Verdict]] = {}
         self.rows: dict[str, list[dict[str, Any]]] = {}
-        self.together = isinstance(verifier, RewardFunctions) and options.branching in NEEDS_NO_REWARD
+        self.together = getattr(verifier, "takes_all", False) and options.branching in NEEDS_NO_REWARD
         self._scorer = Scorer(verifier, options.deterministic)
         self._pieces = PieceDecoder(decode)
         self._splitter = make_splitter(options.splitter)

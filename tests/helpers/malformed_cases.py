@@ -518,7 +518,10 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"ib_policy": "ref", "beta": 0.0}, r"ib_policy='ref' needs the reference model: set beta > 0"),
     ({"regularizer": "clip"}, r"unknown regularizer 'clip'"),
     ({"loss_type": "grop"}, r"unknown loss_type 'grop'; did you mean 'grpo'"),
-    ({"use_vllm": True, "vllm_tensor_parallel_size": 2}, r"does not support vllm_tensor_parallel_size > 1"),
+    (
+        {"use_vllm": True, "vllm_tensor_parallel_size": 2, "deterministic_rollouts": False},
+        r"processes that share a vLLM .* must all make the same requests; leave out deterministic_rollouts=False",
+    ),
     ({"repetition_penalty": 1.2}, r"does not support repetition_penalty"),
     ({"temperature": float("inf")}, r"temperature must be > 0 and finite, got inf"),
     ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0\.0"),

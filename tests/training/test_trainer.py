@@ -387,7 +387,7 @@ def test_the_same_question_twice_in_a_batch_gets_two_different_trees(tiny_model,
     [
         ({"num_generations": 12, "tree": "4,5,1,1"}, r"= 8 trajectories but num_generations is 12"),
         ({"per_device_train_batch_size": 6, "num_generations": 12}, r"must be (a multiple|divisible)"),
-        ({"use_vllm": True, "vllm_tensor_parallel_size": 2}, "vllm_tensor_parallel_size"),
+        ({"use_vllm": True, "vllm_tensor_parallel_size": 2, "deterministic_rollouts": False}, "make the same requests"),
         ({"off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold"),
         ({"scale_rewards": "batch", "advantage": "treepo"}, "scale_rewards"),
         ({"repetition_penalty": 1.2}, "repetition_penalty"),

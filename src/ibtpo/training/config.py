@@ -202,8 +202,14 @@ class IBTPOConfig(GRPOConfig):
             raise ConfigError("ib_policy='ref' needs the reference model: set beta > 0")
         if not 0 < self.verifier_timeout < math.inf:
             raise ConfigError(f"verifier_timeout must be > 0 seconds, got {self.verifier_timeout}")
+        shared = self.use_vllm and self.vllm_mode == "colocate" and self.vllm_tensor_parallel_size > 1
         if self.deterministic_rollouts is None:
-            self.deterministic_rollouts = not torch.accelerator.is_available()
+            self.deterministic_rollouts = shared or not torch.accelerator.is_available()
+        if shared and not self.deterministic_rollouts:
+            raise ConfigError(
+                "processes that share a vLLM (vllm_tensor_parallel_size > 1) must all make the same requests; leave "
+                "out deterministic_rollouts=False"
+            )
         check_engine(self.engine, self.use_vllm)
         self.search_options()  # made only for their checks, which raise `ConfigError`
         self.credit_options()
@@ -225,7 +231,6 @@ class IBTPOConfig(GRPOConfig):
 
     def _refuse_untested(self) -> None:
         """Refuses options of TRL that do not go with trees, or with one advantage a token, with the reasons."""
-        colocated = self.use_vllm and self.vllm_mode == "colocate" and self.vllm_tensor_parallel_size > 1
         summed = self.multi_objective_aggregation == "sum_then_normalize"
         sampling = "branches and importance ratios need the probabilities that temperature, top_p and top_k sample from"
         refused = {
@@ -234,7 +239,6 @@ class IBTPOConfig(GRPOConfig):
                 self.off_policy_mask_threshold is not None,
                 "it keeps or drops an answer by the sign of its advantage, and the steps of one have different signs",
             ),
-            "vllm_tensor_parallel_size > 1 with vllm_mode 'colocate'": (colocated, "each process grows its own trees"),
             "vllm_structured_outputs_regex": (self.vllm_structured_outputs_regex is not None, sampling),
             "use_transformers_continuous_batching": (
                 self.use_transformers_continuous_batching, "the engine of the trees batches by itself",

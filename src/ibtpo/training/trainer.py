@@ -87,6 +87,7 @@ from .rollouts import rollout_engine, tree_generation
 from .rows import without_images
 from .saving import make_saveable, reading, writing
 from .schedule import TOKEN_SCHEDULES, token_schedule
+from .tensor_parallel import group_of
 from .timing import StepTimer
 from .trackers import show_tree
 from .trie import keep_together
@@ -261,9 +262,13 @@ class IBTPOTrainer(GRPOTrainer):
         within_step = self._step % self.args.gradient_accumulation_steps
         seed = stable_hash(self.args.seed, self.state.global_step, within_step)
         with rollout_engine(self) as engine:
-            search = TreeSearch(engine, self.verifier, self._decode, self.args.search_options(seed))
+            group = group_of(self)
+            verifier = group.verifier if group else self.verifier
+            search = TreeSearch(engine, verifier, self._decode, self.args.search_options(seed))
             before = engine.busy_seconds
-            self.trees = run_async(self._grow(search, prompts))
+            self.trees = run_async(self._grow(search, group.prompts(prompts) if group else prompts))
+            if group:
+                self.trees = group.own(self.trees)
         self.timer.seconds["sampling"] += engine.busy_seconds - before
         for name, seconds in search.seconds.items():
             self.timer.seconds[name] += seconds

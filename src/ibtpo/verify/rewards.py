@@ -65,6 +65,7 @@ class RewardFunctions:
     """
 
     may_compare = True  # a function may be one that compares answers
+    takes_all = True  # functions get all answers in one call where no rule waits for their values
 
     def __init__(
         self,
