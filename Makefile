@@ -7,7 +7,10 @@ VLLM_VENV := .venv-vllm
 VLLM_PY := $(VLLM_VENV)/bin/python
 VLLM_PIP := $(VLLM_PY) -m pip install --quiet --constraint constraints-vllm.txt
 
-.PHONY: train test test-fast test-vllm bench docs lint clean
+ZERO_VENV := .venv-deepspeed
+ZERO_PY := $(ZERO_VENV)/bin/python
+
+.PHONY: train test test-fast test-vllm test-deepspeed bench docs lint clean
 
 # What training needs, and on top of it what developing needs.
 $(VENV)/.train: pyproject.toml constraints.txt
@@ -45,6 +48,18 @@ $(VLLM_VENV)/.ready: pyproject.toml constraints-vllm.txt
 test-vllm: $(VLLM_VENV)/.ready
 	set -e; for file in tests/real_vllm/test_*.py; do $(VLLM_PY) -m pytest -rP --show-capture=stdout $$file; done
 
+# DeepSpeed ZeRO in two processes on a CPU. Its environment sees the packages of the other: where DeepSpeed is installed,
+# accelerate imports it in every run.
+$(ZERO_VENV)/.ready: $(VENV)/.ready
+	$(PYTHON) -m venv $(ZERO_VENV)
+	$(PY) -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" > \
+		$$($(ZERO_PY) -c "import site; print(site.getsitepackages()[0])")/packages.pth
+	DS_BUILD_OPS=0 $(ZERO_PY) -m pip install --quiet --constraint constraints.txt deepspeed
+	touch $@
+
+test-deepspeed: $(ZERO_VENV)/.ready
+	OMP_NUM_THREADS=1 $(ZERO_PY) -m pytest tests/training/test_sharded.py -k zero
+
 # Hours on two cores, which should have nothing else to do. Writes benchmarks/results.json and results.md.
 SMOLLM2_TREES := experiments/results/smollm2-gsm8k/trees.jsonl.gz
 bench: $(VENV)/.ready $(VLLM_VENV)/.ready
@@ -72,4 +87,4 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) $(ZERO_VENV) build dist .pytest_cache .mypy_cache .ruff_cache

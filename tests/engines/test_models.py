@@ -58,11 +58,11 @@ def test_an_unusable_device_is_one_readable_error(tiny_model: Path) -> None:
         load_model(str(tiny_model), device="warp")
 
 
-def fake(generation_eos, config_eos, tokenizer_eos, template=None, rows=100):
+def fake(generation_eos, config_eos, tokenizer_eos, template=None):
+    config = SimpleNamespace(eos_token_id=config_eos, get_text_config=lambda decoder: SimpleNamespace(vocab_size=100))
     model = SimpleNamespace(
         generation_config=SimpleNamespace(eos_token_id=generation_eos),
-        config=SimpleNamespace(eos_token_id=config_eos),
-        get_input_embeddings=lambda: SimpleNamespace(weight=torch.zeros(rows, 1)),
+        config=config,
     )
     vocabulary = {"<|im_end|>": 50, "<|endoftext|>": 51, "<end_of_turn>": 52, "<|eot_id|>": 500}
     tokenizer = SimpleNamespace(eos_token_id=tokenizer_eos, chat_template=template, get_added_vocab=lambda: vocabulary)

@@ -287,13 +287,10 @@ def test_what_cannot_be_probed_is_refused_before_training(tiny_model, tmp_path):
     for options, error, text in cases:
         with pytest.raises(error, match=text):
             IBScoreCallback(trainer, **options)
-    zero3 = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3)))
-    for fake in (
-        SimpleNamespace(accelerator=zero3, is_fsdp_enabled=False, args=trainer.args),
-        SimpleNamespace(accelerator=trainer.accelerator, is_fsdp_enabled=True, args=trainer.args),
-    ):
-        with pytest.raises(ConfigError, match=r"(ZeRO-3|FSDP) spreads them over all: .* `ibtpo diagnose"):
-            IBScoreCallback(fake)
+    state = SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=1))
+    fake = SimpleNamespace(accelerator=SimpleNamespace(state=state), is_fsdp_enabled=True, args=trainer.args)
+    with pytest.raises(ConfigError, match="under FSDP1: set fsdp_version: 2"):
+        IBScoreCallback(fake)
 
 
 def test_a_probe_that_fails_is_a_warning_and_training_goes_on(tiny_model, tmp_path, monkeypatch):

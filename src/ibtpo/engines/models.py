@@ -78,6 +78,27 @@ def load_model(
     Raises `ConfigError` when transformers cannot load the model or the device cannot be used, and `DependencyError`
     when the attention needs a package that is missing.
     """
+    model, tokenizer = load_in_place(name, dtype=dtype, attention=attention)
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "meta":
+        raise ConfigError("device 'meta' cannot be used: it holds no numbers; e.g. cpu or cuda:1")
+    try:
+        return model.to(device), tokenizer
+    except (RuntimeError, AssertionError) as e:  # an AssertionError says that PyTorch was built without CUDA
+        raise ConfigError(f"device {device!r} cannot be used: {str(e).splitlines()[0]}") from e
+
+
+def load_in_place(name: str, *, dtype: str = "float32", attention: str | None = None) -> tuple[Any, Any]:
+    """The same for training, where the trainer moves the model: it stays where transformers puts it.
+
+    That is the CPU; with DeepSpeed ZeRO-3 each process has its part only.
+
+    name, dtype, attention: see `load_model`.
+
+    Raises what `load_model` raises, but for the device.
+    """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     import torch
@@ -93,13 +114,7 @@ def load_model(
         if attention is None:
             raise
         raise DependencyError(f"attention {attention!r} cannot be used: {e}") from e
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "meta":
-        raise ConfigError("device 'meta' cannot be used: it holds no numbers; e.g. cpu or cuda:1")
-    try:
-        return model.to(device).eval(), tokenizer
-    except (RuntimeError, AssertionError) as e:  # an AssertionError says that PyTorch was built without CUDA
-        raise ConfigError(f"device {device!r} cannot be used: {str(e).splitlines()[0]}") from e
+    return model.eval(), tokenizer
 
 
 def load_skeleton(name: str) -> tuple[Any, Any]:
@@ -153,7 +168,7 @@ def eos_token_ids(model: Any, tokenizer: Any) -> list[int]:
     They are those of the generation config, the model's config and the tokenizer, and the tokens that end a turn in the
     chat template: a base model's template closes a turn with a token that its generation config does not know.
 
-    model: a transformers model; ids that its embedding has no row for are left out.
+    model: a transformers model; ids beyond its vocabulary are left out.
     tokenizer: the model's.
     """
     ids: set[int] = set()
@@ -164,7 +179,7 @@ def eos_token_ids(model: Any, tokenizer: Any) -> list[int]:
     if template:
         added = tokenizer.get_added_vocab()
         ids.update(added[token] for token in TURN_ENDS if token in added and token in str(template))
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = model.config.get_text_config(decoder=True).vocab_size  # with ZeRO-3 the embedding itself has no shape
     return sorted(i for i in ids if 0 <= i < rows)
 
 

@@ -37,6 +37,20 @@ class MetricsFile(TrainerCallback):
             append(self.path, json.dumps(row) + "\n")
 
 
+class AtStart(TrainerCallback):
+    """Calls `measure` before the first step, when the model is where training has it: on its device, or spread.
+
+    measure: evaluates the model as it is now.
+    """
+
+    def __init__(self, measure: Callable[[], None]) -> None:
+        self.measure = measure
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Measures."""
+        self.measure()
+
+
 class EveryTokens(TrainerCallback):
     """Calls `measure` after each step that takes the generated tokens to or beyond a multiple of `every`.
 

@@ -6,13 +6,15 @@ from typing import Any
 from .._text import percent
 from ..storage.run_folder import RunFolder
 from ..tasks.problems import Problem
+from .processes import same_everywhere
 from .settings import RunSettings
 
 
 class HeldOut:
     """Measures the model in training on problems it does not train on, and puts the results into the run folder.
 
-    Every process must call `measure`, but the main one alone answers the problems; the others wait for it.
+    Every process must call `measure` and answers its share of the problems; the main one writes down the results. They
+    do not depend on the number of processes, but for rounding.
 
     trainer: an `IBTPOTrainer`; its present weights, verifier and sampling options are used.
     problems: the held-out problems; without any, nothing is ever measured.
@@ -38,8 +40,11 @@ class HeldOut:
         """
         trainer, folder = self.trainer, self.folder
         step, tokens = trainer.state.global_step, trainer.generated_tokens
-        if self.problems and trainer.accelerator.is_main_process and not self._is_measured(name, step):
-            result, grades = self._evaluate()
+        main = trainer.accelerator.is_main_process
+        if not self.problems or same_everywhere(main and self._is_measured(name, step)):
+            return
+        result, grades = self._evaluate()
+        if main:
             so_far = {"step": step, "generated_tokens": tokens, "seconds": round(trainer.timer.trained, 3)}
             folder.add_evals(step, {**so_far, **result, "grades": grades})
             if name:
@@ -56,14 +61,15 @@ class HeldOut:
 
     def _evaluate(self) -> tuple[dict[str, Any], dict[str, float | None]]:
         """The result as `eval.json` holds it, and each problem's mean grade by its id, None where none was graded."""
-        from ..evaluation.evaluate import evaluate
+        from accelerate.utils import gather_object
+
+        from ..evaluation.evaluate import Answer, evaluate, summarise_answers
         from ..search import Prompt, run_async
         from ..tasks.prompts import encode_prompt
         from .rollouts import policy_engine
+        from .sharding import whole_model
 
         trainer, config = self.trainer, self.trainer.args
-        engine = policy_engine(trainer, trainer.accelerator.unwrap_model(trainer.model))
-        engine.reset_cache()  # an engine of the user's own may have been made before, with older weights
         prompts = []
         for p in self.problems:
             text, ids = encode_prompt(
@@ -71,16 +77,24 @@ class HeldOut:
                 chat_template_kwargs=config.chat_template_kwargs,
             )  # fmt: skip
             prompts.append(Prompt(p.id, tuple(ids), text, dict(p.columns)))
+        share = prompts[trainer.accelerator.process_index :: trainer.accelerator.num_processes]
         options = config.search_options(config.seed)
-        result = run_async(
-            evaluate(
-                engine, trainer.verifier, prompts, k=self.run.eval_k, sampling=options.sampling,
-                max_completion_length=options.max_completion_length, seed=config.seed, decode=trainer._decode,
-            )
-        )  # fmt: skip
-        engine.reset_cache()
-        grades: dict[str, list[float]] = {p.id: [] for p in self.problems}
-        for answer in result.answers:
-            if answer.grade is not None:
-                grades[answer.id].append(answer.grade)
+        answers: list[Answer] = []
+        with whole_model(trainer) as model:
+            engine = policy_engine(trainer, model)
+            engine.reset_cache()  # an engine of the user's own may have been made before, with older weights
+            if share:
+                result = run_async(
+                    evaluate(
+                        engine, trainer.verifier, share, k=self.run.eval_k, sampling=options.sampling,
+                        max_completion_length=options.max_completion_length, seed=config.seed, decode=trainer._decode,
+                    )
+                )  # fmt: skip
+                answers = result.answers
+            engine.reset_cache()
+        found: dict[str, list[Answer]] = {p.id: [] for p in self.problems}
+        for answer in gather_object(answers):
+            found[answer.id].append(answer)
+        result = summarise_answers(list(found.values()), self.run.eval_k, seed=config.seed)
+        grades = {id: [a.grade for a in given if a.grade is not None] for id, given in found.items()}
         return result.to_json(), {id: sum(g) / len(g) if g else None for id, g in grades.items()}

@@ -22,7 +22,7 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigError, IBTPOError
 from ..storage.run_folder import STATE_FILE, RunFolder
-from .processes import alone_unless_launched, process_count
+from .processes import alone_unless_launched, check_process_count, same_everywhere
 
 
 @dataclass(frozen=True)
@@ -219,17 +219,6 @@ def quiet_warnings() -> None:
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
 
 
-def same_everywhere(value: Any) -> Any:
-    """Returns the main process's `value` in every process; all of them must make this call."""
-    if process_count() == 1:
-        return value
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
-
-    PartialState()
-    return broadcast_object_list([value])[0]
-
-
 def train_prepared(
     prepared: Prepared, callbacks: Iterable[Any] = (), on_message: Callable[[str], None] | None = None
 ) -> Run:
@@ -251,7 +240,7 @@ def _train(prepared: Prepared, callbacks: list[Any], on_message: Callable[[str],
     from transformers.integrations import is_deepspeed_zero3_enabled
 
     from ..branching import ADAPTIVE
-    from ..engines.models import eos_token_ids, load_model
+    from ..engines.models import eos_token_ids, load_in_place
     from ..storage.env import collect_env
     from .adapter import check_adapter
     from .callbacks import LastCheckpoint, MetricsFile
@@ -267,6 +256,7 @@ def _train(prepared: Prepared, callbacks: list[Any], on_message: Callable[[str],
     if run.threads:
         torch.set_num_threads(run.threads)
     state = PartialState()
+    check_process_count(state.num_processes)
     began = time.perf_counter()
     quiet = on_message is None and not callbacks  # nobody listens, so trackers and TRL's tables print nothing either
 
@@ -282,13 +272,14 @@ def _train(prepared: Prepared, callbacks: list[Any], on_message: Callable[[str],
     elif state.is_main_process:
         folder.check_free(prepared.overwrite)
 
-    model, tokenizer = load_model(run.model, dtype=run.dtype, attention=run.attn_implementation)
-    if run.attn_implementation == "flex_attention" and model.device.type == "cpu":
+    # The trainer moves it, whole or spread over the processes: here each would put a whole copy on its GPU.
+    model, tokenizer = load_in_place(run.model, dtype=run.dtype, attention=run.attn_implementation)
+    if run.attn_implementation == "flex_attention" and state.device.type == "cpu":
         raise ConfigError("flex_attention cannot train on a CPU: PyTorch has no backward for it there")
     # A chat model's end of turn ends an answer, too, though its generation config may not say so.
     model.generation_config.eos_token_id = eos_token_ids(model, tokenizer)
     rows, held_out, verifiers = _problems(run, model, tokenizer, config.chat_template_kwargs)
-    if prepared.adapter is not None:
+    if prepared.adapter is not None and not is_deepspeed_zero3_enabled():  # it spreads models without weights, too
         check_adapter(prepared.adapter, run.model)
     checkpoint = same_everywhere(folder.last_checkpoint() if resume and state.is_main_process else None)
     if resume and checkpoint is None and _is_finished(prepared, measured=bool(held_out)):
@@ -297,8 +288,6 @@ def _train(prepared: Prepared, callbacks: list[Any], on_message: Callable[[str],
             f"deletes them, save_strategy no writes none), so there is nothing to go on from; train anew with another "
             f"--output (in Python output=…)"
         )
-    if held_out and is_deepspeed_zero3_enabled():
-        raise ConfigError("evaluation needs whole weights in one process: with ZeRO-3 set eval_data none")
     what = f"{prepared.settings['method']}: {run.model} on {run.data} ({len(rows)} problems)"
     most = "up to " if config.branching in ADAPTIVE else ""
     say(f"{what}, {most}{config.num_generations} answers a question, run folder {folder.path}")
@@ -349,13 +338,12 @@ def _run(
     quiet: bool,
 ) -> None:
     """Measures, trains from `checkpoint` to the end, saves the model and measures again, unless `stop` raises."""
-    from .callbacks import EveryTokens
+    from .callbacks import AtStart, EveryTokens
     from .saving import whole_folder
+    from .sharding import load_weights
     from .trackers import files_in
 
     run, config, folder = prepared.run, prepared.config, prepared.folder
-    if run.eval_before:
-        accuracy.measure("before")
     if prepared.resume:
         say("going on " + (f"from {checkpoint.name}" if checkpoint else "from the start: no checkpoint was finished"))
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
@@ -363,10 +351,13 @@ def _run(
         folder.add_evals(step + 1)  # drops the rows after the checkpoint, whose steps will be measured again
     if checkpoint and _is_at_end(config, checkpoint, step):
         # `trainer.train` would train one more step before it looked at tokens or steps.
-        trainer._load_from_checkpoint(str(checkpoint))
+        load_weights(trainer, str(checkpoint))
         trainer.load_counts(checkpoint / STATE_FILE)
         trainer.state.global_step = step
     else:
+        if run.eval_before and not checkpoint:  # with one, training had begun, so it was measured
+            # First of all: the screen shows the result, and its clock and the timer start afterwards.
+            trainer.callback_handler.callbacks.insert(0, AtStart(lambda: accuracy.measure("before")))
         if run.eval_every_tokens:
             trainer.add_callback(EveryTokens(trainer, run.eval_every_tokens, accuracy.measure))
         trainer.add_callback(stop)  # after the measurement, which a resumed run would not make up for

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .._text import table
 from ..engines.models import resolve_model
 from ..errors import ConfigError
@@ -33,12 +35,10 @@ class Layout:
 
     processes: N.
     sharding: "none" (every process keeps all), "fsdp2", "zero2" or "zero3".
-    half: whether the arithmetic is in bfloat16 or float16, as it is on GPUs unless an accelerate file says otherwise.
     """
 
     processes: int = 1
     sharding: str = "none"
-    half: bool = True
 
     @property
     def shards_weights(self) -> bool:
@@ -94,7 +94,6 @@ def shape_of(config: Any, adapter: Any = None) -> Shape:
     config: its transformers configuration.
     adapter: a `peft.LoraConfig`, or None where all weights are trained.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -130,7 +129,8 @@ def items_of(shape: Shape, layout: Layout, config: Any, dtype: str, gpu: float) 
     """
     n = layout.processes
     full = 4 if dtype == "float32" else 2
-    half = 2 if layout.half else full  # bytes of a number in the arithmetic
+    # Bytes of a number in the arithmetic, which is bfloat16 on a GPU unless the run says otherwise.
+    half = 2 if config.bf16 or config.fp16 or not torch.accelerator.is_available() else full
     weights, others = (n if on else 1 for on in (layout.shards_weights, layout.shards_moments))
     deepspeed = layout.sharding.startswith("zero") and half < full  # its weights are in half, sharded ones in float32
     width = half if deepspeed else full
@@ -240,8 +240,6 @@ def describe(items: Sequence[Item], layout: Layout, gpu: float) -> str:
 def gpu_size(gigabytes: Any) -> float:
     """The bytes of a GPU: as given, else of this machine's first, else 80 GB. Raises `ConfigError` for no number."""
     if gigabytes is None:
-        import torch
-
         return float(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else 80e9
     if isinstance(gigabytes, bool) or not isinstance(gigabytes, int | float) or not 0 < gigabytes < math.inf:
         raise ConfigError(f"--gpu-memory-gb must be a number of GB above 0, got {gigabytes!r}")
@@ -275,16 +273,15 @@ def layout_of(file: str | os.PathLike[str] | None) -> Layout:
         return _launched(os.environ)
     asked = read_yaml(accelerate_files().get(str(file), Path(file)))
     processes = asked.get("num_processes", 1)
-    half = asked.get("mixed_precision", "no") in ("bf16", "fp16")
     kind = str(asked.get("distributed_type", "NO")).upper()
     if kind == "FSDP":
         version = (asked.get("fsdp_config") or {}).get("fsdp_version", 1)
         if str(version) != "2":
             raise ConfigError(f"{file}: fsdp_version is {version}; trees are trained with FSDP2: set fsdp_version: 2")
-        return Layout(processes, "fsdp2", half)
+        return Layout(processes, "fsdp2")
     if kind == "DEEPSPEED":
-        return Layout(processes, _zero((asked.get("deepspeed_config") or {}).get("zero_stage", 2)), half)
-    return Layout(processes if kind.startswith("MULTI_") else 1, half=half)
+        return Layout(processes, _zero((asked.get("deepspeed_config") or {}).get("zero_stage", 2)))
+    return Layout(processes if kind.startswith("MULTI_") else 1)
 
 
 def _launched(environment: Mapping[str, str]) -> Layout:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from trl.data_utils import is_conversational
 
@@ -39,8 +40,10 @@ from ..verify import Verifier
 from ..verify.open import open_verifier
 from ..verify.rewards import RewardFunctions
 from ..verify.tags import ANSWER_TAGS, THINKING_TAGS
+from .processes import same_everywhere
 from .rewards import as_functions
 from .rows import has_image
+from .sharding import refuse_fsdp1, whole_model
 
 PREFIX = "ibtpo/probe/"
 
@@ -51,10 +54,10 @@ class IBScoreCallback(TrainerCallback):
     The metrics are those of docs/metrics.md under `ibtpo/probe/` in place of `ibtpo/`. In addition, `seconds` is the
     time that the probe took, and `time_share` the share of all time since training began that all probes so far took.
     Numbers that are not defined are left out. The metrics go where the trainer's own go, to `state.log_history` and to
-    whatever `report_to` names, at the step whose weights were probed. Only the main process probes. If a probe fails,
-    there is a warning and training goes on.
+    whatever `report_to` names, at the step whose weights were probed. Each process grows a share of the trees. If a
+    probe fails, there is a warning and training goes on.
 
-    trainer: a `trl.GRPOTrainer` each of whose processes holds the whole model.
+    trainer: a `trl.GRPOTrainer`; its weights may be spread by FSDP2 or DeepSpeed ZeRO.
     prompts: problems by name as `load_problems` reads them ("walk:test", a file), or a sequence of prompts, or of rows
         with a column `prompt` and the columns that the rewards take. Default: the trainer's train dataset.
     reward_funcs: as `IBTPOTrainer` takes them, all names or all functions; the first decides raw correctness.
@@ -70,8 +73,8 @@ class IBScoreCallback(TrainerCallback):
     trees_dir: folder for the trees, one `step_000010.jsonl.gz` a probe; None keeps no trees on disk.
     clock: gives the time in seconds.
 
-    Raises `ConfigError` for an option out of range, for a prompt with an image, and under FSDP and DeepSpeed ZeRO-3,
-    which spread the weights over the processes. Raises `DataError` if there are no prompts.
+    Raises `ConfigError` for an option out of range, for a prompt with an image, and under FSDP1. Raises `DataError` if
+    there are no prompts.
     """
 
     def __init__(
@@ -92,7 +95,7 @@ class IBScoreCallback(TrainerCallback):
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         if not 0 < max_time_share <= 1:
             raise ConfigError(f"max_time_share must be in (0, 1], got {max_time_share}; 0.05 is one part in twenty")
-        _refuse_shards(trainer)
+        refuse_fsdp1(trainer)
         args = trainer.args
         self.trainer = trainer
         self.every = every
@@ -112,15 +115,12 @@ class IBScoreCallback(TrainerCallback):
         self._engine: TransformersEngine | None = None
         self._reward_funcs = reward_funcs
         self._verifier: Verifier | None = None
-        if trainer.accelerator.is_main_process:
-            with _undisturbed(trainer.accelerator.device):
-                self.prompts = _read_prompts(trainer, prompts, num_prompts)
-                self._verifier = _open_verifier(trainer, reward_funcs)  # opened now, so that a wrong name fails early
+        with _undisturbed(trainer.accelerator.device):
+            self.prompts = _read_prompts(trainer, prompts, num_prompts)
+            self._verifier = _open_verifier(trainer, reward_funcs)  # opened now, so that a wrong name fails early
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Starts the clock and probes. A resumed run probes only at a step that is due and has no probe yet."""
-        if not state.is_world_process_zero:
-            return
         self.spent = self._longest = 0.0
         self._began = self._clock()
         rows = [row for row in state.log_history if PREFIX + "seconds" in row]
@@ -133,7 +133,7 @@ class IBScoreCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Probes after every `every` steps, if the share of time allows it."""
-        if state.is_world_process_zero and state.global_step % self.every == 0:
+        if state.global_step % self.every == 0:
             self._probe_if_cheap(state, control)
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -146,7 +146,8 @@ class IBScoreCallback(TrainerCallback):
         """Probes and logs the metrics, unless all probes would then have taken more than `max_time_share`."""
         began = self._clock()
         expected = self._longest  # 0 before the first probe
-        if expected and self.spent + expected > self.max_time_share * (began - self._began + expected):
+        too_long = expected and self.spent + expected > self.max_time_share * (began - self._began + expected)
+        if same_everywhere(too_long):  # by the main process's clock
             return
         metrics: dict[str, float] = {}
         try:
@@ -170,17 +171,41 @@ class IBScoreCallback(TrainerCallback):
     def probe(self) -> dict[str, float]:
         """Grows one tree a prompt with the model as it is, and keeps them in the attribute `trees`.
 
-        Call it in the main process only.
+        Every process must call it; each grows a share of the trees and gets all of them.
 
         Returns the metrics of the trees by name, without the prefix `ibtpo/probe/`.
-        Raises `VerifierError` if the rewards of all answers failed.
+        Raises `VerifierError` if the rewards of all answers failed, and `EngineError` if a tree could not be grown.
         """
         trainer = self.trainer
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        assert self.prompts, "only the main process probes"
+        index, count = trainer.accelerator.process_index, trainer.accelerator.num_processes
+        trees: list[ReasoningTree] = []
+        failed: EngineError | VerifierError | None = None
+        with whole_model(trainer) as model, _undisturbed(trainer.accelerator.device):
+            try:
+                trees = self._grow(model, self.prompts[index::count])
+            except (EngineError, VerifierError) as e:  # the other processes must learn of it, or they would wait
+                failed = e
+        grown = gather_object([(trees, failed and str(failed))])
+        if error := next((text for _, text in grown if text), None):
+            raise EngineError(error) from failed
+        by_id = {tree.id: tree for share, _ in grown for tree in share}
+        self.trees = [by_id[p.id] for p in self.prompts]
+        leaves = [leaf for tree in self.trees for leaf in tree.leaves]
+        if all(leaf.stop == "verifier_error" for leaf in leaves):
+            first = next(iter(self.trees[0].meta.get("verifier_errors", [])), "no reason given")
+            raise VerifierError(f"the rewards of all {len(leaves)} answers failed; the first: {first}")
+        step = trainer.state.global_step
+        for tree in self.trees:
+            tree.meta |= {"model": str(model.name_or_path), "step": step, "ibtpo": __version__}
+        if self.trees_dir is not None and trainer.accelerator.is_main_process:
+            write_trees(self.trees_dir / step_file(step), self.trees)
+        return summarise([tree_record(tree, self.search.score) for tree in self.trees])
+
+    def _grow(self, model: Any, prompts: list[Prompt]) -> list[ReasoningTree]:
+        """Grows the trees of this process."""
+        trainer = self.trainer
         if self._verifier is None:
-            with _undisturbed(trainer.accelerator.device):
-                self._verifier = _open_verifier(trainer, self._reward_funcs)
+            self._verifier = _open_verifier(trainer, self._reward_funcs)
         if self._engine is None or self._engine.model is not model:
             eos = [token for token in trainer.eos_token_ids if token is not None]
             self._engine = TransformersEngine(
@@ -190,26 +215,15 @@ class IBScoreCallback(TrainerCallback):
 
         async def grow() -> list[ReasoningTree]:
             with torch.no_grad(), trainer.accelerator.autocast():
-                return await search.grow_all(self.prompts)
+                return await search.grow_all(prompts)
 
         if isinstance(self._verifier, RewardFunctions):
             self._verifier.extra["trainer_state"] = trainer.state  # every call of train() makes a new state
-        with _undisturbed(trainer.accelerator.device):
-            self._engine.reset_cache()  # the weights changed since the last probe
-            try:
-                self.trees = run_async(grow())
-            finally:
-                self._engine.reset_cache()  # training gets the memory back
-        leaves = [leaf for tree in self.trees for leaf in tree.leaves]
-        if all(leaf.stop == "verifier_error" for leaf in leaves):
-            first = next(iter(self.trees[0].meta.get("verifier_errors", [])), "no reason given")
-            raise VerifierError(f"the rewards of all {len(leaves)} answers failed; the first: {first}")
-        step = trainer.state.global_step
-        for tree in self.trees:
-            tree.meta |= {"model": str(model.name_or_path), "step": step, "ibtpo": __version__}
-        if self.trees_dir is not None:
-            write_trees(self.trees_dir / step_file(step), self.trees)
-        return summarise([tree_record(tree, self.search.score) for tree in self.trees])
+        self._engine.reset_cache()  # the weights changed since the last probe
+        try:
+            return run_async(grow())
+        finally:
+            self._engine.reset_cache()  # training gets the memory back
 
 
 @contextmanager
@@ -222,19 +236,6 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
-
-
-def _refuse_shards(trainer: Any) -> None:
-    """Raises `ConfigError` if the model's weights are spread over the processes."""
-    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
-    sharded = "FSDP" if trainer.is_fsdp_enabled else ""
-    if plugin is not None and plugin.zero_stage == 3:
-        sharded = "DeepSpeed ZeRO-3"
-    if sharded:
-        raise ConfigError(
-            f"IBScoreCallback needs whole weights in one process, and {sharded} spreads them over all: measure the "
-            f"checkpoints instead, with `ibtpo diagnose --model CHECKPOINT … --data …`"
-        )
 
 
 def _read_prompts(trainer: Any, prompts: str | Sequence[Any] | None, most: int) -> list[Prompt]:

@@ -20,7 +20,6 @@ import trl.generation.vllm_generation as trl_vllm
 import trl.trainer.grpo_trainer as trl_grpo
 from trl.extras.profiling import profiling_context
 from trl.generation.vllm_generation import VLLMGeneration
-from trl.models import unwrap_model_for_generation
 
 from ..engines import Engine
 from ..engines.completions import bias
@@ -28,6 +27,7 @@ from ..engines.open import make_engine
 from ..engines.transformers import TransformersEngine
 from ..engines.vllm import CPU_OPTIONS, FULL_SOFTMAX, VLLMEngine
 from ..errors import ConfigError, EngineError
+from .sharding import prepare_fsdp, whole_model
 
 
 class TreeGeneration(VLLMGeneration):
@@ -82,7 +82,7 @@ class TreeGeneration(VLLMGeneration):
 
 @contextmanager
 def tree_generation() -> Iterator[None]:
-    """Makes TRL's trainer, if it is built inside the block, use `TreeGeneration` as its vLLM backend."""
+    """Makes TRL's trainer, if it is built inside the block, use `TreeGeneration` and our `prepare_fsdp`."""
 
     def expected(record: logging.LogRecord) -> bool:
         # TRL warns of a server that is started with this option, but trees need it.
@@ -91,7 +91,10 @@ def tree_generation() -> Iterator[None]:
     logger = logging.getLogger(trl_grpo.__name__)
     logger.addFilter(expected)
     try:
-        with _in_place(trl_grpo, "VLLMGeneration", TreeGeneration):
+        with (
+            _in_place(trl_grpo, "VLLMGeneration", TreeGeneration),
+            _in_place(trl_grpo, "prepare_fsdp", prepare_fsdp),
+        ):
             yield
     finally:
         logger.removeFilter(expected)
@@ -134,8 +137,8 @@ def rollout_engine(trainer: Any) -> Iterator[Engine]:
     """Gives the block an engine that samples from the trainer's present weights.
 
     The engine is made at the first use and kept. Before and after the block what it caches is dropped, because weights
-    change between generation batches and the update needs the memory. Under DeepSpeed ZeRO-3 the weights are gathered
-    while the block runs; with vLLM they are copied first if they have changed.
+    change between generation batches and the update needs the memory. Weights that are spread over the processes are
+    brought together while the block runs (`sharding`); with vLLM they are copied first if they have changed.
 
     trainer: an `IBTPOTrainer`.
     """
@@ -143,13 +146,7 @@ def rollout_engine(trainer: Any) -> Iterator[Engine]:
         with _vllm(trainer) as engine:
             yield engine
         return
-    args = trainer.args
-    with unwrap_model_for_generation(
-        trainer.model_wrapped,
-        trainer.accelerator,
-        gather_deepspeed3_params=args.ds3_gather_for_generation,
-        gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
-    ) as model:
+    with whole_model(trainer) as model:
         if trainer._engine is None or trainer._engine_model is not model:
             trainer._engine, trainer._engine_model = policy_engine(trainer, model), model
         trainer._engine.reset_cache()  # the weights changed since the last batch
@@ -197,7 +194,7 @@ def _server_engine(trainer: Any) -> Engine:
     url = generation.server_base_url or f"http://{generation.server_host}:{generation.server_port}"
     engine = connect(
         [url],
-        vocab_size=trainer.accelerator.unwrap_model(trainer.model).get_input_embeddings().weight.shape[0],
+        vocab_size=config.vocab_size,
         eos_token_ids=trainer.eos_token_ids,
         max_length=getattr(config, "max_position_embeddings", None),
     )

@@ -87,6 +87,7 @@ from .rollouts import rollout_engine, tree_generation
 from .rows import without_images
 from .saving import make_saveable, reading, writing
 from .schedule import TOKEN_SCHEDULES, token_schedule
+from .sharding import check_sharding
 from .tensor_parallel import group_of
 from .timing import StepTimer
 from .trackers import show_tree
@@ -174,8 +175,7 @@ class IBTPOTrainer(GRPOTrainer):
         self._decode = decoder(self._tokenizer)
         # TRL puts the tokenizer's token there even if it is None. Without any, answers run to the length limit.
         self.eos_token_ids = [token for token in self.eos_token_ids if token is not None]
-        if self.is_fsdp_enabled:
-            raise ConfigError("trees cannot be grown under FSDP: use DDP, or DeepSpeed ZeRO")
+        check_sharding(self)
         questions = args.generation_batch_size // args.num_generations
         if isinstance(self.train_dataset, Sized) and len(self.train_dataset) < questions:
             raise ConfigError(
@@ -523,6 +523,11 @@ class IBTPOTrainer(GRPOTrainer):
             if self.args.should_save:
                 counts = {"generated_tokens": self.generated_tokens, "seconds": self.timer.trained}
                 (folder / STATE_FILE).write_text(json.dumps(counts))
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        deepspeed = resume_from_checkpoint is not None and self.is_deepspeed_enabled  # it reads checkpoints here
+        with reading(resume_from_checkpoint) if deepspeed else nullcontext():
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with reading(resume_from_checkpoint):
