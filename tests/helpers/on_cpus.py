@@ -17,6 +17,7 @@ from typing import Any
 
 from helpers.places import ROOT
 from helpers.training import QUIET
+from ibtpo.storage.recipes import accelerate_files
 
 MODES = ("ddp", "fsdp2", "zero2", "zero3")
 HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
@@ -29,8 +30,14 @@ def launcher(mode: str, *, processes: int = 2) -> list[str]:
     """The words before the program that start it in several processes."""
     if mode == "ddp":
         return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
-    file = ROOT / "examples" / "accelerate" / f"{mode}.yaml"
-    words = ["--config_file", str(file), "--num_processes", str(processes), "--main_process_port", "0"]
+    words = [
+        "--config_file",
+        str(accelerate_files()[mode]),
+        "--num_processes",
+        str(processes),
+        "--main_process_port",
+        "0",
+    ]
     return [sys.executable, "-m", "accelerate.commands.launch", *words]
 
 
