@@ -116,7 +116,7 @@ def shape_of(config: Any, adapter: Any = None) -> Shape:
     )  # fmt: skip
 
 
-def items_of(shape: Shape, layout: Layout, config: Any, dtype: str, gpu: float) -> list[Item]:
+def items_of(shape: Shape, layout: Layout, config: Any, dtype: str, gpu: float, half: int | None = None) -> list[Item]:
     """What a run needs on each GPU.
 
     shape: the model's.
@@ -124,13 +124,14 @@ def items_of(shape: Shape, layout: Layout, config: Any, dtype: str, gpu: float) 
     config: the run's `IBTPOConfig`.
     dtype: that of the weights, "float32" or "bfloat16".
     gpu: the bytes of a GPU, of which vLLM takes a share.
+    half: bytes of a number in the arithmetic; by default 2 on a GPU, unless the run says otherwise.
 
     Raises `ConfigError` if vLLM's share does not hold the weights and one sequence.
     """
     n = layout.processes
     full = 4 if dtype == "float32" else 2
-    # Bytes of a number in the arithmetic, which is bfloat16 on a GPU unless the run says otherwise.
-    half = 2 if config.bf16 or config.fp16 or not torch.accelerator.is_available() else full
+    if half is None:
+        half = 2 if config.bf16 or config.fp16 or not torch.accelerator.is_available() else full
     weights, others = (n if on else 1 for on in (layout.shards_weights, layout.shards_moments))
     deepspeed = layout.sharding.startswith("zero") and half < full  # its weights are in half, sharded ones in float32
     width = half if deepspeed else full
