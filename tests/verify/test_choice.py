@@ -313,6 +313,7 @@ MORE = [
     ("So A.", "A"),
     ("So I.", "I"),
     ("It is A.", "A"),
+    ("It is B, not C.", "B"),
     ("If it is B, then x. So C.", "C"),
     ("The correct answer is not A but (B).", "B"),
     ("<b>B</b>", "B"),

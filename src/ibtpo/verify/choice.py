@@ -60,7 +60,7 @@ _STATED = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 # A letter in upper case with which a sentence or a clause ends.
-_LAST_WORD = r"(?-i:[A-J])(?=[*_)]*(?:\s*[.!,;]?\s*$|[.!]\s|,?\s*(?:because|since)\b))"
+_LAST_WORD = r"(?-i:[A-J])(?=[*_)]*(?:\s*[.!,;]?\s*$|[.!]\s|,?\s*(?:because|since)\b|,\s+not\b))"
 # "选B", "I choose B", "go with B".
 _PICKED = re.compile(
     rf"(?:(?:故|应|應|所以|因此|我)?(?<![不别非勿])(?:选|選)(?:择|擇)?[是为：:]?"
