@@ -59,6 +59,12 @@ def test_a_full_disk_is_named_with_the_file() -> None:
     assert found.value.filename == "/dev/full"
 
 
+def test_a_file_that_cannot_be_made_is_named_as_the_user_knows_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        write_whole(tmp_path / "none" / "a.html", "text")
+    assert caught.value.filename == str(tmp_path / "none" / "a.html")
+
+
 def test_an_error_that_names_a_file_keeps_its_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as found, naming(Path("other")):
         (tmp_path / "gone").read_text()

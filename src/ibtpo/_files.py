@@ -39,7 +39,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         with naming(path):
             yield part
             os.replace(part, target)
-    except BaseException:
+    except BaseException as e:
+        if isinstance(e, OSError) and e.filename == str(part):
+            e.filename = str(path)  # the name that the user knows
         with suppress(OSError):
             part.unlink()
         raise

@@ -165,6 +165,15 @@ def test_a_malformed_file_is_named(tmp_path: Path) -> None:
         load_problems(good, answer_column="gold", require_answer=False)
 
 
+def test_brackets_nested_too_deeply_and_what_is_no_file_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "deep.jsonl"
+    path.write_text('{"question": "1+1?", "answer": "2", "x": ' + "[" * 700 + "]" * 700 + "}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"deep.jsonl, line 1, column 'x': lists or objects are nested too deeply"):
+        load_problems(path)
+    with pytest.raises(DataError, match=r"/dev/null is no regular file; write the data into one, .jsonl or"):
+        load_problems("/dev/null")
+
+
 def test_a_dotted_name_goes_into_a_nested_column(tmp_path: Path) -> None:
     row = {"messages": [{"content": "1+1?"}], "reward_model": {"style": "rule", "ground_truth": "2"}, "a.b": "flat"}
     file = tmp_path / "nested.jsonl"

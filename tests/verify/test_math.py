@@ -5,6 +5,7 @@
 
 import json
 import threading
+import time
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from ibtpo.errors import DataError
+from ibtpo.verify.choice import choice_reward
 from ibtpo.verify.extract import boxed_contents, explicit_answer, last_boxed
 from ibtpo.verify.math import gold_text, math_reward
 from ibtpo.verify.pool import VerifierPool
@@ -214,3 +216,44 @@ def test_a_gold_answer_of_several_parts_is_an_error_of_its_row_only(verifier: st
     assert [verdict.reward for verdict in verdicts] == [None, None, 1.0, 1.0]
     assert "a gold answer must be text or a number, got list" in str(verdicts[0].error)
     assert "got dict" in str(verdicts[1].error)
+
+
+# What once took minutes, or filled memory; each as an answer, and as all of a completion.
+ENDLESS = {
+    "a tower": "9^{9^{9^{9}}}",
+    "a power": "10^{999999999}",
+    "a factorial of a factorial": "((10!)!)!",
+    "a binomial": r"\binom{10^9}{5\cdot10^8}",
+    "parentheses": "(" * 500 + "5" + ")" * 500,
+    "exponents": "x" + "^{x" * 30 + "}" * 30,
+    "signs": "-" * 1500 + "5x",
+    "a sum": "+".join(["1"] * 900),
+    "percent signs": "5" + "%" * 800,
+    "a union": r"[0,1]\cup" * 60 + "[0,2]",
+    "an inequality": "x^{50}+x<1",
+}
+
+
+@pytest.mark.parametrize("answer", ENDLESS.values(), ids=ENDLESS)
+def test_an_answer_that_would_take_minutes_is_wrong_at_once(answer: str) -> None:
+    math_reward([r"\boxed{x+1}"], ["1+x"])  # imports what is needed
+    begin = time.process_time()
+    assert math_reward([rf"\boxed{{{answer}}}", f"The answer is {answer}."], ["7", "7"]) == [0.0, 0.0]
+    assert math_reward([rf"\boxed{{{answer}}}"], ["x<1"]) == [0.0]
+    assert time.process_time() - begin < 5
+
+
+@pytest.mark.parametrize(
+    "text", ["\n", " ", "#", "$", "{", "*", '"', "\\", " is", "the answer is ", "answer: ", "\\boxed{"]
+)
+@pytest.mark.parametrize("verifier", [math_reward, choice_reward])
+def test_a_completion_that_repeats_itself_for_pages_takes_no_longer_for_it(verifier: Any, text: str) -> None:
+    completion = text * (100_000 // len(text))
+    begin = time.process_time()
+    assert verifier([completion], ["B"]) == [0.0]
+    assert time.process_time() - begin < 5
+
+
+def test_a_long_answer_is_compared_as_text() -> None:
+    long = "x+" * 1500 + "1"
+    assert math_reward([rf"\boxed{{{long}}}", rf"\boxed{{{long}2}}"], [long, long]) == [1.0, 0.0]

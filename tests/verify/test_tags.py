@@ -70,7 +70,7 @@ def test_a_degenerate_completion_is_read_in_one_pass() -> None:
 def test_the_last_answer_of_a_json_object() -> None:
     assert json_answer('{"answer": "B", "why": "A"}') == "B"
     assert json_answer('{"final_answer": 1e-08}') == "1e-08"
-    assert json_answer('{"answer": ["x", "y"]}') == "x"
+    assert json_answer('{"answer": ["x", "y"]}') == "x, y"
     assert json_answer('{"answer": "\\frac{1}{2}"}') == "\\frac{1}{2}"
     assert json_answer("the answer") is None
 
@@ -91,3 +91,10 @@ def test_no_verifier_grades_thinking() -> None:
     row = {"prompt": "q", "completion": box, "answer": "6"}
     with VerifierPool("math", workers=1, thinking_tags="<why> </why>", answer_tags="<so> </so>") as pool:
         assert pool.score([row])[0].reward == 1.0
+
+
+def test_a_tag_may_have_spaces_and_attributes() -> None:
+    assert final_text('<think step="1">4</think>\n<answer type="final">5</answer >') == "5"
+    assert final_text("< Think >4</ think > 5").strip() == "5"
+    assert final_text("<think step='1'>4, never closed") == ""
+    assert final_text("<answers>5</answers> 6") == "<answers>5</answers> 6"

@@ -123,7 +123,11 @@ class _RowReader:
         if not isinstance(row, dict):
             raise DataError(f"{at}: expected an object with named fields, got {type(row).__name__}")
         for column, value in row.items():
-            if (bad := _unusable(value)) is not None:
+            try:
+                bad = _unusable(value)
+            except RecursionError:
+                bad = "lists or objects are nested too deeply to be read"
+            if bad is not None:
                 raise DataError(f"{at}, column {column!r}: {bad}")
         question_column = self._column(at, row, self.question_column, QUESTION_COLUMNS, "question")
         assert question_column is not None, "a question is always required"
@@ -252,6 +256,8 @@ def _open(source: str, split: str, limit: int | None, seed: int) -> tuple[str, I
         if not source.endswith(SUFFIXES):
             raise DataError(f"{source}: cannot read this kind of file; use {', '.join(SUFFIXES)}")
         return source, _READERS[path.suffix](path)
+    if path.exists():
+        raise DataError(f"{source} is no regular file; write the data into one, {' or '.join(SUFFIXES)}")
     looks_like_path = source.endswith(SUFFIXES) or source.startswith((".", "/", "~")) or source.count("/") > 1
     if looks_like_path or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?", source):
         raise DataError(f"{source} does not exist{_nearest_file(path)}")

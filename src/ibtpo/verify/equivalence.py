@@ -17,28 +17,60 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from .latex import TEXT, TEXT_SPAN, clean
-from .numbers import read_number, same_number
+from .numbers import open_mixed, read_number, same_number
 from .symbolic import parse, same_sets, same_value
-from .units import read_amount, read_compound, split_unit
+from .units import Unit, contradict, read_amount, read_compound, split_unit
 
-_PARSE_CHARS = 2000  # characters; a longer answer is compared as text only
+_CLEAN_CHARS = 8000  # characters; a longer answer is compared as it stands
+_PARSE_CHARS = 2000  # characters; a longer answer is compared as text only, in one spelling
 _MOST_PARTS = 60  # of a list; a longer one is compared in order
 
 _BASED = re.compile(r"\(?([0-9A-Za-z]+)\)?_\{?(\d+)\}?")
 _SIDE_BY_SIDE = re.compile(r"\d\s+\d")
 _WORDS = re.compile(r"[A-Za-z]{3,}(?:[ '-]+[A-Za-z]+)*")
+_TIME = re.compile(
+    r"(?P<hour>\d{1,2})\s*:\s*(?P<minute>\d{2})(?:\s*(?P<half>[ap])\.?\s?m\.?)?(?:\s*o'clock)?", re.IGNORECASE
+)
 _CLOCK = re.compile(r"\d\s*[ap]\.?\s?m\.?$", re.IGNORECASE)
 _GROUPED = re.compile(r"[-+]?\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?")
 _AND = re.compile(
     TEXT
     + r"\{\s*[,;]?\s*(?:and|or)\s*,?\s*\}|(?<![a-zA-Z\\{])(?:and|or)(?![a-zA-Z])|\\(?:lor|land|vee|wedge)(?![a-zA-Z])|;"
 )
+_MIXED_AND = re.compile(r"(-?\d+)\s*(?:and|" + TEXT + r"\{\s*and\s*\})\s*(\d+\s*/\s*\d+|\\frac\{\d+\}\{\d+\})")
+_PRIME = re.compile(r"(?<=[A-Za-z)])'")
+_MODULO = re.compile(
+    r"(?:[A-Za-z]\s*\\equiv(?![a-zA-Z])\s*)?(?P<value>[^\\]+?)\s*(?:\\pmod\s*\{?\s*(?P<of>\w+)\s*\}?|\(\s*\\?(?:b?mod|"
+    + TEXT
+    + r"\{\s*mod\s*\})\s*(?P<by>\w+)\s*\))"
+)
 _PLUS_MINUS = re.compile(r"\\(pm|mp)(?![a-zA-Z])\s*")
 _NEEDLESS_PLUS = re.compile(r"(^|[=({,\[])\s*\+")
-_LEFT_SIDE = r"(?P<left>(?:[A-Za-z\\ '(),|{}]|_\{?\w+\}?)*[A-Za-z}](?:[ ')]|_\{?\w+\}?)*)"
+_LEFT_SIDE = r"(?P<left>(?:[A-Za-z\\ '(),|{}:]|_\{?\w+\}?)*[A-Za-z}](?:[ ')]|_\{?\w+\}?)*)"
 _ASSIGNED = re.compile(_LEFT_SIDE + r"\s*=\s*(?:[^=<>]*=\s*)*(?P<right>[^=<>]+)")
+_SET_NAMED = re.compile(
+    r"[A-Za-z](?:_\{?\w+\}?)?(?:\s*\\cup\s*[A-Za-z]|\s*\\cap\s*[A-Za-z])?\s*=\s*(?P<right>\\\{.*\\\})"
+)
 _MEMBER = re.compile(r"[A-Za-z]\s*\\in(?![a-zA-Z])\s*(?P<right>.+)")
 _LONG_WORD = re.compile(r"(?<![A-Za-z\\])(?=[A-Za-z]*[aeiouyAEIOUY])[A-Za-z]{3,}")
+_SHORT_WORDS = {
+    "yes",
+    "no",
+    "odd",
+    "one",
+    "two",
+    "six",
+    "ten",
+    "all",
+    "red",
+    "sun",
+    "mon",
+    "tue",
+    "wed",
+    "thu",
+    "fri",
+    "sat",
+}
 _FUNCTIONS = {
     "sin",
     "cos",
@@ -72,6 +104,8 @@ def equivalent(gold: str, answer: str) -> bool:
 
     `x = 5` equals 5. Whether words or values are compared, `gold` decides.
     """
+    if max(len(gold), len(answer)) > _CLEAN_CHARS:
+        return gold.strip() == answer.strip()
     return _same(clean(gold), clean(answer))
 
 
@@ -86,18 +120,32 @@ def reads_whole(text: str) -> bool:
 def _same(gold: str, answer: str) -> bool:
     """`equivalent` for cleaned texts."""
     gold_key, answer_key = _key(gold), _key(answer)
-    if not answer_key or len(answer) > _PARSE_CHARS:
+    if not answer_key:
         return False
     if gold_key == answer_key:
         return True
+    if max(len(gold), len(answer)) > _PARSE_CHARS:
+        return False
+    if _CLOCK.search(TEXT_SPAN.sub(r"\1", gold)) and (minute := _clock(gold)) is not None:
+        return minute == _clock(answer)
     if _is_text(gold):
         return _fold(gold_key) == _fold(answer_key)
-    if (_RELATION.search(gold) or _RELATION.search(answer)) and same_sets(gold, answer):
-        return True
+    moduli = [_MODULO.fullmatch(side) for side in (gold, answer)]
+    if any(moduli):
+        values = [m["value"] if m else side for m, side in zip(moduli, (gold, answer), strict=True)]
+        bases = {m["of"] or m["by"] for m in moduli if m}
+        return len(bases) == 1 and _same(*values)
+    gold, answer = _without_set_name(gold, answer)
+    if _RELATION.search(gold) or _RELATION.search(answer):
+        same = same_sets(gold, answer)
+        if same is not None:
+            return same
     if read_compound(gold) or read_compound(answer):
         first, second = read_amount(gold), read_amount(answer)
         return bool(first and second and first[1] == second[1] and same_number(first[0], second[0]))
     gold_parts, answer_parts = _parts(gold), _parts(answer)
+    if len(gold_parts) == 1 and len(answer_parts) == 2 and _MIXED_AND.fullmatch(answer):
+        answer_parts = [_MIXED_AND.sub(r"\1 \2", answer)]  # "2 and 1/4"
     if len(gold_parts) > 1 or len(answer_parts) > 1:
         return _same_parts(gold, gold_parts, answer, answer_parts)
     gold, answer = _without_name(gold_parts[0], answer_parts[0])
@@ -113,7 +161,8 @@ def _same_parts(gold: str, gold_parts: list[str], answer: str, answer_parts: lis
     """Whether two answers are equal of which at least one is a list of several parts."""
     for whole, alone, others in ((gold, gold_parts, answer_parts), (answer, answer_parts, gold_parts)):
         if len(alone) == 1 and (pair := _tuple(_without_name(alone[0], "")[0])) is not None:
-            return pair[0] == "()" and whole[:1] != "\\" and _same_in_order(pair[1], others)
+            plain = pair[0] == "()" or (pair[0] == "[]" and len(pair[1]) > 2)  # [1, 2] may be an interval
+            return plain and whole[:1] != "\\" and _same_in_order(pair[1], others)
     if gold.startswith(r"\{") and answer.startswith(r"\{"):
         gold_parts, answer_parts = _distinct(gold_parts), _distinct(answer_parts)
     if len(gold_parts) != len(answer_parts):
@@ -151,7 +200,11 @@ def _same_single(gold: str, answer: str) -> bool:
             answer_ratio = [to["left"], to["right"]]
         if gold_ratio and not _CLOCK.search(gold):
             answer_ratio = _ratio(_CLOCK.sub(lambda m: m[0][0], TEXT_SPAN.sub(r"\1", answer))) or answer_ratio
-        return bool(gold_ratio and answer_ratio) and _same_in_order(gold_ratio or [], answer_ratio or [])
+        if not (gold_ratio and answer_ratio) or list(map(_has_zero, gold_ratio[1:])) != list(
+            map(_has_zero, answer_ratio[1:])
+        ):
+            return False  # 12:05 is not 12:5
+        return _same_in_order(gold_ratio, answer_ratio)
     if gold.endswith("%") != answer.endswith("%") or (gold.endswith("%") and answer.endswith("%")):
         return _same_percent(gold, answer)
     return _same_amount(gold, answer)
@@ -182,17 +235,17 @@ def _same_amount(gold: str, answer: str) -> bool:
     if gold.endswith("%") or answer.endswith("%"):
         return _same_percent(gold, answer)
     if gold_unit and answer_unit and gold_unit != answer_unit:
-        mine, theirs = gold_unit.dimensions - {"money"}, answer_unit.dimensions - {"money"}
-        per_what = "money" in gold_unit.dimensions & answer_unit.dimensions and not (mine and theirs)
-        if mine != theirs and not per_what:  # of money per something, either part may be left out
+        if contradict(gold_unit, answer_unit):
             return False
         ratio = answer_unit.factor / gold_unit.factor
         if ratio != 1 and gold_unit.powers == answer_unit.powers:
             if (wanted := read_number(gold)) and (number := read_number(answer)):
                 return same_number(wanted, number.times(ratio))
             answer = rf"({answer}) \cdot \frac{{{ratio.numerator}}}{{{ratio.denominator}}}"
+    gold, answer = open_mixed(gold), open_mixed(answer)
     if _key(gold) == _key(answer):
         return True
+    gold, answer = _in_radians(gold, gold_unit, answer), _in_radians(answer, answer_unit, gold)
     gold_number, answer_number = read_number(gold), read_number(answer)
     if gold_number and answer_number:
         return same_number(gold_number, answer_number)
@@ -202,9 +255,18 @@ def _same_amount(gold: str, answer: str) -> bool:
         gold_digits, gold_base = gold_based.groups() if gold_based else (_key(gold), None)
         digits, base = answer_based.groups() if answer_based else (_key(answer), None)
         return gold_digits == digits and (base == gold_base or base is None or gold_base is None)
+    if len(_PRIME.findall(gold)) != len(_PRIME.findall(answer)):
+        return False  # math-verify would not see the difference
     if _SIDE_BY_SIDE.search(answer) or _has_prose(answer, gold):
         return False  # math-verify would read "4 5" as the mixed number 4 + 5, and words as products of letters
     return same_value(parse(gold), parse(answer))
+
+
+def _in_radians(text: str, unit: Unit | None, other: str) -> str:
+    r"""An angle in degrees in radians, if the other side has no unit but a `\pi`: 45° for \frac{\pi}{4}."""
+    if unit is None or unit.dimensions != {"angle"} or r"\pi" not in other or r"\pi" in text:
+        return text
+    return rf"\frac{{{text}}}{{180}}\pi"
 
 
 def _parts(text: str) -> list[str]:
@@ -261,9 +323,10 @@ def _without_name(gold: str, answer: str) -> tuple[str, str]:
     r"""Both answers without a name before them, `x = 5` as 5 and `x \in A` as A, unless the names differ."""
     names, values = [], []
     for side in (gold, answer):
-        match = _ASSIGNED.fullmatch(side) or _MEMBER.fullmatch(side)
-        names.append("" if match is None else _key(match.groupdict().get("left", "")))
-        values.append(side if match is None else match["right"].strip())
+        match = ("=" in side and _ASSIGNED.fullmatch(side)) or _MEMBER.fullmatch(side)
+        names.append("" if not match else _key(match.groupdict().get("left", "")))
+        values.append(side if not match else match["right"].strip())
+    names = ["y" if re.fullmatch(r"[a-z]\(x\)", name) else name for name in names]
     if names[0] and names[1] and names[0] != names[1]:
         return gold, answer
     if any("=" in value for value in values):
@@ -271,16 +334,37 @@ def _without_name(gold: str, answer: str) -> tuple[str, str]:
     return values[0], values[1]
 
 
+def _without_set_name(gold: str, answer: str) -> tuple[str, str]:
+    r"""Both answers without a name before a set or a tuple, `S = \{1, 2\}`, if only one side has it."""
+    named = [_SET_NAMED.fullmatch(side) for side in (gold, answer)]
+    if all(named):
+        return gold, answer
+    return named[0]["right"] if named[0] else gold, named[1]["right"] if named[1] else answer
+
+
 def _ratio(text: str) -> list[str] | None:
     """The numbers of a ratio or a time of day, such as 6, 3 and 1 of `6:3:1`; None for anything else."""
     if ":" not in text or r"\{" in text or TEXT_SPAN.search(text):
         return None
-    parts = _split(text, ":")
-    return (
-        parts
-        if len(parts) > 1 and all(parts) and not any(_WORDS.search(part) for part in parts if "\\" not in part)
-        else None
-    )
+    parts = _split(text[1:-1] if re.fullmatch(r"\([^(),]*\)", text) else text, ":")
+    words = any(re.search(r"[^\W\d_]{3,}", part) for part in parts if "\\" not in part)
+    return parts if len(parts) > 1 and all(parts) and not words else None
+
+
+def _has_zero(part: str) -> bool:
+    """Whether a part of a ratio or a time is written with a leading zero."""
+    return part.startswith("0") and len(part) > 1
+
+
+def _clock(text: str) -> int | None:
+    """The minute of the day of a time with minutes, read in 24 hours where it has no a.m. or p.m."""
+    match = _TIME.fullmatch(TEXT_SPAN.sub(r"\1", text).strip())
+    if match is None:
+        return None
+    hour, half = int(match["hour"]), (match["half"] or "").lower()
+    if half and 1 <= hour <= 12:
+        hour = hour % 12 + (12 if half == "p" else 0)
+    return 60 * hour + int(match["minute"])
 
 
 def _key(text: str) -> str:
@@ -314,5 +398,7 @@ def _is_text(text: str) -> bool:
         return True
     outside = TEXT_SPAN.sub("", text)
     if outside != text and not any(char.isalnum() for char in outside):
+        return True
+    if text.lower() in _SHORT_WORDS:
         return True
     return bool(_WORDS.fullmatch(text)) and (len(text) > 3 or not text.islower()) and len(set(text)) > 1

@@ -7,22 +7,29 @@ import re
 
 from .tags import json_answer
 
-BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
+BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])")
 MATH_SPAN = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 PROSE_CHARS = 300  # characters of prose that are searched for an expression: the search takes quadratic time
 
 _BRACES = re.compile(
-    r"\\(?:boxed|fbox)(?:(?P<box>\s*\{)|(?P<bare>\s+[^\s{}$\\]+|\d[^\s{}$\\]*))|\\.|[{}]", re.DOTALL
+    r"\\\\?(?:boxed|fbox|framebox)(?:(?P<box>\s*\{)|(?P<bare>\s+[^\s{}$\\]+|\d[^\s{}$\\]*))|\\.|[{}]", re.DOTALL
 )  # `\.` skips escaped braces: those are a set's, not the box's
-_HASHES = re.compile(r"^\s*####\s*(.+?)\s*$", re.MULTILINE)
+_HEADING = re.compile(  # a heading of Markdown, not GSM8K's way to say an answer
+    r"(?i)\W*(?:(?:step|part|case|method|section|question|problem|approach)\b.*|.*[:：]\W*|"
+    r"(?:the\s+)?(?:final\s+)?(?:answer|result|solution|conclusion|explanation|verification|check|reasoning|summary)\W*)"
+)
+_HASHES = re.compile(r"^[ \t]*####(.{1,500})$", re.MULTILINE)
 _ANCHOR = re.compile(
-    r"(?i)(?:\banswers?\b[^\n.:=]{0,60}?(?:\bis\b|\bare\b|[:=])|答案[是为：:]+)[\s:：*_]*(?P<answer>[^\n]*)"
+    r"(?i)(?:\banswers?\b[^\n.:=]{0,60}?(?:\bis\b|\bare\b|[:=])|答案[是为為：:]+|(?:答え|正解)[は：:]+|(?:정답|답)[은：:]+"
+    r"|\b(?:respuesta|antwort|réponse|risposta|resposta|ответ|الإجابة|الجواب)\b[^\n.:=]{0,30}?(?:\b(?:es|ist|lautet|est|è|é|هي|هو)\b|[:=：—]))[\s:：*_]*(?P<answer>[^\n]*)"
 )
 _ASIDE = re.compile(r"[*_`]*,?\s+(?:not|rather\s+than|instead\s+of|because|since|whereas)\b")
 _NOT = re.compile(r"[*_`]*,?\s+not\s+(?=[$\\*]*\d)")
 _SENTENCE_END = re.compile(r"\.(?=\s|[*`_]*\s*$)|。")
 _ITEM = re.compile(r"\s*(?:[-+•>*]|#{1,6}|\d{1,2}[.)])\s+(?P<text>\S.*)")
-_FENCE = re.compile(r"^\s*```\w*\s*$", re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*```\w*[ \t]*$", re.MULTILINE)
+_HTML = re.compile(r"</?(?:b|strong|em|i|u|p|br|div|span|code|mark)\b[^<>]{0,200}>", re.IGNORECASE)
+_STRUCK = re.compile(r"~~[^~\n]{1,200}~~")  # what the model takes back
 _MARKS = " *`_\t"
 
 
@@ -60,9 +67,9 @@ def explicit_answer(text: str) -> str | None:
     boxed = last_boxed(text)
     if boxed is not None:
         return boxed
-    hashes = _HASHES.findall(text)
-    if hashes:
-        return str(hashes[-1])
+    for line in reversed(_HASHES.findall(text)):
+        if (answer := line.strip()) and not _HEADING.fullmatch(answer):
+            return str(answer)
     return json_answer(text) if "{" in text else None
 
 
@@ -72,7 +79,7 @@ def final_words(text: str) -> tuple[str, bool]:
     They are what follows the last "answer is", to the end of its line, of the formula or of the list it starts, else
     the last line.
     """
-    text = _FENCE.sub("", text).strip()
+    text = without_markup(text)
     for anchor in reversed(list(_ANCHOR.finditer(text))):
         line = anchor["answer"].strip(_MARKS)
         formula = MATH_SPAN.match(text, anchor.start("answer"))
@@ -86,6 +93,11 @@ def final_words(text: str) -> tuple[str, bool]:
     last = text[-PROSE_CHARS:].rpartition("\n")[2]
     item = _ITEM.fullmatch(last)
     return _NOT.split(item["text"] if item else last)[0].strip(_MARKS), False
+
+
+def without_markup(text: str) -> str:
+    """A text without the marks of code blocks and of HTML, and without what is struck out."""
+    return _STRUCK.sub("", _HTML.sub("", _FENCE.sub("", text))).strip()
 
 
 def first_sentence(text: str) -> str:

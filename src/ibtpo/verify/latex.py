@@ -7,7 +7,9 @@ import re
 import unicodedata
 from functools import lru_cache
 
-TEXT = r"\\(?:text|mbox|textbf|textit|textrm|textnormal|textsf|texttt|mathrm|mathbf|mathit|mathsf|operatorname)\*?\s*"
+TEXT = (
+    r"\\(?:text|mbox|hbox|textbf|textit|textrm|textnormal|textsf|texttt|mathrm|mathbf|mathit|mathsf|operatorname)\*?\s*"
+)
 TEXT_SPAN = re.compile(TEXT + r"\{([^{}]*)\}")
 
 _GREEK = [
@@ -42,11 +44,13 @@ _SIGNS = {
     **dict.fromkeys("⋅∙•·", r"\cdot "),
     **dict.fromkeys("≤≦⩽", r"\le "),
     **dict.fromkeys("≥≧⩾", r"\ge "),
-    **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u2061\u2062€£¥₹₽₩", ""),
+    **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u2061\u2062", ""),
     **dict.fromkeys("“”„", '"'),
     **dict.fromkeys("⁄∕÷", "/"),
     **{"×": r"\times ", "±": r"\pm ", "∓": r"\mp ", "∞": r"\infty ", "≠": r"\ne ", "≈": r"\approx ", "º": "°"},
     **{"∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "∖": r"\setminus ", "∶": ":", "、": ","},
+    **{"∠": r"\angle ", "△": r"\triangle ", "⊂": r"\subset ", "⊆": r"\subseteq ", "⊥": r"\perp ", "∥": r"\parallel "},
+    **{"∣": "|", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "٫": ".", "٬": ","},
     **{"∨": r"\lor ", "∧": r"\land ", "⟨": r"\langle ", "⟩": r"\rangle ", "′": "'", "。": ".", "→": r"\to "},
     **{"ℝ": r"\mathbb{R}", "ℂ": r"\mathbb{C}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}"},
     **{chr(0x3B1 + i): rf"\{name} " for i, name in enumerate(_GREEK)},
@@ -58,7 +62,11 @@ _SIGNS = {
     "ϕ": r"\phi ",
     "Ω": r"\Omega ",
 }
+_SIGNS |= {"€": r"\text{EUR}", "£": r"\text{pound}", "¥": r"\text{yen}", "₹": r"\text{rupee}", "₽": r"\text{ruble}"}
+_SIGNS |= {"₩": r"\text{won}", "¢": r"\text{cents}"}
 _TABLE = str.maketrans(_SIGNS)
+_BARRED = re.compile("(?<=[.\\d])(?:\\d[\u0304\u0305])+")  # 0.3̅
+_DOTTED = re.compile("(\\d)\u0307")  # 0.3̇
 _RAISED = re.compile("[⁰¹²³⁴-⁾ⁿⁱ]+")
 _LOWERED = re.compile("[₀-₎ₐₑₒₓₙ]+")
 _ROOT = re.compile(
@@ -74,11 +82,28 @@ _SWITCHES = (
     "huge|Huge|boldmath|displaystyle|textstyle|scriptstyle|scriptscriptstyle|limits|nolimits|strut|mathstrut|hfill|"
     "hfil|noindent|centering|left|right|middle|[bB]igg?[lrm]?"
 )
+_FUNCTIONS = "ln|lg|log|exp|(?:arc)?(?:sin|cos|tan|tg)|cot|ctg|sec|csc|sinh|cosh|tanh|gcd|det"
+_MAGNITUDES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_MAGNITUDE = re.compile(
+    rf"(?<=[\d}}])\s*(?P<macro>{TEXT}\{{)?\s*(?P<word>dozen|{'|'.join(_MAGNITUDES)})s?{_LETTER}\s*(?(macro)(?P<rest>[^{{}}]*)\}})"
+)
+_WORDS = (  # what words say that a sign says too
+    (r"all\s+reals?(?:\s+numbers)?", r"\mathbb{R}"),
+    (r"no\s+(?:real\s+)?solutions?|(?:the\s+)?empty\s+set", r"\emptyset"),
+    (r"(?:it\s+)?does\s+not\s+exist|undefined\s+limit", r"\text{DNE}"),
+)
+_IN_WORDS = tuple(
+    (re.compile(rf"(?:{TEXT}\{{)?\s*(?:{words})\s*\.?\}}?", re.IGNORECASE), sign) for words, sign in _WORDS
+)
+# All of an answer that has a single number with commas or spaces between thousands, and what may stand around it.
+_THOUSANDS = re.compile(
+    r"(?P<before>[^,\d()\[\]{}^_]*)(?P<number>\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+(?=[^\d/]*$))(?P<after>(?!\d)[^,]*)"
+)
 _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\\(?:left|right)\s*\.", ""),  # invisible delimiters
-        (r"\{\s*\\(?:rm|bf|it|sf|tt|sl|em)\s+([^{}\\]*)\}", r"\\mathrm{\1}"),  # {\rm km}
+        (rf"\{{\s*\\(?:rm|bf|it|sf|tt|sl|em){_LETTER}(?:\\[,;: ]|\s)*([^{{}}\\]*)\}}", r"\\mathrm{\1}"),  # {\rm km}
         (rf"\\(?:{_SWITCHES}){_LETTER}\s*", ""),  # sizes and fonts
         (r"(?:,\s*\\!|\{,\}(?:\\!)?)(?=\d{3}(?!\d))", ""),  # between thousands: 10,\!000 and 10{,}000
         (r"(?<!\\)\\!", ""),  # less space
@@ -94,6 +119,23 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\(?:[dtc]|nice|s)frac" + _LETTER, r"\\frac"),
         (rf"\\(?:boldsymbol|pmb|bm|ensuremath|mathord|mathop|mathbin|underline|underbrace){_LETTER}\s*{_GROUP}", r"\1"),
         (rf"\\(?:text)?color\s*\{{[^{{}}]*\}}\s*{_GROUP}", r"\1"),
+        (r"\\color\s*\{[^{}]*\}", ""),
+        (
+            rf"^\s*(?:{TEXT}\{{)?\s*(?:[Tt]he\s+)?(?:[Ff]inal\s+|[Cc]orrect\s+)?[Aa]nswer\b(?:\s+is\b)?\s*[:=]?\s*\}}?",
+            "",
+        ),
+        (rf"(?<=\d)\s*{TEXT}\{{\s*[eE]\s*\}}\s*\{{?\s*([-+]?\d+)\s*\}}?", r"e\1"),  # 1.6\mathrm{e}{-19}
+        (rf"{TEXT}\{{\s*({_FUNCTIONS})\s*\}}", r"\\\1 "),
+        (rf"\\lg{_LETTER}", r"\\log_{10}"),
+        (rf"\\(arc)?tg{_LETTER}", r"\\\1tan "),
+        (rf"\\ctg{_LETTER}", r"\\cot "),
+        (rf"(?<=[\d}}])\^?\s*\{{?\s*(?:{TEXT}\{{\s*)?(?:st|nd|rd|th)\s*\}}{{0,2}}\s*$", ""),  # 7^{\text{th}}
+        (r"\^\s*\{\s*\\prime\s*\}|\^?\s*\\prime" + _LETTER, "'"),
+        (r"\^\{(\d+)\}\s*/\s*_\{(\d+)\}", r" \\frac{\1}{\2}"),  # ¹/₂
+        (rf"\\ast{_LETTER}", "*"),
+        (rf"\\langle{_LETTER}\s*", "("),
+        (rf"\s*\\rangle{_LETTER}", ")"),
+        (rf"\\[cl]?dots{_LETTER}|(?<=,)\s*\.\.\.", r"\\ldots "),
         (r"\\(?:mathrm|mathbf|mathit|mathsf|operatorname|text|rm)\s+([A-Za-z])(?![A-Za-z])", r" \1 "),  # \mathrm e
         (rf"\\uppi{_LETTER}", r"\\pi "),
         (rf"\\imath{_LETTER}", " i "),
@@ -117,10 +159,17 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\+/-|^\+-", r"\\pm "),
         (rf"(?<![A-Za-z\\])pi{_LETTER}", r"\\pi "),
         (r"(?<=[\w)}])\s*\*\*\s*(?=[\w({-])", "^"),
-        (r"\\?%|" + TEXT + r"\{\s*(?:\\?%|per\s?cent|percentage|pct)\s*\}|(?<=[\d}])\s*(?:per\s?cent|pct)\b", "%"),
+        (
+            r"\\?%(?:\s*\\?%)*|"
+            + TEXT
+            + r"\{\s*(?:\\?%|per\s?cent|percentage|pct)\s*\}|(?<=[\d}])\s*(?:per\s?cent|pct)\b",
+            "%",
+        ),
         (r"\\approx" + _LETTER + r"(?=\s*-?[\d.]+\s*(?:\\(?:text|mbox).*)?$)", ""),  # before a lone number
     )
 )
+_OUTWARD = re.compile(r"([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")  # ]1, 2[, which is (1, 2)
+_IS_SET = re.compile(r",|[|:][^|:]*(?:[<>=]|\\[lgn]e)")
 _WRAPPED = re.compile(
     r"(\*\*\*|\*\*|\*|___|__|_|`+|~~|\"|'|“|‘)(?P<inner>[^\n]+?)(\*\*\*|\*\*|\*|___|__|_|`+|~~|\"|'|”|’)"
 )
@@ -132,6 +181,8 @@ def unify(text: str) -> str:
     """A text with the signs of Unicode written in ASCII and LaTeX."""
     if text.isascii():
         return _roots(text)
+    text = _BARRED.sub(lambda m: rf"\overline{{{m[0][::2]}}}", text)
+    text = re.sub("[\u0304\u0305]", "", _DOTTED.sub(r"\\dot{\1}", text))
     text = _RAISED.sub(lambda m: f"^{{{unicodedata.normalize('NFKC', m[0])}}}", text)
     text = _LOWERED.sub(lambda m: f"_{{{unicodedata.normalize('NFKC', m[0])}}}", text)
     text = "".join(_sign(char) for char in text)
@@ -141,15 +192,31 @@ def unify(text: str) -> str:
 @lru_cache(maxsize=4096)
 def clean(text: str) -> str:
     """The LaTeX of an answer in one spelling, ready to be compared: without marks, sizes, fonts and end punctuation."""
-    text = unify(unwrap(text))
+    text = _MAGNITUDE.sub(_times, unify(unwrap(text)))
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     if "\\" in text:
         text = _infix(text, "over", "frac")
         text = _infix(text, "choose", "binom")
         text = _brace(text)
-    text = unwrap(text).strip().rstrip(".,;").strip()
-    return re.sub(r"^=\s*", "", text)
+    text = re.sub(r"^=\s*", "", unwrap(text).strip().rstrip(".,;").strip())
+    for words, sign in _IN_WORDS:
+        text = sign if words.fullmatch(text) else text
+    if (
+        text.startswith("{") and closing_brace(text, 1) == len(text) - 1
+    ):  # a set in plain text, {1, 2}, or needless braces
+        text = rf"\{{{text[1:-1]}\}}" if _IS_SET.search(text) else text[1:-1].strip()
+    text = _OUTWARD.sub(lambda m: "[("[m[1] == "]"] + m[2] + "])"[m[3] == "["], text)
+    if grouped := _THOUSANDS.fullmatch(text):
+        text = grouped["before"] + re.sub("[, ]", "", grouped["number"]) + grouped["after"]
+    return text
+
+
+def _times(magnitude: re.Match[str]) -> str:
+    r"""`million` behind a number as a factor, `\times 10^{6}`, before the unit that may stand in the same macro."""
+    word = magnitude["word"]
+    factor = "12 " if word == "dozen" else f"10^{{{_MAGNITUDES[word]}}}"
+    return rf"\times {factor}" + (rf"\text{{ {magnitude['rest']}}}" if magnitude["rest"] else "")
 
 
 def unwrap(text: str) -> str:

@@ -24,6 +24,11 @@ _NUMBER = re.compile(
 )
 _FORMULA_BEFORE = re.compile(r"[-+*/^\\{(\[,]\s*$|[A-Za-z\d_)}\]]$")
 _FORMULA_AFTER = re.compile(r"\s*[-+*/^=<>_({\\\[]|\s*[)\]}]")
+# Words before a number that is not the answer, or not all of it.
+_HEDGED = re.compile(
+    r"(?i)(?:\b(?:not|never|cannot|(?:less|more|greater|larger|smaller|fewer|higher|lower)\s+than|at\s+(?:least|most)|either|"
+    r"neither|nor|or|between)|n['’]t|\d[^.\n]{0,20}\b(?:and|to))\s+(?:be\s+|equal\s+to\s+)?$"
+)
 _RATIO = re.compile(r"\d+(?::\d+)+")
 
 
@@ -96,11 +101,15 @@ def is_correct(text: str, gold: str) -> bool:
         return True
     spans = [next(filter(None, groups)) for groups in MATH_SPAN.findall(tail)]
     if spans:
+        if _HEDGED.search(tail[: tail.rfind(spans[-1])].rstrip("$\\([").rstrip() + " "):
+            return False
         return equivalent(gold, ", ".join(spans) if stated_in_words else spans[-1])
     if sentence and reads_whole(sentence):
         return False  # all of the stated answer is an expression, and not the gold one: no part of it counts
     before = text[-PROSE_CHARS:].rpartition("\n")[0]  # an expression may stand in an earlier line than the last words
-    prose = re.sub(r"\*\*|__|`", "", unify(tail if stated_in_words else f"{before}\n{tail}"))
+    prose = re.sub(r"\*\*|__|`|[€£¥₹₽₩]", "", unify(tail if stated_in_words else f"{before}\n{tail}"))
+    if any(_HEDGED.search(prose[: found.start()]) for found in list(_NUMBER.finditer(prose))[-1:]):
+        return False
     if (number := _last_number(prose)) is not None:
         return equivalent(gold, number)
     return same_value(parse(clean(gold)), parse_prose(_RATIO.sub(" ", prose)))

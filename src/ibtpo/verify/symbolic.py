@@ -10,6 +10,8 @@ are off; the deadline is that of the verifier's process (`pool.VerifierPool`). F
   both are made into sets here (`read_set`).
 - A list is a set to it, so that 3, 3, 5 equals 3, 5; a ratio is a division, and `2 1/4` is 2/4: `math` takes lists,
   ratios and plain numbers apart before it asks.
+- An odd root of a negative number is complex to it: `\sqrt[3]{-8}` is made -2 (`_ODD_ROOT`).
+- It works out whatever it reads, `9^{9^{9}}` included: what would never end is not read (`numbers.is_huge`).
 - The letter i is a variable: it is made the imaginary unit.
 - `\pm` is not expanded, `1.5e10` is 1.5·e·10, old LaTeX and Unicode are not read: `latex`, `numbers` and
   `equivalence` do that.
@@ -21,15 +23,28 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import DependencyError
+from .numbers import is_huge
 
 _EXACT_DIGITS = 50  # to which exact values are compared
 _SAME_EXACT = 1e-40  # relative difference of exact values that are equal
 _SAME_ROUNDED = 1e-5  # relative difference of values of which one is a decimal
 _CLOSE_ROUNDED = 1e-2  # decimals above it are left to math-verify's 6 places
 _POINTS = ((3, 7), (13, 5), (29, 31))  # fractions that letters take where an identity is tried out
+_ODD_ROOT = re.compile(r"\\sqrt\[(\d*[13579])\]\{-([^{}+-]*)\}")  # the real one: \sqrt[3]{-8} is -2
+_MOST_DEGREE = 8  # of a polynomial whose inequality is solved
+_MOST_MEMBERS = 20  # of a union: sympy takes minutes for hundreds
 _CHAIN = re.compile(r"\\le(?![a-zA-Z])|\\ge(?![a-zA-Z])|\\ne(?![a-zA-Z])|<|>")
 _OR = re.compile(
     r"\\(?:text|mbox|textrm|mathrm)\s*\{\s*,?\s*or\s*,?\s*\}|(?<![a-zA-Z])or(?![a-zA-Z])|\\lor(?![a-zA-Z])|\\vee(?![a-zA-Z])|\\cup(?![a-zA-Z])"
+)
+_BOTH = re.compile(
+    r"\\(?:text|mbox|textrm|mathrm)\s*\{\s*,?\s*and\s*,?\s*\}|(?<![a-zA-Z])and(?![a-zA-Z])|\\land(?![a-zA-Z])|\\wedge(?![a-zA-Z])|,(?=[^,]*\\ne(?![a-zA-Z]))"
+)
+# "and", a comma or a U between intervals is their union.
+_INTERVAL_LIST = re.compile(r"(?<=[)\]}])\s*(?:,?\s*(?:\band\b|\\text\s*\{\s*and\s*\})|,|\bU\b)\s*(?=[(\[]|\\\{)")
+_BUILDER = re.compile(
+    r"\\\{\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?(?:\||:|\\mid(?![a-zA-Z])|\\colon(?![a-zA-Z]))(?P<condition>.*)\\\}",
+    re.DOTALL,
 )
 _INTERVAL = re.compile(r"(?P<left>[\[(])(?P<start>.+?),(?P<end>.+)(?P<right>[\])])", re.DOTALL)
 
@@ -37,9 +52,9 @@ _INTERVAL = re.compile(r"(?P<left>[\[(])(?P<start>.+?),(?P<end>.+)(?P<right>[\])
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Any | None:
     """The sympy object that a cleaned text in LaTeX stands for, or None if it cannot be read as a whole."""
-    if not text:
+    if not text or is_huge(text):
         return None
-    text = re.sub(r"(?<!\\)%", r"\\%", text)
+    text = _ODD_ROOT.sub(r"(-\\sqrt[\1]{\2})", re.sub(r"(?<!\\)%", r"\\%", text))
     reader, _, boxed, _ = _math_verify()
     # Without "first_match", a box that cannot be read would pass for any fraction inside it.
     value = _first(reader(rf"\boxed{{{text}}}", boxed, parsing_timeout=None, extraction_mode="first_match"))
@@ -73,17 +88,22 @@ def same_value(value: Any | None, answer: Any | None) -> bool:
     return _same_for_positive_letters(value, answer)
 
 
-def same_sets(gold: str, answer: str) -> bool:
-    r"""Whether two texts, of which at least one has a relation, are the same set: `x<2` and `(-\infty, 2)`."""
+def same_sets(gold: str, answer: str) -> bool | None:
+    r"""Whether two texts, of which at least one has a relation, are the same set: `x<2` and `(-\infty, 2)`.
+
+    None where one of them cannot be read as a set.
+    """
     if not (_is_set(gold) and _is_set(answer)):
+        return None
+    if max(len(_OR.split(gold)), len(_OR.split(answer))) > _MOST_MEMBERS:
         return False
     first, second = read_set(gold), read_set(answer)
     if first is None or second is None:
-        return False
+        return None
     try:
         return bool(first == second or first.symmetric_difference(second).is_empty)
     except Exception:  # sympy fails in many ways on sets it cannot compare
-        return False
+        return None
 
 
 def _is_set(text: str) -> bool:
@@ -96,14 +116,21 @@ def _is_set(text: str) -> bool:
 @lru_cache(maxsize=1024)
 def read_set(text: str) -> Any | None:
     r"""The sympy set of a cleaned text: intervals, relations in one letter, `\{…\}`, `\mathbb{R}`, with ∪, "or", ∖."""
-    from sympy import S, Union
+    from sympy import Intersection, S, Union
 
     text = re.sub(r"^\s*[a-zA-Z]\s*\\in(?![a-zA-Z])", "", text).strip()
+    if builder := _BUILDER.fullmatch(text):
+        return read_set(builder["condition"].strip())
+    text = _INTERVAL_LIST.sub(r"\\cup ", text)
     parts = [part.strip() for part in _OR.split(text)]
     if len(parts) > 1:
         members = [read_set(part) for part in parts]
         return None if any(member is None for member in members) else Union(*members)
-    whole, *without = re.split(r"\\setminus(?![a-zA-Z])|\\backslash(?![a-zA-Z])", text)
+    both = [part.strip() for part in _BOTH.split(text)]
+    if len(both) > 1 and all(map(_CHAIN.search, both)):
+        members = [read_set(part) for part in both]
+        return None if any(member is None for member in members) else Intersection(*members)
+    whole, *without = re.split(r"\\setminus(?![a-zA-Z])|\\backslash(?![a-zA-Z])|-(?=\s*\\\{)", text)
     if without:
         base, removed = read_set(whole.strip()), [read_set(part.strip()) for part in without]
         return None if base is None or any(part is None for part in removed) else base - Union(*removed)
@@ -133,7 +160,7 @@ def _read_relations(text: str) -> Any | None:
     from sympy import S, Symbol
 
     signs, sides = _CHAIN.findall(text), _CHAIN.split(text)
-    if not signs or len(signs) > 2:
+    if not signs or len(signs) > 2 or "," in text:
         return None
     letter = Symbol("x", real=True)
     values = []
@@ -149,9 +176,11 @@ def _read_relations(text: str) -> Any | None:
     found: Any = S.Reals
     relations = {r"\le": "<=", r"\ge": ">=", r"\ne": "!=", "<": "<", ">": ">"}
     try:
-        from sympy import Rel
+        from sympy import Rel, degree
 
         for left, sign, right in zip(values, signs, values[1:], strict=False):
+            if (left - right).is_polynomial(letter) and degree(left - right, letter) > _MOST_DEGREE:
+                return None
             found &= Rel(left, right, relations[sign]).as_set()
     except Exception:  # sympy cannot solve it
         return None

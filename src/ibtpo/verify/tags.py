@@ -5,6 +5,7 @@ r"""Reasoning markup: which part of a completion is its final answer.
 What stands inside thinking is never graded. The rest is, or of it only the answer's tags where there are some.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -20,9 +21,9 @@ ANSWER_TAGS: str = OPTIONS["answer_tags"].default
 
 _JSON_KEY = re.compile(
     r"""["'](?:the[ _])?(?:final|correct|right|best|my|chosen|selected)?[ _]?"""
-    r"""(?:answer|choice|option|letter|selection|solution|result|respuesta|réponse|antwort|答案)"""
+    r"""(?:answer|choice|option|letter|selection|selected|chosen|solution|result|respuesta|réponse|antwort|答案)"""
     r"""(?:[ _](?:choice|letter|option))?["']\s*:\s*"""
-    r"""(?P<value>\[?\s*(?:"(?:\\.|[^"\\])*"|'[^'\n]*'|-?[\d.]+(?:[eE][-+]?\d+)?))""",
+    r"""(?P<value>\[[^\[\]]*\]|(?:"(?:\\.|[^"\\])*"|'[^'\n]*'|-?[\d.]+(?:[eE][-+]?\d+)?))""",
     re.IGNORECASE,
 )
 
@@ -69,7 +70,8 @@ def final_text(text: str, *, thinking_tags: str = THINKING_TAGS, answer_tags: st
 
     text: the completion.
     thinking_tags: pairs of tags around thinking.
-    answer_tags: pairs of tags around the final answer. Case does not matter in either.
+    answer_tags: pairs of tags around the final answer. Case does not matter in either, nor do spaces and attributes in
+        a tag such as `<answer>`.
     """
     text = without_thinking(text, thinking_tags)
     answer: str | None = None
@@ -107,7 +109,9 @@ def json_answer(text: str) -> str | None:
     found = [match["value"] for match in _JSON_KEY.finditer(text)]
     if not found:
         return None
-    value = found[-1].lstrip("[ \t\r\n")
+    value = found[-1]
+    if value.startswith("["):
+        return ", ".join(text.strip(" \t\r\n\"'") for text in value[1:-1].split(","))
     if value.startswith("'"):
         return value[1:-1]
     value = re.sub(r"(?<!\\)\\(?=[a-zA-Z]{2,})", r"\\\\", value)  # "\frac", which is LaTeX and not a form feed
@@ -119,13 +123,18 @@ def json_answer(text: str) -> str | None:
 
 def _tokens(text: str, tags: str) -> Iterator[tuple[re.Match[str], tuple[int, bool]]]:
     """The tags in a text in their order, each with the number of its pair and whether it opens."""
-    known = {tag.casefold(): (i, k == 0) for i, pair in enumerate(pairs(tags)) for k, tag in enumerate(pair)}
-    if known and any(tag[0] in text for tag in known):
+    known = pairs(tags)
+    if any(tag[0] in text for pair in known for tag in pair):
         for token in _any_tag(tags).finditer(text):
-            yield token, known[token[0].casefold()]
+            number = token.lastindex - 1  # type: ignore[operator]  # one of the groups has matched
+            yield token, (number // 2, number % 2 == 0)
 
 
 @lru_cache(maxsize=16)
 def _any_tag(tags: str) -> re.Pattern[str]:
-    """A pattern of any of the tags."""
-    return re.compile("|".join(re.escape(tag) for pair in pairs(tags) for tag in pair), re.IGNORECASE)
+    """A pattern of any of the tags, a group each. One like `<answer>` may have spaces and attributes in it."""
+    found = []
+    for tag in itertools.chain(*pairs(tags)):
+        xml = re.fullmatch(r"<(/?)(\w[\w-]*)>", tag)
+        found.append(rf"<\s*{xml[1]}\s*{re.escape(xml[2])}(?:\s[^<>]{{0,200}})?>" if xml else re.escape(tag))
+    return re.compile("|".join(f"({pattern})" for pattern in found), re.IGNORECASE)

@@ -27,16 +27,19 @@ for _dimension, _rows in {
     },
     "mass": {
         "g gram gm": _F(1), "kg kilogram": _F(1000), "mg milligram": _F(1, 1000), "t ton tonne": _F(10**6),
-        "lb pound": _F(45359237, 100000), "oz ounce": _F(45359237, 1600000),
+        "lb pound gbp": _F(45359237, 100000), "oz ounce": _F(45359237, 1600000),
     },
     "time": {
         "s sec second": _F(1), "min minute": _F(60), "h hr hour": _F(3600), "day": _F(86400), "week": _F(604800),
         "ms millisecond": _F(1, 1000),
     },
     "months": {"month": _F(1), "yr year": _F(12)},
-    "volume": {"l liter litre": _F(1), "ml milliliter millilitre": _F(1, 1000)},
+    "volume": {
+        "l L liter litre": _F(1), "dl dL": _F(1, 10), "cl cL": _F(1, 100), "ml mL milliliter millilitre": _F(1, 1000),
+    },
     "money": {"dollar usd": _F(1), "cent": _F(1, 100)},
-    "euro": {"euro eur": _F(1)},
+    "euro": {"euro eur": _F(1)}, "yen": {"yen jpy yuan cny rmb": _F(1)}, "rupee": {"rupee inr Rs": _F(1)},
+    "ruble": {"ruble rub": _F(1)}, "won": {"won krw": _F(1)},
     "angle": {"degree deg": _F(1)},
     "radian": {"rad radian": _F(1)},
     "energy": {"J joule": _F(1), "kJ kilojoule": _F(1000), "kwh": _F(3600000)},
@@ -47,12 +50,15 @@ for _dimension, _rows in {
     "current": {"A amp ampere": _F(1), "mA": _F(1, 1000)},
     "frequency": {"Hz hertz": _F(1), "kHz": _F(1000), "MHz": _F(10**6)},
     "amount": {"mol mole": _F(1), "mmol": _F(1, 1000)},
-    "temperature": {"K kelvin": _F(1)},
+    "temperature": {"K kelvin": _F(1)}, "celsius": {"celsius": _F(1)}, "fahrenheit": {"fahrenheit": _F(1)},
     "charge": {"C coulomb": _F(1)},
     "resistance": {"Omega ohm": _F(1)},
 }.items():  # fmt: skip
     _TABLE |= {name: (_dimension, factor) for names, factor in _rows.items() for name in names.split()}
 _SPEEDS = {"mph": "mi/h", "kmh": "km/h", "kph": "km/h", "kmph": "km/h"}
+
+_MONEY = {"money", "euro", "yen", "rupee", "ruble", "won"}
+_DEGREE_OF = {"angle", "celsius", "fahrenheit"}  # what a lone degree sign may mean
 
 # Words that may follow a number without being its unit.
 _NO_UNITS = r"(?:and|or|but|not|if|when|where|mod|sin|cos|tan|cot|csc|log|exp|sqrt|for|choose|times|plus|minus)\b"
@@ -70,16 +76,18 @@ _UNIT = re.compile(
     rf"(?P<value>(?=\S).*?(?:[\d)}}!%]|\\pi))(?:"
     rf"(?P<degrees>\s*{_DEGREES})"
     rf"|(?P<macro>\s*{_MACRO}{_POWER}(?:(?:{_JOIN}){_COMPOUND})*)"
-    rf"|(?P<spaced>\s+(?:{_KNOWN}|{_WORD}){_POWER}(?:(?:{_JOIN}){_COMPOUND})*)"
+    rf"|(?P<spaced>\s+(?:(?:sq|cu)\.?\s+)?(?:{_KNOWN}|{_WORD}){_POWER}(?:(?:{_JOIN}){_COMPOUND})*)"
     rf"|(?P<close>(?:{'|'.join(map(re.escape, _SHORT))})(?![a-zA-Z]){_POWER}(?:(?:{_JOIN}){_COMPOUND})*)"
     rf"|(?P<slash>(?:{_KNOWN}){_POWER}\s*/\s*{_COMPOUND}(?:(?:{_JOIN}){_COMPOUND})*)"
     rf"|(?P<over>\s*(?:/|per\b)\s*(?:(?:{_MACRO}|{_KNOWN}|{_WORD}){_POWER})(?:(?:{_JOIN}){_COMPOUND})*)"
     r")\.?"
 )
+_SCALE = re.compile(r"degrees?\s+([CF])(?![a-zA-Z])|degrees?\s+(?=(?i:celsius|fahrenheit))")
 _CURRENCY = re.compile(
-    rf"^(?P<sign>[-+]?)\s*(?:{TEXT}\{{\s*)?(?:USD?|CAD|EUR|GBP|INR|CNY|RMB|Rs\.?)\s*\}}?\s*(?=[\d.])"
+    rf"^(?P<sign>[-+]?)\s*(?:{TEXT}\{{\s*)?(?P<code>USD?|CAD|EUR|GBP|INR|CNY|RMB|JPY|KRW|RUB|pound|yen|rupee|ruble|won|Rs)\.?\s*\}}?"
+    r"\s*(?P<number>[-+]?(?:\d[\d,]*)?\.?\d+)"
 )
-_UPRIGHT_FRACTION = re.compile(rf"\\frac\{{\s*({_MACRO})\s*\}}\{{\s*({_MACRO}{_POWER})\s*\}}")
+_UPRIGHT_FRACTION = re.compile(rf"\\frac\{{\s*({_MACRO}|{_KNOWN})\s*\}}\{{\s*((?:{_MACRO}|{_KNOWN}){_POWER})\s*\}}")
 _PART = re.compile(
     rf"(?P<number>\d+(?:\.\d+)?)\s*(?:{TEXT}\{{\s*(?P<macro>[a-zA-Z]+)\.?\s*\}}|(?P<bare>[a-zA-Z]+))[\s,]*(?:and\s+)?"
 )
@@ -107,7 +115,7 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
 
     An answer that has no number, or no unit, comes back as it is.
     """
-    text = _CURRENCY.sub(r"\g<sign>", text)
+    text = _CURRENCY.sub(_money_behind, text)
     if not any(char.isdigit() for char in text) and r"\pi" not in text:
         return text, None
     text = re.sub(r"(?<=%)\s+[a-zA-Z\s]+$", "", _UPRIGHT_FRACTION.sub(r" \1/\2", text))
@@ -118,10 +126,29 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     return value.strip(), read_unit(text[len(value) :])
 
 
+def contradict(a: Unit, b: Unit) -> bool:
+    """Whether two units measure different things: km and kg, dollars and euros, but not ° and °C.
+
+    Of money per something, either part may be left out.
+    """
+    money = [unit.dimensions & _MONEY for unit in (a, b)]
+    rest = [unit.dimensions - _MONEY for unit in (a, b)]
+    if all(money) and (money[0] != money[1] or not all(rest)):
+        return money[0] != money[1]
+    return rest[0] != rest[1] and not ({"angle"} in rest and rest[0] | rest[1] <= _DEGREE_OF)
+
+
+def _money_behind(prefix: re.Match[str]) -> str:
+    """An amount of money with the currency's code behind the number."""
+    code = "" if prefix["code"] == "US" else rf" \text{{ {prefix['code']}}}"
+    return prefix["sign"] + prefix["number"] + code
+
+
 @lru_cache(maxsize=1024)
 def read_unit(text: str) -> Unit | None:
     """The unit that a text names, or None if one of its words is not known."""
     text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?|\\degree|°", " degree ", TEXT_SPAN.sub(r" \1 ", text))
+    text = _SCALE.sub(lambda m: {"C": "celsius", "F": "fahrenheit"}.get(m[1], ""), text)
     text = re.sub(r"\\(?:cdot|times)|\*|-(?=[a-zA-Z])", " ", text).replace("\\", "")
     powers: Counter[str] = Counter()
     factor, under = Fraction(1), False
@@ -178,4 +205,4 @@ def _look_up(word: str) -> tuple[str, Fraction] | None:
     for name in (word, word.lower(), word.removesuffix("s"), word.lower().removesuffix("s")):
         if name in _TABLE and (name == word or len(word) > 2):
             return _TABLE[name]
-    return {"L": _TABLE["l"], "mL": _TABLE["ml"]}.get(word)
+    return None
