@@ -61,7 +61,7 @@ def peak(place: Path, mode: str, model: Path, reference: bool) -> float:
     env = on_cpus.environment("ddp" if mode == "one" else mode, place)
     env |= {"RANK": "0"} if mode == "one" else {}
     done = subprocess.run(
-        [*start, __file__, "--run", str(folder)], cwd=place, env=env, capture_output=True, text=True, timeout=900
+        [*start, __file__, "--child", str(folder)], cwd=place, env=env, capture_output=True, text=True, timeout=900
     )
     marks = [float(file.read_text()) for file in folder.glob("peak*.txt")]
     if len(marks) != (1 if mode == "one" else 2):
@@ -105,9 +105,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--modes", nargs="+", default=["one", *on_cpus.MODES])
-    parser.add_argument("--run", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.run:
+    if args.child:
         run(args.output)
         return
     place = (args.output / "run").resolve()
