@@ -7,7 +7,11 @@ VLLM_VENV := .venv-vllm
 VLLM_PY := $(VLLM_VENV)/bin/python
 VLLM_PIP := $(VLLM_PY) -m pip install --quiet --constraint constraints-vllm.txt
 
-.PHONY: train test test-fast test-vllm bench docs lint clean
+VERL_VENV := .venv-verl
+VERL_PY := $(VERL_VENV)/bin/python
+VERL_PIP := $(VERL_PY) -m pip install --quiet --constraint constraints-verl.txt
+
+.PHONY: train test test-fast test-vllm test-verl bench docs lint clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +44,16 @@ $(VLLM_VENV)/.ready: pyproject.toml constraints-vllm.txt
 test-vllm: $(VLLM_VENV)/.ready
 	set -e; for file in tests/real_vllm/test_*.py; do $(VLLM_PY) -m pytest -rP --show-capture=stdout $$file; done
 
+# Real verl on a CPU, in an environment of its own: Ray, and a whole run of verl's command.
+$(VERL_VENV)/.ready: pyproject.toml constraints-verl.txt
+	$(PYTHON) -m venv $(VERL_VENV)
+	$(VERL_PIP) torch
+	$(VERL_PIP) pytest --editable '.[verl]'
+	touch $@
+
+test-verl: $(VERL_VENV)/.ready
+	$(VERL_PY) -m pytest -rP --show-capture=stdout tests/real_verl
+
 # Hours on two cores, which should have nothing else to do. Writes benchmarks/results.json and results.md.
 SMOLLM2_TREES := experiments/results/smollm2-gsm8k/trees.jsonl.gz
 bench: $(VENV)/.ready $(VLLM_VENV)/.ready
@@ -66,4 +80,4 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) $(VERL_VENV) build dist .pytest_cache .mypy_cache .ruff_cache
