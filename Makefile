@@ -10,7 +10,11 @@ VLLM_PIP := $(VLLM_PY) -m pip install --quiet --constraint constraints-vllm.txt
 ZERO_VENV := .venv-deepspeed
 ZERO_PY := $(ZERO_VENV)/bin/python
 
-.PHONY: train test test-fast test-vllm test-deepspeed bench docs lint clean
+VERL_VENV := .venv-verl
+VERL_PY := $(VERL_VENV)/bin/python
+VERL_PIP := $(VERL_PY) -m pip install --quiet --constraint constraints-verl.txt
+
+.PHONY: train test test-fast test-deepspeed test-vllm test-verl bench docs lint clean
 
 # What training needs, and on top of it what developing needs.
 $(VENV)/.train: pyproject.toml constraints.txt
@@ -59,6 +63,15 @@ $(ZERO_VENV)/.ready: $(VENV)/.ready
 
 test-deepspeed: $(ZERO_VENV)/.ready
 	OMP_NUM_THREADS=1 $(ZERO_PY) -m pytest tests/training/test_sharded.py -k zero
+# Real verl on a CPU, in an environment of its own: Ray, and a whole run of verl's command.
+$(VERL_VENV)/.ready: pyproject.toml constraints-verl.txt
+	$(PYTHON) -m venv $(VERL_VENV)
+	$(VERL_PIP) torch
+	$(VERL_PIP) pytest --editable '.[verl]'
+	touch $@
+
+test-verl: $(VERL_VENV)/.ready
+	$(VERL_PY) -m pytest -rP --show-capture=stdout tests/real_verl
 
 # Hours on two cores, which should have nothing else to do. Writes benchmarks/results.json and results.md.
 SMOLLM2_TREES := experiments/results/smollm2-gsm8k/trees.jsonl.gz
@@ -87,4 +100,4 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) $(ZERO_VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(ZERO_VENV) $(VLLM_VENV) $(VERL_VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -20,7 +20,7 @@ LAYERS = (
     ("tree", "steps", "score", "incremental", "branching", "credit", "metrics", "engines", "verify", "tasks"),
     ("search",),
     ("storage", "evaluation"),
-    ("training", "viewer"),
+    ("training", "viewer", "integrations"),
     ("report",),
     ("compare",),
     ("commands",),
