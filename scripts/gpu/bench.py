@@ -208,7 +208,7 @@ class Bench:
         return [found]
 
     def busy(self, sample: Callable[[], None]) -> float:
-        """Seconds of `sample` that the device spends in kernels, by torch.profiler; on a CPU in PyTorch's operations."""
+        """Seconds that the device spends in kernels, by torch.profiler; on a CPU in PyTorch's operations."""
         from torch.autograd import DeviceType
         from torch.profiler import ProfilerActivity, profile
 
