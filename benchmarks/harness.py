@@ -1,4 +1,4 @@
-"""Measures in pairs, and writes the results to results.json and results.md.
+"""Measures in pairs, and writes the results to results.json and results.md, or to other files of one name.
 
 A row compares one figure of ours with a peer's. Both are measured in the same run, in turn, by default five times.
 Written are the median of each, and the median of the pairwise ratios. A ratio above 1 means that ours is better,
@@ -44,7 +44,7 @@ class Row:
 
 
 def machine() -> str:
-    """This machine's processor and cores, and the versions of torch and transformers."""
+    """This machine's processor and cores, its GPU if it has one, and the versions of torch and transformers."""
     import torch
     import transformers
 
@@ -53,7 +53,9 @@ def machine() -> str:
     if cpuinfo.exists():
         lines = cpuinfo.read_text().splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}, transformers {transformers.__version__}"
+    card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    return f"{model}, {os.cpu_count()} cores{card}, {versions}"
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -112,15 +114,18 @@ def row(
     )  # fmt: skip
 
 
-def write(rows: Sequence[Row]) -> None:
-    """Writes rows to both files, in place of earlier rows with the same name and peer."""
-    path = HERE / "results.json"
+def write(rows: Sequence[Row], path: Path = HERE / "results.json", command: str = "make bench") -> None:
+    """Writes rows to both files, in place of earlier rows with the same name and peer.
+
+    path: the JSON file; the page has its name with `.md`.
+    command: what makes them.
+    """
     old = [Row(**r) for r in json.loads(path.read_text())] if path.exists() else []
     new = {(r.name, r.peer) for r in rows}
     rows = [*(r for r in old if (r.name, r.peer) not in new), *rows]
     path.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
     lines = [
-        "# Benchmarks", "", "Medians of paired runs; a ratio above 1 means ours is better. Made by `make bench`.", "",
+        "# Benchmarks", "", f"Medians of paired runs; a ratio above 1 means ours is better. Made by `{command}`.", "",
         "| what | peer | ours | theirs | unit | ratio | target | runs | note |",
         "| --- | --- | ---: | ---: | --- | ---: | --- | ---: | --- |",
     ]  # fmt: skip
@@ -129,4 +134,4 @@ def write(rows: Sequence[Row]) -> None:
         figures = f"{r.ours:.4g} | {r.theirs:.4g} | {r.unit} | {r.ratio:.2f} | {target} | {r.runs}"
         lines.append(f"| {r.name} | {r.peer} | {figures} | {r.note} |")
     machines = sorted({r.machine for r in rows})
-    (HERE / "results.md").write_text("\n".join([*lines, "", *machines]) + "\n")
+    path.with_suffix(".md").write_text("\n".join([*lines, "", *machines]) + "\n")

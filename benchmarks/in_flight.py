@@ -7,6 +7,7 @@ independent answers is scaled to the tokens that the tree generated.
 import asyncio
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import workload
@@ -19,6 +20,42 @@ from ibtpo.search import Budget, SearchOptions, TreeSearch
 from ibtpo.verify.pool import VerifierPool
 
 PROMPTS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+# (prompts, tree, lookahead) -> seconds and generated tokens.
+Grow = Callable[[int, Budget, int], tuple[float, int]]
+
+
+def curve(
+    grow: Grow, counts: Sequence[int], lookaheads: Sequence[int], runs: int, name: str, *, warm_up: bool = True
+) -> Iterator[Row]:
+    """Makes a row for each number of prompts and each lookahead.
+
+    grow: samples trees for so many prompts and times it.
+    counts, lookaheads: what is tried.
+    runs: how many pairs are measured for a row.
+    name: what the rows' names begin with.
+    warm_up: whether each pair is first measured once without being counted.
+    """
+    for count in counts:
+        for lookahead in lookaheads:
+            tokens = []
+
+            def ours(count: int = count, lookahead: int = lookahead, tokens: list[int] = tokens) -> float:
+                seconds, generated = grow(count, Budget(4, 9, 1, 1), lookahead)
+                tokens.append(generated)
+                return 1000 * seconds / count
+
+            def theirs(count: int = count, tokens: list[int] = tokens) -> float:
+                seconds, generated = grow(count, Budget(8, 1, 1, 1), 0)
+                return 1000 * seconds / count * tokens[-1] / generated
+
+            title = f"{name}, {count} prompts" + (f", lookahead {lookahead}" if lookahead else "")
+            figures = paired(ours, theirs, runs, warm_up=warm_up)
+            target = 1.0 if count == 64 and not lookahead else None
+            yield row(
+                title, "8 independent answers, scaled to equal tokens", *figures, "ms", target, more_is_better=False
+            )
 
 
 def main(runs: int = 5) -> None:
@@ -43,27 +80,9 @@ def main(runs: int = 5) -> None:
             asyncio.run(TreeSearch(engine, verifier, decode, options).grow_all(prompts[:count]))
             return time.perf_counter() - begin, engine.generated_tokens
 
-        for count in PROMPTS:
-            for lookahead in (0, 3):
-                tokens = []
-
-                def ours(count: int = count, lookahead: int = lookahead, tokens: list[int] = tokens) -> float:
-                    seconds, generated = grow(count, Budget(4, 9, 1, 1), lookahead)
-                    tokens.append(generated)
-                    return 1000 * seconds / count
-
-                def theirs(count: int = count, tokens: list[int] = tokens) -> float:
-                    seconds, generated = grow(count, Budget(8, 1, 1, 1), 0)
-                    return 1000 * seconds / count * tokens[-1] / generated
-
-                name = f"a question, tree of 12, {count} prompts" + (f", lookahead {lookahead}" if lookahead else "")
-                figures = paired(ours, theirs, runs)
-                target = 1.0 if count == 64 and not lookahead else None
-                rows.append(
-                    row(name, "8 independent answers, scaled to equal tokens", *figures, "ms", target,
-                        more_is_better=False)
-                )  # fmt: skip
-                print(rows[-1], flush=True)
+        for found in curve(grow, PROMPTS, (0, 3), runs, "a question, tree of 12"):
+            print(found, flush=True)
+            rows.append(found)
     write(rows)
 
 

@@ -73,8 +73,8 @@ def generate_batch(model: Any, eos: Sequence[int], pad: int, logprobs: bool = Tr
 
     def batch(prompts: list[list[int]], sampling: Sampling, most: list[int]) -> list[tuple[list[int], list[float]]]:
         width = max(map(len, prompts))
-        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
         with torch.inference_mode():
             out = model.generate(
                 ids, attention_mask=mask, do_sample=True, temperature=sampling.temperature, top_p=sampling.top_p,

@@ -39,20 +39,22 @@ class Setup:
     model: the name that `load_model` knows it by.
     data: the problems, as `load_problems` reads them.
     instruction: a text that goes with each question, or None.
-    reward: the name of the reward, for our trainer, and its function, for TRL's.
-    sampling: options of both trainers that say how answers are sampled.
+    reward: the name of the reward or a function, for our trainer, and the function, for TRL's.
+    options: options of both trainers: how answers are sampled, and on what machine.
     rows: answers of a micro-batch.
     questions: numbers of questions a step, each of which is a benchmark; the first one has a target.
+    dtype: what the model's weights are, see `load_model`.
     """
 
     title: str
     model: str
     data: str
     instruction: str | None
-    reward: tuple[str, Any]
-    sampling: dict[str, Any]
+    reward: tuple[Any, Any]
+    options: dict[str, Any]
     rows: int
     questions: tuple[int, ...]
+    dtype: str = "float32"
 
 
 SETUPS = {
@@ -99,7 +101,7 @@ def one(kind: type, setup: Setup, questions: int, steps: int) -> float:
     questions: questions a step.
     steps: how many steps are timed, after one more to warm up.
     """
-    model, tokenizer = ibtpo.load_model(setup.model)
+    model, tokenizer = ibtpo.load_model(setup.model, dtype=setup.dtype)
     model.generation_config.eos_token_id = eos_token_ids(model, tokenizer)
     problems = ibtpo.load_problems(setup.data, limit=128, instruction=setup.instruction)
     rows = [{**p.columns, "id": p.id, "prompt": trl_prompt(p, tokenizer, None)} for p in problems]
@@ -109,7 +111,7 @@ def one(kind: type, setup: Setup, questions: int, steps: int) -> float:
             "output_dir": folder, "per_device_train_batch_size": setup.rows, "num_generations": GROUP,
             "gradient_accumulation_steps": questions * GROUP // setup.rows, "max_steps": steps + 1,
             "learning_rate": 1e-5, "beta": 0.0, "report_to": "none", "save_strategy": "no", "logging_steps": 1,
-            "bf16": False, "loss_type": "grpo", "use_cpu": True, "disable_tqdm": True, "seed": 0, **setup.sampling,
+            "bf16": False, "loss_type": "grpo", "use_cpu": True, "disable_tqdm": True, "seed": 0, **setup.options,
         }  # fmt: skip
         config = (
             IBTPOConfig(**common, tree="4,9,1,1", confidence="joint", save_trees_every=0)
