@@ -29,15 +29,9 @@ Job = dict[str, Any]
 def launcher(mode: str, *, processes: int = 2) -> list[str]:
     """The words before the program that start it in several processes."""
     if mode == "ddp":
-        return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
-    words = [
-        "--config_file",
-        str(accelerate_files()[mode]),
-        "--num_processes",
-        str(processes),
-        "--main_process_port",
-        "0",
-    ]
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    file = accelerate_files()[mode]
+    words = ["--config_file", str(file), "--num_processes", str(processes), "--main_process_port", "0"]
     return [sys.executable, "-m", "accelerate.commands.launch", *words]
 
 
@@ -61,7 +55,7 @@ def run_jobs(place: Path, mode: str, jobs: list[Job], *, expect: int = 0) -> lis
     folder.mkdir()
     (folder / "jobs.json").write_text(json.dumps(jobs))
     command = [*launcher(mode), __file__, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment(mode, place), timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment(mode, place), timeout=900)
     assert done.returncode == expect, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
     assert sorted(p.name for p in folder.glob("rank*.json")) == ["rank0.json", "rank1.json"]
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]

@@ -115,9 +115,9 @@ def train(
     earlier result.
 
     Started by `accelerate launch`, every process makes this call with the same arguments, trains its share of the
-    questions, calls its own `callbacks` and gets the same result. The main process alone writes settings, metrics and
-    evaluations, answers the held-out problems while the others wait, and calls `on_message`. The run folder must be on
-    a file system that all of them see.
+    questions, answers its share of the held-out problems, calls its own `callbacks` and gets the same result. The main
+    process alone writes settings, metrics and evaluations, and calls `on_message`. The run folder must be on a file
+    system that all of them see.
 
     Without a launcher a process trains alone, whatever WORLD_SIZE a scheduler exported. A run folder takes one run at a
     time: another that would go on with it or delete it is refused.

@@ -95,7 +95,7 @@ class IBScoreCallback(TrainerCallback):
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         if not 0 < max_time_share <= 1:
             raise ConfigError(f"max_time_share must be in (0, 1], got {max_time_share}; 0.05 is one part in twenty")
-        refuse_fsdp1(trainer)
+        refuse_fsdp1(trainer.accelerator)
         args = trainer.args
         self.trainer = trainer
         self.every = every

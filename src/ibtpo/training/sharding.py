@@ -2,8 +2,8 @@
 
 Trees need whole weights: each process grows its own, with as many forwards as they happen to take, and a forward over
 spread weights is one that all processes make together. So `whole_model` brings the weights together while trees grow or
-problems are answered, and spreads them again for the update. With FSDP2 that takes no second copy of what a process
-has; with ZeRO-3 each process has a whole copy meanwhile. With ZeRO-2, as with DDP, the weights are whole anyway.
+problems are answered, and spreads them again for the update. Meanwhile each process has all weights beside its part of
+them. With ZeRO-2, as with DDP, they are whole anyway.
 """
 
 import os
@@ -61,7 +61,10 @@ def prepare_fsdp(model: Any, accelerator: Any) -> Any:
 
     It takes the place of TRL's function, which spreads the model as one piece: each GPU would hold all of it, in
     float32 when it is made and again in every forward.
+
+    Raises `ConfigError` under FSDP1.
     """
+    refuse_fsdp1(accelerator)
     from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
     return fsdp2_prepare_model(accelerator, model).eval()
@@ -76,13 +79,13 @@ def check_sharding(trainer: Any) -> None:
     """
     check_process_count(trainer.accelerator.num_processes)
     state = trainer.accelerator.state
-    asked = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" or trainer.args.fsdp_plugin_args is not None
-    if asked and not trainer.is_fsdp_enabled:
+    by_launcher = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    if (by_launcher or getattr(trainer.args, "fsdp_plugin_args", None)) and not trainer.is_fsdp_enabled:
         raise ConfigError(
             "FSDP was asked for, but accelerate ignores it on a CPU and without a launcher, so every process would "
             "keep a whole model: leave use_fsdp out (DDP), or start on GPUs with accelerate launch"
         )
-    refuse_fsdp1(trainer)
+    refuse_fsdp1(trainer.accelerator)
     if trainer.is_fsdp_enabled:
         kind = getattr(state.fsdp_plugin.state_dict_type, "name", str(state.fsdp_plugin.state_dict_type))
         if kind != "FULL_STATE_DICT":
@@ -102,9 +105,10 @@ def check_sharding(trainer: Any) -> None:
             )
 
 
-def refuse_fsdp1(trainer: Any) -> None:
+def refuse_fsdp1(accelerator: Any) -> None:
     """Raises `ConfigError` under the older FSDP, whose weights `whole_model` does not bring together."""
-    if trainer.is_fsdp_enabled and trainer.accelerator.state.fsdp_plugin.fsdp_version != 2:
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and plugin.fsdp_version != 2:
         raise ConfigError("trees cannot be grown under FSDP1: set fsdp_version: 2, or use DDP or DeepSpeed ZeRO")
 
 
