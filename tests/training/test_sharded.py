@@ -90,7 +90,7 @@ def same(found: Any, wanted: Any, within: float = 1e-6) -> None:
 
 
 def same_weights(found: Path, wanted: Path) -> None:
-    """Asserts that saved weights agree. Adam moves a weight by the sign of its gradient, even of one that is rounding."""
+    """Asserts that saved weights agree; Adam takes a whole step also where a gradient is nothing but rounding."""
     ours, theirs = load_file(found), load_file(wanted)
     assert list(ours) == list(theirs)
     for name in theirs:
