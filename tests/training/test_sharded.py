@@ -90,7 +90,7 @@ def same(found: Any, wanted: Any, within: float = 1e-6) -> None:
 
 
 def same_weights(found: Path, wanted: Path) -> None:
-    """Asserts that saved weights agree. Adam moves a weight by the sign of its gradient, even one that is rounding."""
+    """Asserts that saved weights agree; Adam takes a whole step also where a gradient is nothing but rounding."""
     ours, theirs = load_file(found), load_file(wanted)
     assert list(ours) == list(theirs)
     for name in theirs:
@@ -171,7 +171,8 @@ def test_two_processes_train_as_one(place: Path, one: dict[str, Any], mode: str,
             assert main(["diagnose", *map(str, words)]) == 0, capsys.readouterr().err
         measured.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
     for a, b in zip(*measured, strict=True):
-        assert a["ib_score"] == pytest.approx(b["ib_score"], abs=1e-6)
+        assert a["entropy"] == pytest.approx(b["entropy"], abs=1e-5)
+        assert (a["avg_rate"], a["generated_tokens"]) == (b["avg_rate"], b["generated_tokens"])
 
 
 def test_fsdp_that_accelerate_ignores_is_refused(
