@@ -286,7 +286,9 @@ def check_batch_sizes(
         engine = TransformersEngine(model, eos_token_ids=[1], max_batch_size=size)
 
         async def sample(engine: TransformersEngine = engine, some: list[list[int]] = some) -> list[Completion]:
-            asked = [(ids, Sampling(TEMPERATURE, 0.95, 20), i, length - i % 8) for i, ids in enumerate(some)]
+            asked = [
+                (ids, Sampling(TEMPERATURE, 0.95, 20), i, length - i % (length // 2)) for i, ids in enumerate(some)
+            ]
             return await asyncio.gather(*(engine.generate(*request) for request in asked))
 
         found = asyncio.run(sample())

@@ -22,8 +22,8 @@ WITHOUT = """
 import importlib.machinery
 real = importlib.machinery.PathFinder.find_spec
 def find(name, path=None, target=None):
-    return None if name.split(".")[0] in ("trl", "datasets", "math_verify") else real(name, path, target)
-importlib.machinery.PathFinder.find_spec = find
+    return None if name.split(".")[0] in ("trl", "datasets", "dill", "math_verify") else real(name, path, target)
+importlib.machinery.PathFinder.find_spec = staticmethod(find)
 """
 
 
