@@ -13,6 +13,7 @@ from ibtpo import cli
 from ibtpo.evaluation.stored_answers import read_answers
 from ibtpo.tasks.benchmarks import BENCHMARKS, load_benchmark
 from ibtpo.verify.ifeval import LEVELS, check
+from ibtpo.verify.tags import final_text
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
             for answer in read_answers(graded):
                 columns = problems[answer.id].columns
                 names, given = json.dumps(columns["instruction_id_list"]), json.dumps(columns["kwargs"])
-                levels = check(answer.completion, names, given)
+                levels = check(final_text(answer.completion, answer_tags=""), names, given)
                 assert levels["prompt_strict"] == answer.grade, "the verifier and its function differ"
                 rows.append(
                     {"id": answer.id, "draw": answer.draw, "grade": answer.grade, **{k: levels[k] for k in LEVELS}}
