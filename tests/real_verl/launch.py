@@ -91,16 +91,14 @@ def main_ppo(folder: Path, *options: str) -> tuple[int, str]:
     log = folder / "output.txt"
     for _ in range(TRIES):
         with log.open("w") as file:
-            done = subprocess.run(
-                command,
-                cwd=folder,
-                env=environment,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                timeout=TIMEOUT,
-                check=False,
-            )
+            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            status = process.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # not killed: it ends Ray's processes with it
+            process.wait(60)
+            raise
         output = log.read_text()
         if "timed out during startup" not in output:  # Ray gives itself half a minute: short on a busy machine
             break
-    return done.returncode, output
+    return status, output
