@@ -11,6 +11,9 @@ from ibtpo.engines.models import resolve_model
 from real_verl.questions import row_of, walks
 
 REPOSITORY = Path(__file__).parents[2]
+RUNNER = "verl.trainer.main_ppo"
+TRIES = 3
+TIMEOUT = 900  # seconds
 LENGTH = 64  # most tokens of an answer
 QUESTIONS = 4
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -46,14 +49,14 @@ def questions(path: Path, count: int) -> None:
     datasets.Dataset.from_list([row_of(walk, i) for i, walk in enumerate(walks(count))]).to_parquet(path)
 
 
-def main_ppo(folder: Path, *options: str, timeout: float) -> tuple[int, str]:
+def main_ppo(folder: Path, *options: str) -> tuple[int, str]:
     """Runs verl's command with `+method=ibtpo` in a folder, and returns its exit status and what it wrote."""
     data = folder / "walk.parquet"
     questions(data, QUESTIONS)
     command = [
         sys.executable,
         "-m",
-        "real_verl.run",
+        RUNNER,
         *METHOD,
         f"data.train_files={data}",
         f"data.val_files={data}",
@@ -86,8 +89,16 @@ def main_ppo(folder: Path, *options: str, timeout: float) -> tuple[int, str]:
         "RAY_prestart_worker_first_driver": "0",
     }
     log = folder / "output.txt"
-    with log.open("w") as file:
-        done = subprocess.run(
-            command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=timeout, check=False
-        )
-    return done.returncode, log.read_text()
+    for _ in range(TRIES):
+        with log.open("w") as file:
+            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            status = process.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # not killed: it ends Ray's processes with it
+            process.wait(60)
+            raise
+        output = log.read_text()
+        if "timed out during startup" not in output:  # Ray gives itself half a minute: short on a busy machine
+            break
+    return status, output

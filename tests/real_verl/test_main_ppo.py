@@ -28,7 +28,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Metrics], Path]:
         "trainer.test_freq=2",
         f"trainer.rollout_data_dir={folder / 'rollouts'}",
         "actor_rollout_ref.actor.optim.lr=1e-4",
-        timeout=1500,
     )
     assert status == 0, output[-8000:]
     lines = re.findall(r"step:(\d+) - (.*)", output)

@@ -92,7 +92,7 @@ def grown(config: DictConfig, reference: Reference) -> tuple[list[list[plugin.Tr
         return await loop.run(params, uid=f"random-{index}", index=index, global_steps=STEP, session_id=0, **row)
 
     outputs = [asyncio.run(one(i)) for i in range(2)]
-    settings = Settings.read(plugin.plain(config))
+    settings = Settings.read(plugin.plain(config.ibtpo))
     return outputs, [reference.tree(p, i, STEP, settings) for i, p in enumerate(problems)], client
 
 

@@ -30,7 +30,7 @@ from .trees import VERL_REWARD, RolloutEngine, Settings, batch_metrics, check, e
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """verl's configuration as plain dictionaries."""
+    """verl's configuration, or a part of it, as plain dictionaries."""
     return OmegaConf.to_container(config, resolve=True)
 
 
@@ -82,8 +82,7 @@ class TreeAgentLoop(AgentLoopBase):
         Raises `ConfigError` for a question with images, videos or sound, and `EngineError` when an answer could not be
         sampled; verl then trains without the question.
         """
-        config = plain(self.config)
-        settings = Settings.read(config)
+        settings = Settings.read(plain(self.config.ibtpo))
         messages = list(row["raw_prompt"])
         if await self.process_multi_modal_info(messages):
             raise ConfigError("trees are grown for text only; leave images, videos and sound out of the prompts")
@@ -96,7 +95,8 @@ class TreeAgentLoop(AgentLoopBase):
             max_length=self.rollout_config.max_model_len,
             own_ids=bool(self.rollout_config.full_determinism),
         )
-        index = str(row.get("index"))
+        index = row.get("index")
+        index = str(index.item() if hasattr(index, "item") else index)  # it may come as a tensor
         # Not by `uid`, which verl draws anew in each run.
         seed = stable_hash(settings.seed, int(row.get("global_steps") or 0), index, prompt_ids)
         options = settings.search(sampling_of(sampling_params), self.rollout_config.response_length, seed)
@@ -229,4 +229,5 @@ class TreeTrainer(PPOTrainerSync):
         # Rows that fill up a batch are copies of a first row, its extra fields included.
         keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
         stored = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-        metrics.update(batch_metrics(stored["extra_fields"].tolist()))
+        # The list's class depends on TransferQueue's storage.
+        metrics.update(batch_metrics([getattr(row, "data", row) for row in stored["extra_fields"]]))

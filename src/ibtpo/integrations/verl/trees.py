@@ -57,12 +57,11 @@ class Settings:
     seed: int = 0
 
     @classmethod
-    def read(cls, config: Mapping[str, Any]) -> "Settings":
-        """The settings in verl's whole configuration, given as plain dictionaries.
+    def read(cls, node: Mapping[str, Any] | None) -> "Settings":
+        """The settings of the node `ibtpo`, given as a plain dictionary.
 
         Raises `ConfigError` where the node is missing, and for an unknown option or one out of range.
         """
-        node = config.get("ibtpo")
         if node is None:
             raise ConfigError(
                 "verl's configuration has no node 'ibtpo'; add hydra.searchpath=[pkg://ibtpo.integrations.verl] "
@@ -115,7 +114,7 @@ def check(config: Mapping[str, Any]) -> Settings:
 
     Raises `ConfigError` for the first thing that does not fit, with what to set instead.
     """
-    settings = Settings.read(config)
+    settings = Settings.read(config.get("ibtpo"))
     algorithm, trainer, reward = config["algorithm"], config["trainer"], config["reward"]
     rollout = config["actor_rollout_ref"]["rollout"]
     agent, groups = rollout["agent"], algorithm.get("filter_groups") or {}
