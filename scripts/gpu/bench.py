@@ -182,7 +182,7 @@ class Bench:
 
     def decode_step(self) -> list[Row]:
         """How much of a decode step the device is busy: the rest is Python, launches and waiting."""
-        new, prompts = self.sizes.plain, self.prompts[: self.sizes.prompts]
+        new, prompts = self.sizes.plain // 2, self.prompts[: self.sizes.prompts]
 
         def sample() -> None:
             async def all_of_them() -> None:
@@ -196,7 +196,7 @@ class Bench:
             sample()
             return 1000 * (time.perf_counter() - begin) / new
 
-        figures = paired(wall, lambda: 1000 * self.busy(sample) / new, self.sizes.runs)
+        figures = paired(wall, lambda: 1000 * self.busy(sample) / new, 2)
         found = row(
             f"decode step, {self.title}, batch {len(prompts)}", "its kernels alone", *figures, "ms", None,
             more_is_better=False,
