@@ -74,8 +74,12 @@ def short(value: Any, most: int = 300, show: Callable[[Any], str] = repr) -> str
 
 
 def describe(error: BaseException) -> str:
-    """The type and the message of an exception, on one line."""
-    return f"{type(error).__name__}: {short(error, show=str)}" if str(error) else type(error).__name__
+    """The type and the message of an exception, on one line; the type alone where it has no message to show."""
+    name = type(error).__name__
+    try:
+        return f"{name}: {short(error, show=str)}" if str(error) else name
+    except Exception:  # an exception of the user's own may fail in its `__str__`
+        return name
 
 
 def visible(text: str, keep: str = "\n\t") -> str:

@@ -7,7 +7,7 @@ from typing import Any
 # Functions that run in a child process: what it does, its body, and the error; None means that the reward must be 1.0.
 VERIFIERS: list[tuple[str, str, str | None]] = [
     ("raises", "raise ValueError('no such unit')", r"reward: ValueError: no such unit"),
-    ("raises what cannot be shown", "class E(Exception):\n  __str__ = lambda s: 1/0\n raise E", r"reward: "),
+    ("raises what cannot be shown", "class E(Exception):\n  __str__ = lambda s: 1/0\n raise E", r"reward: E$"),
     ("asserts", "assert False", r"reward: AssertionError"),
     ("recurses", "return reward(**k)", r"reward: RecursionError"),
     ("runs out of memory", "raise MemoryError", r"reward: MemoryError"),

@@ -95,7 +95,7 @@ class TreeAgentLoop(AgentLoopBase):
             max_length=self.rollout_config.max_model_len,
             own_ids=bool(self.rollout_config.full_determinism),
         )
-        index = row.get("index")
+        index: Any = row.get("index")
         index = str(index.item() if hasattr(index, "item") else index)  # it may come as a tensor
         # Not by `uid`, which verl draws anew in each run.
         seed = stable_hash(settings.seed, int(row.get("global_steps") or 0), index, prompt_ids)
