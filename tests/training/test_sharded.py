@@ -171,9 +171,12 @@ def test_two_processes_train_as_one(place: Path, one: dict[str, Any], mode: str,
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", os.pathsep.join([str(place), *sys.path]))
             assert main(["diagnose", *map(str, words)]) == 0, capsys.readouterr().err
-        measured.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+        *rows, _ = map(json.loads, capsys.readouterr().out.splitlines())  # a checkpoint a line, and the verdict
+        measured.append(rows)
+    assert len(measured[0]) == 3
     for a, b in zip(*measured, strict=True):
-        assert a["entropy"] == pytest.approx(b["entropy"], abs=1e-5)
+        for name in ("entropy", "ib_score", "cov_eta"):
+            assert a[name] == pytest.approx(b[name], abs=1e-5)
         assert (a["avg_rate"], a["generated_tokens"]) == (b["avg_rate"], b["generated_tokens"])
 
 
