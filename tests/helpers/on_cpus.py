@@ -1,7 +1,7 @@
 """Runs of several processes on a CPU: DDP, FSDP2 and DeepSpeed over gloo.
 
 A test calls `run_jobs`, which starts the processes with the command of docs/scale.md; each of them runs this file. A
-job is one call of `ibtpo.train` (or one of `EXTRA`), and each process writes down what its jobs gave. accelerate takes
+job is one call of `ibtpo.train`, or one of `EXTRA`, and each process writes down what its jobs gave. accelerate takes
 FSDP and DeepSpeed for accelerators only, and transformers bf16; `allow_on_cpu` is what makes them take a CPU.
 """
 
@@ -164,7 +164,14 @@ def probe_job(job: Job) -> dict[str, Any]:
     }
 
 
-EXTRA = {"probe": probe_job}
+def command_job(job: Job) -> dict[str, Any]:
+    """Goes on with a run as `ibtpo train --resume` does, and returns the exit code."""
+    from ibtpo.cli import main
+
+    return {"code": main(["train", "--resume", job["output"]])}
+
+
+EXTRA = {"probe": probe_job, "command": command_job}
 
 
 def run_job(job: Job) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`ibtpo train` as a user runs it: killed and resumed, in two processes, refused when the folder is taken."""
+"""`ibtpo train` as a user runs it: killed and resumed, refused when the folder is taken."""
 
 import json
 import os
@@ -207,6 +207,17 @@ def test_accelerate_launch_that_starts_one_process_for_two_is_refused(place):
     (message,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert message.startswith("error: accelerate launch was to start several processes and started one")
     assert not (place / "two").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on GPUs the processes find each other")
+def test_processes_that_would_each_train_alone_are_refused(place):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = ibtpo(place, "recipe.yaml", "--output", "alone", launcher=launcher)
+    assert done.returncode == 1
+    messages = {line for line in done.stderr.splitlines() if line.startswith("error: ")}
+    (message,) = messages  # both processes say it
+    assert message.startswith("error: a launcher started 2 processes, but accelerate brought 1 together")
+    assert not (place / "alone").exists()
 
 
 def test_grpo_runs_at_the_same_token_budget(place, whole):

@@ -147,19 +147,21 @@ def test_two_processes_train_as_one(place: Path, one: dict[str, Any], mode: str,
 
     # Both processes were killed after the second step, when its checkpoint had not been written.
     assert "killed" not in two
+    to_go_on = {"name": "killed", "output": str(here / "killed"), "resume": True}
     shutil.copytree(here / "whole", here / "unsaved")
-    shutil.rmtree(here / "unsaved" / "model")  # killed while it saved the model
+    shutil.rmtree(here / "unsaved" / "model")  # as if it had been killed while it saved the model
     (here / "unsaved" / "eval.json").write_text(json.dumps({"before": two["whole"]["before"]}))
-    again = [{"name": n, "output": str(here / n), "resume": True} for n in ("killed", "unsaved")]
-    ranks = on_cpus.run_jobs(place, mode, again)
-    for result in ranks[0].values():
-        assert "error" not in result, result
+    logged = (here / "unsaved" / "metrics.jsonl").read_text()
+    to_save = {"name": "command", "output": str(here / "unsaved")}
+    ranks = on_cpus.run_jobs(place, mode, [to_go_on, to_save])
+    assert "error" not in ranks[0]["killed"], ranks[0]["killed"]
     assert [row["step"] for row in ranks[0]["killed"]["rows"]] == [2, 3]
     same(ranks[0]["killed"]["rows"], one["whole"]["rows"][1:])
-    assert ranks[0]["unsaved"]["rows"] == []
-    for name in again:
-        result, folder = ranks[0][name["name"]], Path(name["output"])
-        assert (result["before"], result["after"]) == (one["whole"]["before"], one["whole"]["after"])
+    assert [rank["command"] for rank in ranks] == [{"code": 0}] * 2
+    assert (here / "unsaved" / "metrics.jsonl").read_text() == logged  # nothing was left to train
+    for folder in (here / "killed", here / "unsaved"):
+        results = json.loads((folder / "eval.json").read_text())
+        assert (results["before"], results["after"]) == (one["whole"]["before"], one["whole"]["after"])
         same_weights(folder / "model" / "model.safetensors", there / "whole" / "model" / "model.safetensors")
 
     measured = []
@@ -169,9 +171,12 @@ def test_two_processes_train_as_one(place: Path, one: dict[str, Any], mode: str,
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", os.pathsep.join([str(place), *sys.path]))
             assert main(["diagnose", *map(str, words)]) == 0, capsys.readouterr().err
-        measured.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+        *rows, _ = map(json.loads, capsys.readouterr().out.splitlines())  # a checkpoint a line, and the verdict
+        measured.append(rows)
+    assert len(measured[0]) == 3
     for a, b in zip(*measured, strict=True):
-        assert a["entropy"] == pytest.approx(b["entropy"], abs=1e-5)
+        for name in ("entropy", "ib_score", "cov_eta"):
+            assert a[name] == pytest.approx(b[name], abs=1e-5)
         assert (a["avg_rate"], a["generated_tokens"]) == (b["avg_rate"], b["generated_tokens"])
 
 
