@@ -20,7 +20,7 @@ from unittest.mock import patch
 import torch
 from report import Report
 from resume import killed_sampling, killed_training
-from shapes import Batch, make_model, make_tokenizer, random_prompts, tree_batch
+from shapes import SHAPES, Batch, make_model, make_tokenizer, random_prompts, tree_batch
 from trajectories import HAVE_TRL, PEER, add_head, packer, plain
 
 import ibtpo
@@ -83,17 +83,16 @@ def largest(found: Gradients, wanted: Gradients) -> tuple[float, str]:
     """The largest relative difference of a parameter's gradient, and the parameter's name."""
     if found.keys() != wanted.keys():
         raise RuntimeError(f"gradients of other parameters: {sorted(found.keys() ^ wanted.keys())[:3]}")
-    floor = 1e-6 * max(g.norm() for g in wanted.values())
-    return max(((found[n] - g).norm() / g.norm().clamp(min=floor)).item() for n, g in wanted.items()), max(
-        wanted, key=lambda n: ((found[n] - wanted[n]).norm() / wanted[n].norm().clamp(min=floor)).item()
-    )
+    floor = 1e-6 * max(g.norm() for g in wanted.values())  # a gradient of nothing but rounding has no relative size
+    differences = {name: ((found[name] - g).norm() / g.norm().clamp(min=floor)).item() for name, g in wanted.items()}
+    name = max(differences, key=lambda name: differences[name])
+    return differences[name], name
 
 
 def distance(found: Gradients, wanted: Gradients) -> float:
     """The relative difference of two gradients as whole vectors."""
-    return (sum((found[n] - g).norm() ** 2 for n, g in wanted.items()) ** 0.5).item() / (
-        sum(g.norm() ** 2 for g in wanted.values()) ** 0.5
-    ).item()
+    error = sum((found[name] - g).norm().item() ** 2 for name, g in wanted.items())
+    return (error / sum(g.norm().item() ** 2 for g in wanted.values())) ** 0.5
 
 
 @contextmanager
@@ -398,7 +397,7 @@ def main() -> int:
     report = Report(args.output, args.seconds)
 
     def batch_for(shape: str) -> Batch:
-        return tree_batch(make_model(shape, "cpu", bfloat16).config.vocab_size, device, **size)
+        return tree_batch(SHAPES[shape][1]["vocab_size"], device, **size)
 
     kinds = ("sdpa", "flex_attention")
     report.group("shared prefixes", lambda: check_update(report, small, batch_for(small), device, kinds))
