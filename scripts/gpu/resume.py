@@ -13,7 +13,7 @@ from typing import Any
 from report import Report
 
 ROOT = Path(__file__).resolve().parents[2]
-TREES = 48
+TREES = 32
 STEPS = 4
 
 
@@ -58,7 +58,7 @@ def killed_sampling(report: Report, folder: Path, device: str) -> None:
     words = [
         "sample", "--model", "nano", "--device", device, "--data", "walk:train", "--limit", str(TREES),
         "--max-in-flight", "8", "--max-completion-length", "36", "--temperature", "1", "--top-p", "1", "--top-k", "0",
-        "--quiet",
+        "--tree", "4,3,1,1", "--quiet",
     ]  # fmt: skip
     whole(*words, "--output", str(folder / "whole.jsonl"))
     path = folder / "killed.jsonl"
