@@ -169,7 +169,8 @@ def test_two_processes_train_as_one(place: Path, one: dict[str, Any], mode: str,
         words = ["--model", folder / "whole" / "checkpoints", "--data", place / "data.jsonl", "--limit", 3]
         words += ["--verifier", "more_a:reward", "--max-completion-length", 24, "--json"]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", os.pathsep.join([str(place), *sys.path]))
+            patch.syspath_prepend(str(place))
+            patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
             assert main(["diagnose", *map(str, words)]) == 0, capsys.readouterr().err
         *rows, _ = map(json.loads, capsys.readouterr().out.splitlines())  # a checkpoint a line, and the verdict
         measured.append(rows)
