@@ -71,7 +71,8 @@ class Settings:
         for name in node:
             if name not in names:
                 raise unknown("option of the node ibtpo", name, names)
-        settings = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in node.items()})
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in node.items()}
+        settings = cls(**given)
         settings.search(Sampling(), 1, 0)  # both check what they are given
         if getattr(find_advantage(settings.credit.advantage), "batch_scale", None) is not None:
             raise ConfigError(
