@@ -21,4 +21,4 @@ def test_the_wheel_holds_model_recipes_and_typing_marker(tmp_path):
     folders = ("report/page", "viewer/page_files")
     page = {f"ibtpo/{folder}/{p.name}" for folder in folders for p in (ROOT / "src/ibtpo" / folder).iterdir()}
     assert {p.rpartition("/")[2] for p in page} >= {"viewer.html", "viewer.css", "app.js", "d3-hierarchy.LICENSE"}
-    assert nano | recipes | page | {"ibtpo/py.typed"} <= names
+    assert nano | recipes | page | {"ibtpo/py.typed", "ibtpo/integrations/verl/method/ibtpo.yaml"} <= names

@@ -96,11 +96,11 @@ class TreeAgentLoop(AgentLoopBase):
             own_ids=bool(self.rollout_config.full_determinism),
         )
         index: Any = row.get("index")
-        index = str(index.item() if hasattr(index, "item") else index)  # it may come as a tensor
+        name = str(index.item() if hasattr(index, "item") else index)  # it may come as a tensor
         # Not by `uid`, which verl draws anew in each run.
-        seed = stable_hash(settings.seed, int(row.get("global_steps") or 0), index, prompt_ids)
+        seed = stable_hash(settings.seed, int(row.get("global_steps") or 0), name, prompt_ids)
         options = settings.search(sampling_of(sampling_params), self.rollout_config.response_length, seed)
-        prompt = Prompt(index, tuple(prompt_ids), self.tokenizer.decode(prompt_ids), columns(row, messages), True)
+        prompt = Prompt(name, tuple(prompt_ids), self.tokenizer.decode(prompt_ids), columns(row, messages), True)
         tree = await TreeSearch(engine, verifier(settings, self.config), self._decode, options).grow(prompt)
         answers = rows(tree, settings.credit)
         stored = extra_fields(tree, answers, settings.credit.score)
