@@ -98,7 +98,7 @@ def tree_record(tree: ReasoningTree, options: ScoreOptions | None = None) -> Rec
     first = [r.tokens for r in tree.rollouts if r.round == 0]
     later = [r for r in tree.rollouts if r.round > 0]
     steps = _mean([len(tree.sampled_path(leaf.node)) for leaf in tree.leaves])
-    lengths = [sum(tree.completion_mask(i)) for i in range(len(tree.leaves))]
+    lengths = [tree.sampled_length(leaf.node) for leaf in tree.leaves]
     entropies = [h for n in tree.nodes[1:] for h in n.step.entropies or ()]
     return {
         "eff_rate": float(effective(correct)),

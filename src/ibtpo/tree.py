@@ -185,6 +185,10 @@ class ReasoningTree:
         """Those ids of `path` whose steps were sampled: as many as `node` is deep, since given steps are no depth."""
         return [n for n in self.path(node) if not self.nodes[n].step.given]
 
+    def sampled_length(self, node: int) -> int:
+        """How many tokens were sampled from the prompt down to the end of `node`'s step."""
+        return sum(len(self.nodes[n].step.token_ids) for n in self.sampled_path(node))
+
     def is_answered(self, node: int) -> bool:
         """Whether a given step follows `node`: the environment speaks there, and would only answer the same again."""
         return any(self.nodes[c].step.given for c in self.nodes[node].children)
