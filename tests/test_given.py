@@ -19,9 +19,12 @@ from helpers.trees import BUILDERS, S_THIRD, given, observed, replies, step, thr
 from ibtpo.branching import BRANCHING, BranchPoint, choose_places, entropy, fixed_width, ib
 from ibtpo.credit import CreditOptions, path_advantages, token_advantages
 from ibtpo.errors import ConfigError, DataError
+from ibtpo.evaluation.evaluate import _answers
 from ibtpo.incremental import RunningScores
 from ibtpo.metrics import readable, single_steps, summarise, tree_record, tree_scores
+from ibtpo.report.gallery import _mean_logprob
 from ibtpo.score import ScoreOptions, score_tree, values
+from ibtpo.search import TreeSearch
 from ibtpo.tree import ReasoningTree, Step
 
 O = ScoreOptions()  # noqa: E741
@@ -295,6 +298,26 @@ def test_lengths_depths_and_tokens_are_those_of_the_model() -> None:
     out = summarise([record, with_branch])
     assert (out["given_tokens"], out["generated_tokens"]) == (9, 13)
     assert out["trajectories_per_1k_tokens"] == pytest.approx(1000 * 7 / 13)
+
+
+def test_answers_are_as_long_and_as_sure_as_what_was_sampled_of_them() -> None:
+    assert [a.tokens for a in _answers(replies())] == [2, 2, 2, 1]
+    assert [_mean_logprob(replies(), i) for i in range(4)] == pytest.approx(
+        [math.log(0.5 * 0.75) / 2, math.log(0.5 * 0.25) / 2, HALF, math.log(0.125)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("point", "expected"),
+    [
+        (BranchPoint(0), (3 + 2 + 3) / 3),
+        (BranchPoint(2), 1),
+        (BranchPoint(1, 1), 2),  # the second token of node 1, and one after the observation
+    ],
+)
+def test_a_branch_is_expected_to_cost_what_was_sampled_after_its_place(point: BranchPoint, expected: float) -> None:
+    cost: Callable[..., float] = TreeSearch._cost
+    assert cost(None, observed(), point) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("advantage", ["ibtpo", "grpo", "treerl", "treepo"])
