@@ -26,6 +26,8 @@ def add_random(tree: ReasoningTree, rng: random.Random) -> None:
         size = rng.randint(1, 3)
         ids = tuple(rng.randrange(3) for _ in range(size))
         steps.append(Step(ids, "x", tuple(-0.1 - (i + j) / 7 for j, i in enumerate(ids)), None))
+        if rng.random() < 0.3:  # the environment answers
+            steps.append(Step((50 + rng.randrange(2), 60), "x", (), None, True))
     reward = rng.choice([0.0, 0.0, 1.0, 0.1, 1 / 3, None])
     tree.add(at, steps, reward, "eos" if reward is not None else "verifier_error")
 
@@ -40,7 +42,8 @@ def test_after_any_growth_they_equal_the_tree_scored_anew(options: ScoreOptions,
         for i in range(60):
             add_random(tree, rng)
             if i % 17 == 16:  # as EPTree does
-                node = max(tree.nodes[1:], key=lambda n: len(n.step.token_ids), default=None)
+                sampled = [n for n in tree.nodes[1:] if not n.step.given]
+                node = max(sampled, key=lambda n: len(n.step.token_ids), default=None)
                 if node is not None and len(node.step.token_ids) > 1:
                     tree.split(node.id, 1, ("x", ""))
             if i % every == 0:

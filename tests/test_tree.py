@@ -258,7 +258,7 @@ def drop(*path: Any) -> Callable[[dict], None]:
 
 
 MALFORMED: list[tuple[Callable[[dict], None], str]] = [
-    (put("schema", "ibtpo.tree/2"), "schema"),
+    (put("schema", "ibtpo.tree/3"), "schema"),
     (put("schema", None), "schema"),
     (drop("id"), "'id'"),
     (put("id", 5), "'id'"),

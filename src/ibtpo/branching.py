@@ -5,6 +5,9 @@ baselines it is compared with. A rule is a function of the form `BranchingRule`.
 rollouts are under way. Which of two equal scores comes first, the paper leaves open. Here a hash of the place's tokens
 decides, so that the order of siblings cannot matter. The rules in `ADAPTIVE` are ours: they spend a question's budget
 where it may bring a signal (docs/method.md, "Beyond the paper: a budget per prompt").
+
+Where a given step follows, the environment speaks, and would only answer the same again. No rule chooses such a place,
+nor one inside a given step; the place after the given step is the one to choose.
 """
 
 import inspect
@@ -29,9 +32,10 @@ from .tree import ROOT, ReasoningTree
 class BranchPoint:
     """A place to branch.
 
-    node: the id of the node; a new rollout continues right after its step.
-    offset: where it is given, the rollout starts inside the step instead, before the token with this index. It must be
-        above 0 and below the step's number of tokens. The root, whose step is the prompt, has none.
+    node: the id of the node; a new rollout continues right after its step, which no given step may follow.
+    offset: where it is there, the rollout starts inside the step instead, before the token with this index. It must be
+        above 0 and below the step's number of tokens. The root, whose step is the prompt, has none, nor has a given
+        step.
     score: the finite number for which the rule chose the place, or None. It is stored with the rollouts that start
         there.
     """
@@ -51,7 +55,7 @@ BranchingRule = Callable[[ReasoningTree, int, ScoreOptions, int], list[BranchPoi
 
 
 def _tie(tree: ReasoningTree, node: int, seed: int) -> int:
-    """A hash of the sampled tokens down to `node`: it orders equal scores, whatever ids the nodes have."""
+    """A hash of the tokens after the prompt down to `node`: it orders equal scores, whatever ids the nodes have."""
     return stable_hash(seed, tree.id, tuple(tree.prefix_ids(node)[len(tree.prompt_ids) :]))
 
 
@@ -78,7 +82,7 @@ def independent(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -
 
 
 def random(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> list[BranchPoint]:
-    """k nodes with children, the root among them, uniformly at random. It is the paper's RandTree."""
+    """k nodes after which the model went on, the root among them, uniformly at random. It is the paper's RandTree."""
     nodes = tree.branchable() or [ROOT]  # no node has children if all answers so far are empty
     ranked = sorted(nodes, key=lambda n: stable_hash(seed, tree.id, len(tree.leaves), _tie(tree, n, seed)))
     return [BranchPoint(n) for n in ranked[:k]]
@@ -98,7 +102,7 @@ def fixed_width(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -
     depths: dict[int, list[int]] = defaultdict(list)
     for n in tree.branchable():
         if n != ROOT:
-            depths[len(tree.path(n))].append(n)
+            depths[len(tree.sampled_path(n))].append(n)
     points: list[BranchPoint] = []
     for depth, nodes in sorted(depths.items()):
         continued = [sum(tree.nodes[c].draws for c in tree.nodes[n].children) for n in nodes]
@@ -111,7 +115,8 @@ def fixed_width(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -
 
 def _inside_an_answer(tree: ReasoningTree, seed: int) -> BranchPoint:
     """A random step, but the last, of a random answer that was not cut off; the root if no answer has two steps."""
-    paths = [tree.path(leaf.node)[:-1] for leaf in tree.leaves if leaf.stop == "eos"]
+    ends = [tree.path(leaf.node)[:-1] for leaf in tree.leaves if leaf.stop == "eos"]
+    paths = [[n for n in path if not tree.is_answered(n)] for path in ends]
     paths = sorted((path for path in paths if path), key=lambda path: _tie(tree, path[-1], seed))
     if not paths:
         return BranchPoint(ROOT)
@@ -129,11 +134,13 @@ def entropy(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> li
     """
     nodes, offsets, surprisal = [], {}, []
     for node in tree.nodes[1:]:
-        # To draw an only child's first token again is to branch right after this node's step.
+        # Its own first token is a place of its parent. To draw an only child's first token again is to branch right
+        # after this node's step. Given steps have no log-probs, so none of their tokens is a candidate.
+        inside = node.step.logprobs[1:]
         after = tree.nodes[node.children[0]].step.logprobs[:1] if len(node.children) == 1 else ()
-        candidates = [*node.step.logprobs, *after][1:]  # its own first token is a place of its parent
+        candidates = [*inside, *after]
         if candidates:
-            offsets[node.id] = 1 + candidates.index(min(candidates))
+            offsets[node.id] = len(node.step.token_ids) - len(inside) + candidates.index(min(candidates))
             nodes.append(node.id)
             surprisal.append(-min(candidates))
     if not nodes:
@@ -149,7 +156,8 @@ def entropy(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> li
 def ib(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> list[BranchPoint]:
     """IBTree, the paper's rule: the k nodes with the highest IB-Score (see score.py), the root among them.
 
-    Only nodes with children have a score. While no reward is known, there is none at all, and the rule is `random`.
+    Only nodes after which the model went on have a score. While no reward is known, there is none at all, and the rule
+    is `random`.
     """
     ib_score = running_ib_scores(tree, options)
     nodes = np.flatnonzero(~np.isnan(ib_score))
@@ -251,10 +259,14 @@ def _wrong_place(point: Any, tree: ReasoningTree) -> str | None:
         return "each place must be a BranchPoint"
     if not isinstance(point.node, Integral) or not 0 <= point.node < len(tree.nodes):
         return f"node must be the id of a node, from 0 to {len(tree.nodes) - 1}"
+    if point.offset is None and tree.is_answered(point.node):
+        return "the environment answered that step and would do so again: give the node of its answer"
     if point.offset is not None:
         size = len(tree.nodes[point.node].step.token_ids)
         if point.node == ROOT:
             return "the root is the prompt, which cannot be cut: leave the offset out"
+        if tree.nodes[point.node].step.given:
+            return "that step was given by the environment and cannot be cut: leave the offset out"
         if size < 2:
             return "that step has one token and cannot be cut: leave the offset out"
         if not isinstance(point.offset, Integral) or not 0 < point.offset < size:

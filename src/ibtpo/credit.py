@@ -3,8 +3,9 @@
 `ibtpo` is the advantage of the paper (arXiv 2605.28109; docs/method.md, "One training step", point 3), from its two
 parts `a_gl` and `a_ib`; the others are the baselines it is compared with. An advantage is a function of the form
 `AdvantageFunction`: a tree in, one number out for each step on the path to each leaf. All tokens of a step get its
-number. Where nothing is known of a step, because no reward is, it gets 0. An advantage of your own is named by its
-dotted path `package.module:function`, see docs/method.md, "Functions of your own".
+number. Where nothing is known of a step, because no reward is, it gets 0. So does a given step, which the model did not
+choose, and which counts in no mean over steps. An advantage of your own is named by its dotted path
+`package.module:function`, see docs/method.md, "Functions of your own".
 
 Which standard deviation of rewards is meant, the paper leaves open. Here it is TRL's: that of a sample, plus 1e-4. So a
 tree whose trajectories share nothing gives exactly TRL's GRPO advantages when λ is 0.
@@ -42,7 +43,8 @@ class AdvantageFunction(Protocol):
     def __call__(self, tree: ReasoningTree, options: "CreditOptions", /) -> PathAdvantages:
         """Computes the advantages of one tree.
 
-        Returns L arrays, of which the i-th, (D_i,), holds a finite number for each step on the path to leaf i.
+        Returns L arrays, of which the i-th, (D_i,), holds a finite number for each step on the path to leaf i. The
+        numbers of given steps are not used.
         """
         ...
 
@@ -123,10 +125,10 @@ def a_gl(tree: ReasoningTree, scores: Scores, divisor: float | None = None) -> n
     scores: the `score_tree` of the same tree. p̂(a*|q) is the value of the root.
     divisor: see `CreditOptions`.
 
-    Returns (N,) advantages: all 0 when all rewards are equal, and NaN where p̂ is unknown.
+    Returns (N,) advantages: all 0 when all rewards are equal, and NaN for given steps and where p̂ is unknown.
     """
     std = reward_std(leaf_rewards(tree))
-    delta = scores.p_hat - scores.p_hat[ROOT]
+    delta = np.where(_given(tree), math.nan, scores.p_hat - scores.p_hat[ROOT])
     return np.where(np.isnan(delta), math.nan, 0.0) if std == 0 else delta / (divisor or std + STD_FLOOR)
 
 
@@ -140,7 +142,7 @@ def a_ib(scores: Scores, confidence: np.ndarray | None = None) -> np.ndarray:
     scores: the `score_tree` of a tree.
     confidence: (N,) π(s) of another policy to use instead, such as the reference model's (`ib_policy="ref"`).
 
-    Returns (N,) advantages, NaN for the root and where p̂ is unknown.
+    Returns (N,) advantages, NaN for the root, for given steps, and where p̂ is unknown.
     """
     return scores.eta1 * (scores.eta2 if confidence is None else confidence)
 
@@ -166,7 +168,7 @@ def node_advantage(
     scores: the `score_tree` of the tree, if it is known already.
     confidence: (N,) see `a_ib`.
 
-    Returns (N,) advantages, NaN for the root and where nothing is known.
+    Returns (N,) advantages, NaN for the root, for given steps, and where nothing is known.
     """
     scores = scores or score_tree(tree, options.score)
     total = a_gl(tree, scores, options.divisor)
@@ -199,13 +201,14 @@ def treerl(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:
 
     V is the mean reward of the leaves under a node, and n is how many there are under s. TreeRL's segments end where
     the tree branches, so the parent of a step is not the step before, but the last place above where the tree forks, or
-    the root: all steps of a segment get the same number. It follows the paper (arXiv 2506.11902); how the code released
-    with that differs stands in docs/method.md, "Departures".
+    the root: all steps of a segment get the same number. Where the environment gave different answers to the same step,
+    segments begin after its answers, so that no step is credited with what the environment did. It follows the paper
+    (arXiv 2506.11902); how the code released with that differs stands in docs/method.md, "Departures".
 
     Returns L arrays, the i-th (D_i,).
     """
     scores = score_tree(tree, ScoreOptions(value="leaves"))
-    forks = _forks(tree)
+    forks, given = _forks(tree), _given(tree)
     above = np.zeros(len(tree.nodes), dtype=int)  # the id of the last fork above each node; a parent's id is lower
     for node in tree.nodes[1:]:
         above[node.id] = node.parent if forks[node.parent] else above[node.parent]
@@ -213,19 +216,28 @@ def treerl(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:
     v, count = scores.p_hat, scores.leaf_count
     with np.errstate(invalid="ignore", divide="ignore"):
         step[1:] = (2 * v[1:] - v[ROOT] - v[above[1:]]) / np.sqrt(count[1:])
+    step[given] = math.nan
     return _along_paths(tree, step)
 
 
 def _forks(tree: ReasoningTree) -> np.ndarray:
     """(N,) whether more than one continuation was sampled from a node, or a trajectory ended there; so is the root.
 
-    Continuations that gave the same step are one child, but drawn more often than the node itself.
+    Continuations that gave the same step are one child, but drawn more often than the node itself. A given step after a
+    fork is one as well: what follows it is compared with what is known once the environment has answered.
     """
     forks = np.array(
         [sum(tree.nodes[c].draws for c in n.children) > n.draws or len(n.children) > 1 for n in tree.nodes]
     )
     forks[[ROOT, *(leaf.node for leaf in tree.leaves)]] = True
+    for node in tree.nodes[1:]:
+        forks[node.id] |= node.step.given and forks[node.parent]
     return forks
+
+
+def _given(tree: ReasoningTree) -> np.ndarray:
+    """(N,) whether the step of each node is given."""
+    return np.array([n.step.given for n in tree.nodes])
 
 
 def treepo(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:
@@ -233,8 +245,8 @@ def treepo(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:
 
         A(τ) = mean over the nodes s on the path of τ, the root included, of R(τ) − mean(R of the leaves under s)
 
-    A node below the root with a single leaf under it is left out. TreePO then divides by a standard deviation over the
-    batch; that is the `batch_scale` of this function (docs/method.md, "Departures").
+    A node below the root with a single leaf under it is left out, and so is a given step. TreePO then divides by a
+    standard deviation over the batch; that is the `batch_scale` of this function (docs/method.md, "Departures").
 
     Returns L arrays, the i-th (D_i,), with the same number for each step of a trajectory: 0 in a tree whose rewards are
     all equal.
@@ -243,7 +255,7 @@ def treepo(tree: ReasoningTree, options: CreditOptions) -> PathAdvantages:
     scores = score_tree(tree, ScoreOptions(value="leaves"))
     out = np.zeros(len(rewards))
     for i, leaf in enumerate(tree.leaves):
-        groups = [ROOT] + [n for n in tree.path(leaf.node) if scores.leaf_count[n] > 1]
+        groups = [ROOT] + [n for n in tree.sampled_path(leaf.node) if scores.leaf_count[n] > 1]
         out[i] = rewards[i] - np.mean(scores.p_hat[groups])
     if reward_std(rewards) == 0:
         out[:] = 0
@@ -434,15 +446,15 @@ def batch_divisor(values: Sequence[float], name: str) -> float:
 
 
 def token_advantages(tree: ReasoningTree, paths: PathAdvantages) -> list[np.ndarray]:
-    """Gives each token of a trajectory the advantage of its step.
+    """Gives each sampled token of a trajectory the advantage of its step, and each given one 0.
 
-    paths: L arrays, the i-th (D_i,), a number for each step.
+    paths: L arrays, the i-th (D_i,), a number for each step; those of given steps are not used.
 
     Returns L arrays, the i-th (T_i,), a number for each token.
     """
     return [
-        np.repeat(a, [len(tree.nodes[n].step.token_ids) for n in tree.path(leaf.node)])
-        for a, leaf in zip(paths, tree.leaves, strict=True)
+        np.repeat(a, [len(tree.nodes[n].step.token_ids) for n in tree.path(leaf.node)]) * tree.completion_mask(i)
+        for i, (a, leaf) in enumerate(zip(paths, tree.leaves, strict=True))
     ]
 
 
@@ -453,6 +465,6 @@ def _along_paths(tree: ReasoningTree, node_value: np.ndarray) -> PathAdvantages:
 
 
 def _per_trajectory(tree: ReasoningTree, value: np.ndarray) -> PathAdvantages:
-    """The (L,) values of trajectories as values of each of their steps, 0 where a value is NaN."""
-    filled = np.nan_to_num(value, nan=0.0)
-    return [np.full(len(tree.path(leaf.node)), filled[i]) for i, leaf in enumerate(tree.leaves)]
+    """The (L,) values of trajectories as values of each of their steps; 0 for given steps and where a value is NaN."""
+    filled, sampled = np.nan_to_num(value, nan=0.0), ~_given(tree)
+    return [filled[i] * sampled[tree.path(leaf.node)] for i, leaf in enumerate(tree.leaves)]

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from .score import NO_VALUE, ScoreOptions, step_confidence
+from .score import NO_VALUE, ScoreOptions, sampled_children, step_confidence
 from .tree import ROOT, ReasoningTree
 
 
@@ -80,8 +80,8 @@ class RunningScores:
         self._sums += [Fraction(0)] * (n - had)
         self._known += [0] * (n - had)
         for node in tree.nodes[had:]:
-            pi = math.nan if node.id == ROOT else step_confidence(node.step.logprobs, self.options.confidence)
-            self._eta2.append(pi)
+            chosen = node.id != ROOT and not node.step.given
+            self._eta2.append(step_confidence(node.step.logprobs, self.options.confidence) if chosen else math.nan)
         self._nodes = n
 
     def _score(self, tree: ReasoningTree, nodes: Iterable[int]) -> None:
@@ -102,14 +102,14 @@ class RunningScores:
             density[i] = (p_hat[i] * known[i] + a) / (known[i] + 2 * a) if a else p_hat[i]
             parent = density[i]
             terms, draws = [], 0
-            for c in tree.nodes[i].children:
+            for c in sampled_children(tree, i):
                 if known[c]:
                     weight = tree.nodes[c].draws if o.weight == "draws" else 1
                     ratio = density[c] / parent if parent > NO_VALUE else 1.0
                     terms.append(weight * (ratio - offset) * eta2[c])
                     draws += weight
-            if draws:
-                self._room[i] = (1 + o.ib_beta) / draws * math.fsum(terms)
+            # A node that has had a score has none any more once a given step follows it.
+            self._room[i] = (1 + o.ib_beta) / draws * math.fsum(terms) if draws else math.nan
 
 
 # What was computed for each tree; an entry goes when its tree does.

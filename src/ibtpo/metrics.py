@@ -21,7 +21,12 @@ from .tree import ROOT, ReasoningTree
 Record = dict[str, float]
 
 COLUMNS = ("p_hat", "eta1", "eta2", "ib_score", "a_gl", "a_ib", "advantage")  # what `tree_scores` gives of each node
-TOTALS = ("trajectories", "generated_tokens", "verifier_errors")  # of a record: added up over trees, not averaged
+TOTALS = (
+    "trajectories",
+    "generated_tokens",
+    "given_tokens",
+    "verifier_errors",
+)  # of a record: added up over trees, not averaged
 
 
 def correctness(tree: ReasoningTree) -> list[float]:
@@ -58,8 +63,8 @@ def policy_rate(tree: ReasoningTree) -> float:
 
 
 def single_steps(tree: ReasoningTree) -> int:
-    """How many answers have at most one step, so that a branch inside them can only start anew at the root."""
-    return sum(len(tree.path(leaf.node)) < 2 for leaf in tree.leaves)
+    """How many answers have at most one sampled step, so that a branch can only start anew at the root."""
+    return sum(len(tree.sampled_path(leaf.node)) < 2 for leaf in tree.leaves)
 
 
 def single_step_warning(single: int, answers: int, splitter: str) -> str | None:
@@ -81,6 +86,8 @@ def single_step_warning(single: int, answers: int, splitter: str) -> str | None:
 def tree_record(tree: ReasoningTree, options: ScoreOptions | None = None) -> Record:
     """Measures one tree. docs/metrics.md lists every number that is returned; it is NaN where it is not defined.
 
+    Steps, depths, lengths and tokens are those that the model sampled; `given_tokens` counts the others.
+
     options: how the tree is scored, for `ib_score` and `cov_eta`.
 
     Two numbers are shares of a mean: `branch_depth` is how many steps lie before a branch, of the steps of an answer,
@@ -90,8 +97,8 @@ def tree_record(tree: ReasoningTree, options: ScoreOptions | None = None) -> Rec
     correct = correctness(tree)
     first = [r.tokens for r in tree.rollouts if r.round == 0]
     later = [r for r in tree.rollouts if r.round > 0]
-    steps = _mean([len(tree.path(leaf.node)) for leaf in tree.leaves])
-    lengths = [len(tree.completion_ids(i)) for i in range(len(tree.leaves))]
+    steps = _mean([len(tree.sampled_path(leaf.node)) for leaf in tree.leaves])
+    lengths = [tree.sampled_length(leaf.node) for leaf in tree.leaves]
     entropies = [h for n in tree.nodes[1:] for h in n.step.entropies or ()]
     return {
         "eff_rate": float(effective(correct)),
@@ -103,10 +110,11 @@ def tree_record(tree: ReasoningTree, options: ScoreOptions | None = None) -> Rec
         "trajectories": len(tree.leaves),
         "distinct": len({leaf.node for leaf in tree.leaves}) / len(tree.leaves) if tree.leaves else math.nan,
         "generated_tokens": tree.generated_tokens,
+        "given_tokens": tree.given_tokens,
         "unique_ratio": tree.unique_tokens / sum(lengths) if sum(lengths) else math.nan,
         "length": _mean(lengths),
         "steps": steps,
-        "branch_depth": _mean([len(tree.path(r.at)) for r in later]) / steps if later and steps else math.nan,
+        "branch_depth": _mean([len(tree.sampled_path(r.at)) for r in later]) / steps if later and steps else math.nan,
         "branch_cost": _mean([r.tokens for r in later]) / _mean(first) if later and sum(first) else math.nan,
         "root_branches": _mean([float(r.at == ROOT) for r in later]),
         "ib_score": tree_ib_score(scores),
@@ -120,7 +128,7 @@ def tree_record(tree: ReasoningTree, options: ScoreOptions | None = None) -> Rec
 def summarise(records: Sequence[Record]) -> dict[str, float]:
     """The logged metrics of a batch: means over its trees, where trees without the number (NaN) are left out.
 
-    `TOTALS` are added up instead: trajectories, generated tokens and verifier errors.
+    `TOTALS` are added up instead: trajectories, generated and given tokens, and verifier errors.
 
     records: the `tree_record` of each tree, at least one.
     """
@@ -144,8 +152,9 @@ def tree_scores(tree: ReasoningTree, options: CreditOptions) -> dict[str, Any]:
 
     options: the advantage, and how the tree is scored.
 
-    In the result, `nodes` holds the `COLUMNS` of each node, `effective` says whether raw correctness differs between
-    the leaves, `avg_reward` is the mean of the known rewards, and `policy_rate` is what the function of that name says.
+    In the result, `nodes` holds the `COLUMNS` of each node, and `given`, which is true, of a given step. `effective`
+    says whether raw correctness differs between the leaves, `avg_reward` is the mean of the known rewards, and
+    `policy_rate` is what the function of that name says.
     The `advantage` of a node is A_GL + λ·A_IB for "ibtpo". For any other it is the mean, over the trajectories through
     the node, of what its tokens get there, before `prefix_weight` and before a division by the batch's scale.
     """
@@ -162,7 +171,10 @@ def tree_scores(tree: ReasoningTree, options: CreditOptions) -> dict[str, Any]:
     values = {name: [_or_none(v) for v in column.tolist()] for name, column in columns.items()}
     return {
         "id": tree.id,
-        "nodes": [{"id": n.id, **{name: values[name][n.id] for name in COLUMNS}} for n in tree.nodes],
+        "nodes": [
+            {"id": n.id, **{name: values[name][n.id] for name in COLUMNS}, **({"given": True} if n.step.given else {})}
+            for n in tree.nodes
+        ],
         "avg_reward": _or_none(_mean(leaf_rewards(tree).tolist())),
         "policy_rate": _or_none(policy_rate(tree)),
         "effective": effective(correctness(tree)),
@@ -172,13 +184,14 @@ def tree_scores(tree: ReasoningTree, options: CreditOptions) -> dict[str, Any]:
 
 
 def _advantage(tree: ReasoningTree, options: CreditOptions, scores: Scores) -> np.ndarray:
-    """The (N,) advantages of the nodes as `tree_scores` describes them; NaN for the root."""
+    """The (N,) advantages of the nodes as `tree_scores` describes them; NaN for the root and for given steps."""
     if options.advantage == "ibtpo":
         return node_advantage(tree, options, scores)
     through: list[list[float]] = [[] for _ in tree.nodes]
     for leaf, path in zip(tree.leaves, plain_advantages(tree, options), strict=True):
         for node, value in zip(tree.path(leaf.node), path.tolist(), strict=True):
-            through[node].append(value)
+            if not tree.nodes[node].step.given:
+                through[node].append(value)
     return np.array([_mean(values) for values in through])
 
 
@@ -190,6 +203,8 @@ def _or_none(value: float) -> float | None:
 def readable(tree: ReasoningTree, record: dict[str, Any]) -> str:
     """A tree as a table for the terminal: a row for each node, indented under the step that it follows.
 
+    The text of a given step stands after "given:".
+
     record: the `tree_scores` of the tree.
     """
     rows, texts, stack = [], [], [(ROOT, 0)]
@@ -198,7 +213,8 @@ def readable(tree: ReasoningTree, record: dict[str, Any]) -> str:
         stack += [(child, depth + 1) for child in reversed(tree.nodes[node].children)]
         scores = record["nodes"][node]
         rows.append(["  " * depth + str(node), tree.nodes[node].draws, *(scores[c] for c in COLUMNS)])
-        texts.append(visible(json.dumps(tree.nodes[node].step.text[:40], ensure_ascii=False)[1:-1]))
+        step = tree.nodes[node].step
+        texts.append(("given: " if step.given else "") + visible(json.dumps(step.text[:40], ensure_ascii=False)[1:-1]))
     header, *lines = table(rows, ["node", "draws", *COLUMNS]).split("\n")
     lines = [f"{line}  {text}" for line, text in zip(lines, texts, strict=True)]
     names = ("avg_reward", "policy_rate", "effective", "ib_score", "cov_eta")

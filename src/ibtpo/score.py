@@ -11,8 +11,9 @@ sampled right after s as Monte Carlo draws, it becomes
 The factor (1+β) is as the paper prints it; exact algebra gives β, and the ranking of nodes is the same. What else the
 paper leaves open is a field of `ScoreOptions`; docs/method.md, "What the paper leaves open", lists it all.
 
-A number that is not defined is NaN, not zero: η1 and η2 of the root, the score of a node without children, and p̂ and
-η1 of a node under which no reward is known.
+A number that is not defined is NaN, not zero: η1 and η2 of the root and of given steps, the score of a node without
+children or followed by a given step, and p̂ and η1 of a node under which no reward is known. docs/method.md,
+"Observations", derives what a given step's part in the equations is: a value, and nothing else.
 """
 
 import math
@@ -149,6 +150,9 @@ def score_tree(tree: ReasoningTree, options: ScoreOptions | None = None) -> Scor
 
     A draw under which no reward is known is left out, and B counts the others.
 
+    A node that is followed by a given step has no score: no draw of the model's stands there. The steps sampled after
+    a given step are compared with it.
+
     tree: N nodes. Time and memory grow with N plus leaves times depth.
     options: β and the choices left open; the defaults where nothing is given.
     """
@@ -160,6 +164,8 @@ def score_tree(tree: ReasoningTree, options: ScoreOptions | None = None) -> Scor
     ratio, eta2, ib_score = np.full(n, math.nan), np.full(n, math.nan), np.full(n, math.nan)
     # η1 and η2 compare each step with the one before it.
     for node in tree.nodes[1:]:
+        if node.step.given:
+            continue
         eta2[node.id] = step_confidence(node.step.logprobs, options.confidence)
         if count[node.id]:
             parent = density[node.parent]
@@ -168,7 +174,7 @@ def score_tree(tree: ReasoningTree, options: ScoreOptions | None = None) -> Scor
     # IB-Score(s) = (1+β)/B · Σ_b η1(s_b)·η2(s_b), over the draws under which a reward is known.
     for node in tree.nodes:
         terms, draws = [], 0
-        for c in node.children:
+        for c in sampled_children(tree, node.id):
             if count[c]:
                 weight = tree.nodes[c].draws if options.weight == "draws" else 1
                 terms.append(weight * eta1[c] * eta2[c])
@@ -176,6 +182,11 @@ def score_tree(tree: ReasoningTree, options: ScoreOptions | None = None) -> Scor
         if draws:
             ib_score[node.id] = (1 + beta) / draws * math.fsum(terms)
     return Scores(p_hat, count, ratio, eta1, eta2, ib_score)
+
+
+def sampled_children(tree: ReasoningTree, node: int) -> list[int]:
+    """The ids of the steps that the model sampled right after `node`; none if a given step follows it."""
+    return [] if tree.is_answered(node) else tree.nodes[node].children
 
 
 def tree_ib_score(scores: Scores) -> float:
@@ -187,14 +198,14 @@ def tree_ib_score(scores: Scores) -> float:
 def eta_covariance(tree: ReasoningTree, scores: Scores) -> float:
     """Cov(η1, η2) over siblings: positive where the model is more confident in the steps that lead to right answers.
 
-    For a node with at least two draws under which a reward is known, it is the population covariance over those
+    For a node with at least two sampled draws under which a reward is known, it is the population covariance over those
     children, weighted by their draws. The result is the mean over such nodes, NaN if there is none.
 
     scores: the `score_tree` of the same tree.
     """
     covariances = []
     for node in tree.nodes:
-        children = [c for c in node.children if scores.leaf_count[c]]
+        children = [c for c in sampled_children(tree, node.id) if scores.leaf_count[c]]
         draws = [tree.nodes[c].draws for c in children]
         total = sum(draws)
         if total < 2:

@@ -477,14 +477,14 @@ class TreeSearch:
     def _cost(self, tree: ReasoningTree, point: BranchPoint) -> float:
         """How many tokens a rollout from a place is expected to take.
 
-        It is the mean number of tokens that the known trajectories through the place took after it.
+        It is the mean number of tokens that were sampled after the place for the known trajectories through it.
         """
-        before = len(tree.prefix_ids(point.node)) - len(tree.prompt_ids)
+        before = tree.sampled_length(point.node)
         if point.offset is not None:
             before += point.offset - len(tree.nodes[point.node].step.token_ids)
         lengths = [
-            len(tree.completion_ids(i)) - before
-            for i, leaf in enumerate(tree.leaves)
+            tree.sampled_length(leaf.node) - before
+            for leaf in tree.leaves
             if point.node == ROOT or point.node in tree.path(leaf.node)
         ]
         return sum(lengths) / len(lengths)

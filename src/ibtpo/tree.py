@@ -1,9 +1,11 @@
 """The reasoning tree of IB-TPO (arXiv 2605.28109): one question, its sampled answers, and the steps they share.
 
 A tree is a flat list of nodes, each with the index of its parent. The root holds the prompt; every other node holds one
-step of an answer, and only the tokens of that step. One law holds for every leaf: the `token_ids` from the root down to
-the leaf, put one after the other, are exactly the tokens that the model was conditioned on and then sampled. Nothing is
-ever tokenised a second time.
+step of an answer, and only the tokens of that step. A step is sampled by the model, or *given*: written by the
+environment, such as a tool's result with the chat template's tokens around it. A given step is an *observation*.
+
+One law holds for every leaf: the `token_ids` from the root down to the leaf, put one after the other, are exactly the
+tokens that the model was conditioned on and then sampled. Nothing is ever tokenised a second time.
 
 Shapes, here and in every file that works on trees: N nodes, the root included; L leaves, one a trajectory; T tokens of
 a step or of a completion.
@@ -24,6 +26,7 @@ from ._text import half_character
 from .errors import DataError
 
 SCHEMA = "ibtpo.tree/1"
+SCHEMA_GIVEN = "ibtpo.tree/2"  # of trees with given steps, which readers of the first would take for sampled ones
 ROOT = 0
 NO_PARENT = -1
 MOST_DRAWS = 2**31  # counts in a file must be below this: draws of a node, tokens and round of a rollout
@@ -34,18 +37,22 @@ STOPS = ("eos", "length", "verifier_error", "engine_error")
 
 @dataclass(slots=True)
 class Step:
-    """The tokens of one step, as they were sampled.
+    """The tokens of one step, as they were sampled, or as the environment gave them.
 
     token_ids: (T,) ids, at least one.
     text: what they decode to, special tokens left out; for the root, the prompt's text.
-    logprobs: (T,) natural-log probabilities under the policy that sampled them. The root has none: () there.
+    logprobs: (T,) natural-log probabilities under the policy that sampled them. The root and given steps have none: ()
+        there.
     entropies: (T,) entropies, in nats, of the distributions they were drawn from, or None where the engine gives none.
+        A given step has none.
+    given: whether the environment wrote the tokens. No step has tokens of both kinds.
     """
 
     token_ids: tuple[int, ...]
     text: str
     logprobs: tuple[float, ...]
     entropies: tuple[float, ...] | None = None
+    given: bool = False
 
 
 @dataclass(slots=True)
@@ -55,8 +62,9 @@ class Node:
     id: the node's index in `ReasoningTree.nodes`.
     parent: the id of the node whose step comes before, `NO_PARENT` for the root.
     step: the tokens.
-    draws: how often the step was sampled from its parent. Equal siblings are one node, so this can be more than 1.
-    children: ids of the steps that were sampled right after this one.
+    draws: how often the step was sampled from its parent, or given after it. Equal siblings are one node, so this can
+        be more than 1.
+    children: ids of the steps that came right after this one.
     """
 
     id: int
@@ -88,7 +96,7 @@ class Rollout:
     """How one trajectory came about. Rollout i of a tree ends in leaf i.
 
     at: the id of the node after whose step it started.
-    tokens: how many tokens were sampled for it.
+    tokens: how many tokens were sampled for it; given ones do not count.
     round: 0 for the first B0 rollouts, then 1, 2, … for the rounds of branches.
     score: the score for which the branching rule chose `at`, such as its IB-Score; None where the rule gave none.
     """
@@ -156,20 +164,38 @@ class ReasoningTree:
         return ids
 
     def completion_ids(self, leaf: int) -> list[int]:
-        """The (T,) sampled tokens of the trajectory with index `leaf` in `leaves`."""
+        """The (T,) tokens of the trajectory with index `leaf` in `leaves`, sampled and given ones."""
         return [t for n in self.path(self.leaves[leaf].node) for t in self.nodes[n].step.token_ids]
 
     def completion_logprobs(self, leaf: int) -> list[float]:
-        """The (T,) sampling log-probabilities of the trajectory with index `leaf` in `leaves`."""
-        return [p for n in self.path(self.leaves[leaf].node) for p in self.nodes[n].step.logprobs]
+        """The (T,) sampling log-probabilities of the trajectory with index `leaf`; 0 for given tokens, as in TRL."""
+        steps = [self.nodes[n].step for n in self.path(self.leaves[leaf].node)]
+        return [p for s in steps for p in (s.logprobs if not s.given else (0.0,) * len(s.token_ids))]
+
+    def completion_mask(self, leaf: int) -> list[int]:
+        """(T,) which tokens of the trajectory with index `leaf` the model sampled: 1 for these, 0 for given ones."""
+        steps = [self.nodes[n].step for n in self.path(self.leaves[leaf].node)]
+        return [int(not s.given) for s in steps for _ in s.token_ids]
 
     def completion_text(self, leaf: int) -> str:
         """The text of the trajectory with index `leaf` in `leaves`, special tokens left out."""
         return "".join(self.nodes[n].step.text for n in self.path(self.leaves[leaf].node))
 
+    def sampled_path(self, node: int) -> list[int]:
+        """Those ids of `path` whose steps were sampled: as many as `node` is deep, since given steps are no depth."""
+        return [n for n in self.path(node) if not self.nodes[n].step.given]
+
+    def sampled_length(self, node: int) -> int:
+        """How many tokens were sampled from the prompt down to the end of `node`'s step."""
+        return sum(len(self.nodes[n].step.token_ids) for n in self.sampled_path(node))
+
+    def is_answered(self, node: int) -> bool:
+        """Whether a given step follows `node`: the environment speaks there, and would only answer the same again."""
+        return any(self.nodes[c].step.given for c in self.nodes[node].children)
+
     def branchable(self) -> list[int]:
-        """The ids of the nodes that have children, in ascending order, the root among them."""
-        return [n.id for n in self.nodes if n.children]
+        """The ids of the nodes after which the model went on sampling, in ascending order, the root among them."""
+        return [n.id for n in self.nodes if n.children and not self.is_answered(n.id)]
 
     @property
     def correct(self) -> list[float | None]:
@@ -188,8 +214,13 @@ class ReasoningTree:
 
     @property
     def unique_tokens(self) -> int:
-        """The number of tokens that the nodes hold, the prompt's left out; a shared step counts once."""
-        return sum(len(n.step.token_ids) for n in self.nodes[1:])
+        """The number of sampled tokens that the nodes hold; a shared step counts once."""
+        return sum(len(n.step.token_ids) for n in self.nodes[1:] if not n.step.given)
+
+    @property
+    def given_tokens(self) -> int:
+        """The number of tokens that the environment wrote; a step that it gave twice counts twice."""
+        return sum(n.draws * len(n.step.token_ids) for n in self.nodes[1:] if n.step.given)
 
     # --- growing -----------------------------------------------------------------------------------------------
 
@@ -204,35 +235,39 @@ class ReasoningTree:
         round: int = 0,
         score: float | None = None,
     ) -> int:
-        """Adds a trajectory that was sampled right after the step of node `at`, and returns its index in `leaves`.
+        """Adds a trajectory that began right after the step of node `at`, and returns its index in `leaves`.
 
-        A step that equals an existing sibling, token for token, is merged into it and raises its `draws`.
+        A step that equals an existing sibling, token for token, is merged into it and raises its `draws`. What was
+        sampled and what was given are never merged.
 
         at: the id of the node; `ROOT` for a whole answer.
-        steps: what was sampled, in order; may be empty.
+        steps: what was sampled and given, in order; may be empty.
         reward: see `Leaf.reward`.
         stop: see `Leaf.stop`.
         correct: see `Leaf.correct`; where it is left out, it is the reward.
         round: see `Rollout.round`.
         score: see `Rollout.score`.
 
-        Raises `DataError` for an unknown `stop`.
+        Raises `DataError` for an unknown `stop`, for a given step that has log-probabilities, entropies or no tokens,
+        and for one right after the prompt.
         """
         if stop not in STOPS:
             raise DataError(f"stop must be one of {', '.join(STOPS)}, got {stop!r}")
+        for i, step in enumerate(steps):
+            if step.given:
+                _check_given(step, f"steps[{i}]", at == ROOT and i == 0)
         node = self.nodes[at]
         for step in steps:
-            twin = next((c for c in node.children if self.nodes[c].step.token_ids == step.token_ids), None)
+            twin = next((c for c in node.children if _same(self.nodes[c].step, step)), None)
             if twin is None:
                 child = Node(len(self.nodes), node.id, step)
-                node.children.append(child.id)
-                self.nodes.append(child)
+                self._append(child)
             else:
                 child = self.nodes[twin]
                 child.draws += 1
             node = child
         self.leaves.append(Leaf(node.id, reward, stop, reward if correct is ... else correct))
-        self.rollouts.append(Rollout(at, sum(len(s.token_ids) for s in steps), round, score))
+        self.rollouts.append(Rollout(at, sum(len(s.token_ids) for s in steps if not s.given), round, score))
         return len(self.leaves) - 1
 
     def split(self, node: int, offset: int, texts: tuple[str, str]) -> None:
@@ -241,16 +276,18 @@ class ReasoningTree:
         The new node takes over the children of `node` and the trajectories that end or start there. All ids above
         `node` grow by one, so that parents stay before their children. It is for rules that branch inside a step.
 
-        node: the id of the step to cut, not the root.
+        node: the id of the step to cut; not the root, nor a given step.
         offset: how many tokens the first part keeps, above 0 and below the step's number of tokens.
         texts: the texts of the two parts.
 
-        Raises `ValueError` for the root and for an offset that leaves one part empty.
+        Raises `ValueError` for the root, for a given step, and for an offset that leaves one part empty.
         """
         if node == ROOT:
             raise ValueError("the root is the prompt and cannot be cut; give the id of a step")
         upper = self.nodes[node]
         s = upper.step
+        if s.given:
+            raise ValueError(f"node {node} is given and cannot be cut: the model chose none of its tokens")
         if not 0 < offset < len(s.token_ids):
             raise ValueError(f"offset must be inside the step: 0 < offset < {len(s.token_ids)}, got {offset}")
 
@@ -275,10 +312,14 @@ class ReasoningTree:
     # --- JSON --------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The tree as one JSON object of the schema `ibtpo.tree/1`, which `from_dict` reads."""
+        """The tree as one JSON object, which `from_dict` reads.
+
+        Its schema is `ibtpo.tree/2` if the tree has given steps. Without any it is `ibtpo.tree/1`, so that whatever
+        reads trees today goes on reading these.
+        """
         rollouts = [{"at": r.at, "tokens": r.tokens, "round": r.round, "score": r.score} for r in self.rollouts]
         return {
-            "schema": SCHEMA,
+            "schema": SCHEMA_GIVEN if any(n.step.given for n in self.nodes) else SCHEMA,
             "id": self.id,
             "prompt": self.prompt,
             "prompt_ids": list(self.prompt_ids),
@@ -292,6 +333,7 @@ class ReasoningTree:
                     "logprobs": list(n.step.logprobs),
                     "entropies": None if n.step.entropies is None else list(n.step.entropies),
                     "draws": n.draws,
+                    **({"given": True} if n.step.given else {}),
                 }
                 for n in self.nodes[1:]
             ],
@@ -309,14 +351,14 @@ class ReasoningTree:
 
     @classmethod
     def from_dict(cls, d: Any) -> "ReasoningTree":
-        """Makes a tree from one JSON object of the schema `ibtpo.tree/1`, and checks every field of it.
+        """Makes a tree from one JSON object of the schema `ibtpo.tree/1` or `/2`, and checks every field of it.
 
         Raises `DataError` that names the first field that is wrong.
         """
         if not isinstance(d, dict):
             raise DataError(f"a tree must be a JSON object, got {type(d).__name__}")
-        if d.get("schema", SCHEMA) != SCHEMA:
-            raise DataError(f"schema must be {SCHEMA!r}, got {d['schema']!r}")
+        if (schema := d.get("schema", SCHEMA_GIVEN)) not in (SCHEMA, SCHEMA_GIVEN):
+            raise DataError(f"schema must be {SCHEMA!r} or {SCHEMA_GIVEN!r}, got {schema!r:.80}")
         for key in ("id", "prompt_ids", "nodes", "leaves"):
             if key not in d:
                 raise DataError(f"tree has no {key!r}; found {', '.join(map(str, d)) or 'nothing'}")
@@ -381,6 +423,15 @@ class ReasoningTree:
         ids = _ints(n.get("token_ids"), f"{where}.token_ids")
         if not ids:
             raise DataError(f"{where}.token_ids is empty: a step has at least one token")
+        text, given = _text(n.get("text", ""), f"{where}.text"), n.get("given", False)
+        if type(given) is not bool:
+            raise DataError(f"{where}.given must be true or false, got {given!r:.80}")
+        if given:
+            lists = [_typed(n.get(key) or [], list, f"{where}.{key}") for key in ("logprobs", "entropies")]
+            step = Step(ids, text, tuple(lists[0]), tuple(lists[1]) or None, given)
+            _check_given(step, where, parent == ROOT)
+            self._append(Node(i, parent, step, draws))
+            return
         values: dict[str, tuple[float, ...] | None] = {}
         for key in ("logprobs", "entropies"):
             raw = n.get(key)
@@ -395,9 +446,30 @@ class ReasoningTree:
                     f"{where}.logprobs holds {max(row):g}: log-probabilities are at most 0, not probabilities"
                 )
             values[key] = row
-        step = Step(ids, _text(n.get("text", ""), f"{where}.text"), values["logprobs"] or (), values["entropies"])
-        self.nodes.append(Node(i, parent, step, draws))
-        self.nodes[parent].children.append(i)
+        self._append(Node(i, parent, Step(ids, text, values["logprobs"] or (), values["entropies"]), draws))
+
+    def _append(self, node: Node) -> None:
+        """Appends a node and tells its parent."""
+        self.nodes.append(node)
+        self.nodes[node.parent].children.append(node.id)
+
+
+def _same(a: Step, b: Step) -> bool:
+    """Whether two steps are equal, token for token, and written by the same."""
+    return a.token_ids == b.token_ids and a.given == b.given
+
+
+def _check_given(step: Step, where: str, after_prompt: bool) -> None:
+    """Checks a given step. after_prompt: whether it comes right after the prompt."""
+    if not step.token_ids:
+        raise DataError(f"{where}.token_ids is empty: a given step has at least one token")
+    for name, values in (("logprobs", step.logprobs), ("entropies", step.entropies or ())):
+        if values:
+            raise DataError(
+                f"{where}.{name} has {len(values)} values: a given step has none, the model sampled no token"
+            )
+    if after_prompt:
+        raise DataError(f"{where}.given: no given step follows the prompt; put its tokens into the prompt")
 
 
 def _typed(value: Any, kind: type, where: str) -> Any:

@@ -199,7 +199,7 @@ def _tree_file(name: str, content: bytes | str | None, message: str, file: str =
 
 _N, _L = ("nodes", 0), ("leaves", 0)
 TREES = [
-    _tree("another schema", ["schema"], "ibtpo.tree/2", r"schema must be 'ibtpo.tree/1', got 'ibtpo.tree/2'"),
+    _tree("another schema", ["schema"], "ibtpo.tree/3", r"schema must be 'ibtpo.tree/1' or 'ibtpo.tree/2', got 'ibtpo.tree/3'"),
     *(_tree(f"no {key}", [key], GONE, rf"tree has no '{key}'; found ") for key in ("id", "prompt_ids", "nodes", "leaves")),
     _tree("a number for an id", ["id"], 5, r"'id' must be a string, got 5"),
     _tree("half a character in an id", ["id"], "\ud83d", r"'id' contains \\ud83d, half a character"),

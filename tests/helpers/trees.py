@@ -32,6 +32,11 @@ def step(token_ids: Sequence[int], probabilities: Sequence[float], entropies: Se
     return Step(tuple(token_ids), text, logs, None if entropies is None else tuple(entropies))
 
 
+def given(*token_ids: int) -> Step:
+    """A step of these tokens that the environment wrote; their numbers are the text too."""
+    return Step(token_ids, "<" + " ".join(map(str, token_ids)) + ">", (), None, True)
+
+
 def three_leaf() -> ReasoningTree:
     """Three answers, the third a branch: root ─ 1 ─ 2 (right), root ─ 3 (wrong), and after 1: 1 ─ 4 (wrong)."""
     tree = ReasoningTree("three_leaf", [7, 8], "What is 1 + 1?", "2")
@@ -80,13 +85,36 @@ def fractional() -> ReasoningTree:
     return tree
 
 
+def observed() -> ReasoningTree:
+    """`three_leaf` with a tool that answers node 1: root ─ 1 ─ <2> ─ 3 (right), root ─ 4 (wrong), <2> ─ 5 (wrong)."""
+    tree = ReasoningTree("observed", [7, 8], "What is 1 + 1?", "2")
+    tree.add(0, [step([10, 11], [0.5, 0.5]), given(50, 51, 52), step([12], [0.5])], 1.0, "eos")
+    tree.add(0, [step([20, 21], [1 / 16, 1.0])], 0.0, "eos")
+    tree.add(2, [step([13], [0.25])], 0.0, "eos", round=1, score=-0.6)
+    return tree
+
+
+def replies() -> ReasoningTree:
+    """An environment that does not always answer alike.
+
+    Node 1 was drawn three times. Twice the environment gave 2, after which come 3 (right) and 4 (wrong), and once 5 and
+    6, after which comes 7 (right), whose token is that of 3. The answer of node 8 (wrong) ends with what was given, 9.
+    """
+    tree = ReasoningTree("replies", [7], "Ask.", "heads")
+    tree.add(0, [step([10], [0.5], [0.5]), given(50), step([11], [0.75], [0.25])], 1.0, "eos")
+    tree.add(0, [step([10], [0.5], [0.5]), given(50), step([12], [0.25], [0.25])], 0.0, "eos")
+    tree.add(0, [step([10], [0.5], [0.5]), given(51), given(52, 53), step([11], [0.5], [1.0])], 1.0, "eos")
+    tree.add(0, [step([20], [0.125], [0.5]), given(54)], 0.0, "eos")
+    return tree
+
+
 def all_wrong() -> ReasoningTree:
     """Three answers that are all wrong."""
     return all_equal(0.0)
 
 
 BUILDERS: dict[str, Callable[[], ReasoningTree]] = {
-    f.__name__: f for f in (three_leaf, merged, all_wrong, inner_leaf, fractional)
+    f.__name__: f for f in (three_leaf, merged, all_wrong, inner_leaf, fractional, observed, replies)
 }
 
 Hand = dict[str, Any]
@@ -202,6 +230,68 @@ HAND: dict[str, Hand] = {
         "tree_ib": F(-27, 40),
         "cov_eta": F(-1, 640),  # root ±3/8 with ±1/8: 3/64; node 2 ∓1/5 with ±1/4: −1/20; the mean
     },
+    # The numbers of three_leaf; the score of its node 1 is that of what was given after it.
+    "observed": {
+        "given": [2],
+        "p_hat": [F(1, 3), F(1, 2), F(1, 2), 1, 0, 0],
+        "eta1": [None, F(3, 10), None, F(4, 5), F(-6, 5), F(-6, 5)],
+        "eta2": [None, F(1, 2), None, F(1, 2), F(1, 4), F(1, 4)],
+        "ib_score": [F(-9, 20), None, F(3, 10), None, None, None],
+        "a_gl": [0, 1 / 6 / S_THIRD, None, 2 / 3 / S_THIRD, -1 / 3 / S_THIRD, -1 / 3 / S_THIRD],
+        "a_ib": [None, F(3, 20), None, F(2, 5), F(-3, 10), F(-3, 10)],
+        "advantage": [
+            None,
+            1 / 6 / S_THIRD + 0.1 * 3 / 20,
+            None,
+            2 / 3 / S_THIRD + 0.1 * 2 / 5,
+            -1 / 3 / S_THIRD - 0.1 * 3 / 10,
+            -1 / 3 / S_THIRD - 0.1 * 3 / 10,
+        ],
+        "avg_reward": F(1, 3),
+        "policy_rate": F(1, 2),
+        "effective": True,
+        "tree_ib": F(-3, 40),
+        "cov_eta": F(7, 64),
+    },
+    "replies": {
+        "given": [2, 5, 6, 9],
+        "p_hat": [F(1, 2), F(2, 3), F(1, 2), 1, 0, 1, 1, 1, 0, 0],
+        # 1: (2/3)/(1/2) − 6/5; 3: 1/(1/2) − 6/5; 7: 1/1 − 6/5, for what was given before it is worth 1 already
+        "eta1": [None, F(2, 15), None, F(4, 5), F(-6, 5), None, None, F(-1, 5), F(-6, 5), None],
+        "eta2": [None, F(1, 2), None, F(3, 4), F(1, 4), None, None, F(1, 2), F(1, 8), None],
+        # root: 6/4·(3·2/15·1/2 − 6/5·1/8); 2: 6/2·(4/5·3/4 − 6/5·1/4); 6: 6·(−1/5·1/2)
+        "ib_score": [F(3, 40), None, F(9, 10), None, None, None, F(-3, 5), None, None, None],
+        "a_gl": [
+            0,
+            1 / 6 / S_THIRD,
+            None,
+            1 / 2 / S_THIRD,
+            -1 / 2 / S_THIRD,
+            None,
+            None,
+            1 / 2 / S_THIRD,
+            -1 / 2 / S_THIRD,
+            None,
+        ],
+        "a_ib": [None, F(1, 15), None, F(3, 5), F(-3, 10), None, None, F(-1, 10), F(-3, 20), None],
+        "advantage": [
+            None,
+            1 / 6 / S_THIRD + 0.1 / 15,
+            None,
+            1 / 2 / S_THIRD + 0.1 * 3 / 5,
+            -1 / 2 / S_THIRD - 0.1 * 3 / 10,
+            None,
+            None,
+            1 / 2 / S_THIRD - 0.1 / 10,
+            -1 / 2 / S_THIRD - 0.1 * 3 / 20,
+            None,
+        ],
+        "avg_reward": F(1, 2),
+        "policy_rate": F(1, 2),
+        "effective": True,
+        "tree_ib": F(1, 8),  # (3/40 + 36/40 − 24/40)/3
+        "cov_eta": F(11, 64),  # root: 3/32, as in merged; 2: ±1 with ±1/4; after 6 there is one draw; the mean
+    },
 }
 
 # (tree, options as on the command line, the numbers that they change; all others are as in HAND)
@@ -290,6 +380,28 @@ OPTIONS: list[tuple[str, dict[str, str], Hand]] = [
             "tree_ib": F(-19, 80),
         },
     ),
+    (
+        "observed",
+        {"value": "draws"},
+        {
+            # 2: (1·1 + 1·0)/2, which is also the value of 1; root: (1·1/2 + 1·0)/2
+            "p_hat": [F(1, 4), F(1, 2), F(1, 2), 1, 0, 0],
+            "eta1": [None, F(4, 5), None, F(4, 5), F(-6, 5), F(-6, 5)],
+            "ib_score": [F(3, 10), None, F(3, 10), None, None, None],
+            "a_gl": [0, 1 / 4 / S_THIRD, None, 3 / 4 / S_THIRD, -1 / 4 / S_THIRD, -1 / 4 / S_THIRD],
+            "a_ib": [None, F(2, 5), None, F(2, 5), F(-3, 10), F(-3, 10)],
+            "advantage": [
+                None,
+                1 / 4 / S_THIRD + 0.04,
+                None,
+                3 / 4 / S_THIRD + 0.04,
+                -1 / 4 / S_THIRD - 0.03,
+                -1 / 4 / S_THIRD - 0.03,
+            ],
+            "tree_ib": F(3, 10),
+            "cov_eta": F(1, 8),
+        },
+    ),
 ]
 
 NODE_KEYS = ("p_hat", "eta1", "eta2", "ib_score", "a_gl", "a_ib", "advantage")
@@ -302,6 +414,8 @@ def printed(name: str, hand: Hand) -> dict[str, Any]:
         return None if x is None else float(x)
 
     nodes = [{"id": i, **{k: number(hand[k][i]) for k in NODE_KEYS}} for i in range(len(hand["p_hat"]))]
+    for i in hand.get("given", ()):
+        nodes[i]["given"] = True
     return {
         "id": name,
         "nodes": nodes,

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from helpers.trees import BUILDERS, step
+from helpers.trees import BUILDERS, HAND, step
 from ibtpo.tree import ReasoningTree, Step, write_trees
 
 # A text that would take over a page that does not escape it: it closes every element that the page has text in, opens
@@ -48,8 +48,8 @@ def wide_tree(leaves: int = 64) -> ReasoningTree:
 
 
 def example_trees() -> list[ReasoningTree]:
-    """The small trees of `helpers.trees`, whose numbers are known."""
-    return [make() for make in BUILDERS.values()]
+    """The small trees of `helpers.trees` without given steps, whose numbers are known."""
+    return [make() for name, make in BUILDERS.items() if "given" not in HAND[name]]
 
 
 def write_run(folder: Path, trees: list[ReasoningTree], rank: str = "", at: int = 1) -> Path:

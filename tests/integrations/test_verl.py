@@ -151,14 +151,15 @@ def test_a_full_context_is_an_engine_error() -> None:
         ask(Output([1], [-1.0]), max_length=2)
 
 
-@pytest.mark.parametrize("name", ["three_leaf", "merged", "all_wrong", "fractional"])
+@pytest.mark.parametrize("name", ["three_leaf", "merged", "all_wrong", "fractional", "replies"])
 def test_each_token_of_a_row_has_the_advantage_of_its_step(name: str) -> None:
     tree = BUILDERS[name]()
     for i, row in enumerate(rows(tree, CreditOptions())):
         path = tree.path(tree.leaves[i].node)
-        by_hand = [float(HAND[name]["advantage"][n]) for n in path for _ in tree.nodes[n].step.token_ids]
+        by_hand = [float(HAND[name]["advantage"][n] or 0) for n in path for _ in tree.nodes[n].step.token_ids]
         assert row.credit == pytest.approx(by_hand, abs=1e-12)
         assert row.ids == tree.completion_ids(i)
+        assert row.sampled == tree.completion_mask(i)
         assert row.logprobs == tree.completion_logprobs(i)
         assert row.reward == row.correct == tree.leaves[i].reward
 

@@ -53,10 +53,12 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """`trees`: a file of seven, `run`: a run folder with a line cut, `evil`: injections, `many`: 1000 trees."""
+    """`trees`: a file of seven, `run`: a run folder with a line cut, `evil`: injections, `many`: 1000 trees, `given`: a
+    tree with given steps."""
     folder = tmp_path_factory.mktemp("pages")
     write_trees(folder / "trees.jsonl", [wide_tree(), *example_trees(), rescued_tree()])
     write_trees(folder / "evil.jsonl", [evil_tree()])
+    write_trees(folder / "given.jsonl", [BUILDERS["replies"]()])
     many = [BUILDERS["three_leaf"]() for _ in range(1000)]
     for i, tree in enumerate(many):
         tree.id = f"tree-{i:04d}"
@@ -65,7 +67,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     cut = write_run(folder / "run", [rescued_tree()], at=20)
     cut.write_bytes(cut.read_bytes()[:-30])
     write_run(folder / "run", [rescued_tree()], at=30)
-    out = {n: write_viewer(folder / f"{n}.jsonl").output.as_uri() for n in ("trees", "evil", "many")}
+    out = {n: write_viewer(folder / f"{n}.jsonl").output.as_uri() for n in ("trees", "evil", "many", "given")}
     return {**out, "run": write_viewer(folder / "run").output.as_uri()}
 
 
@@ -259,6 +261,28 @@ def test_cards_and_panel_show_the_hand_made_numbers(open_page, pages) -> None:
     page.click(".path button:first-child")
     assert selected(page) == 0
     assert "reference answer" in page.inner_text(".made")
+
+
+def test_what_the_environment_gave_says_so_and_has_no_probability(open_page, pages) -> None:
+    page = open_page(f"{pages['given']}#tree=replies&node=6")
+    assert page.locator(".card.given .by").all_inner_texts() == ["↩ given"] * 4
+    assert page.inner_text("#n2 .value") == "+0.900▲"  # branches start after it
+    assert page.inner_text("#n1 .value") == "–"  # and not before
+    assert "↩ given by the environment" in page.inner_text(".legend")
+    assert page.inner_text(".panel h3") == "Observation 6 · given by the environment at depth 1, 1 step below"
+    rows = [r.split("\t")[:2] for r in page.locator(".numbers tr").all_inner_texts()]
+    assert [[a.strip(), b.strip()] for a, b in rows] == [
+        ["p̂", "1.000"], ["IB-Score", "−0.600"], ["draws", "1"], ["tokens", "2"]
+    ]  # fmt: skip
+    assert [r.split() for r in page.locator(".tokens tr").all_inner_texts()] == [["id"], ["52"], ["53"]]
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    assert selected(page) == 1
+    assert page.inner_text(".panel h3").startswith("Step 1 · depth 1")
+    assert "none: the environment answers here" in page.inner_text(".numbers")
+    page.keyboard.press("c")
+    page.keyboard.press("c")
+    assert page.inner_text("#n2 .value") == "–"  # no advantage
 
 
 def test_verdicts_are_told_apart_by_sign_and_words(open_page, pages) -> None:

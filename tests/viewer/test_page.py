@@ -515,3 +515,22 @@ def test_a_tree_of_a_run_is_found_by_step_and_id(tmp_path: Path) -> None:
     write_run(tmp_path, [second], at=2)
     assert "What is 1 + 1?" in printed(tmp_path, "three_leaf")
     assert "The same, later" in printed(tmp_path, "2:three_leaf")
+
+
+# --- observations --------------------------------------------------------------------------------------------------
+
+
+def test_what_the_environment_gave_is_marked_as_such_everywhere_and_has_no_probability(tmp_path: Path) -> None:
+    page = Page(write_viewer(GOLDEN / "replies.jsonl", tmp_path / "p.html").output)
+    (tree,) = page.trees
+    assert tree["given"] == [2, 5, 6, 9]
+    assert [tree["logprobs"][i] for i in tree["given"]] == [[], [], [], []]
+    assert [tree["tokens"][i] for i in tree["given"]] == [[50], [51], [52, 53], [54]]
+    # without a script
+    assert "2: given by the environment, p̂ 0.50, IB-Score +0.900, given 2 times<50>" in page.text
+    assert "9: given by the environment, p̂ 0.00, ✗ wrong<54>" in page.text
+    assert page.text.count("given by the environment") == 4
+    # in the terminal
+    lines = printed(GOLDEN / "replies.jsonl").splitlines()
+    assert "│   ├──   2 given ×2 p̂ 0.50 IB +0.900 <50>" in lines
+    assert sum(" given " in line for line in lines) == 4

@@ -187,7 +187,7 @@ def summarise_answers(answers: Sequence[Sequence[Answer]], k: int, *, seed: int 
 
 def _answers(tree: ReasoningTree) -> list[Answer]:
     return [
-        Answer(tree.id, i, tree.completion_text(i), leaf.correct, leaf.stop, len(tree.completion_ids(i)))
+        Answer(tree.id, i, tree.completion_text(i), leaf.correct, leaf.stop, tree.sampled_length(leaf.node))
         for i, leaf in enumerate(tree.leaves)
     ]
 

@@ -158,7 +158,7 @@ def _story(tree: ReasoningTree, right: list[bool | None]) -> tuple[str, int | No
         return "A branch made the answers differ.", None
     rollout = tree.rollouts[turn]
     word = "right" if first[0] else "wrong"
-    depth = len(tree.path(rollout.at))
+    depth = len(tree.sampled_path(rollout.at))
     place = "at the root" if rollout.at == ROOT else f"after step {depth} (node {rollout.at})"
     score = f", where the branching rule's score was {rollout.score:.3g}" if rollout.score is not None else ""
     outcome = "wrong" if first[0] else "right"
@@ -181,6 +181,6 @@ def _sample(tree: ReasoningTree, leaf: int, label: str, viewer: str, step: int) 
 
 
 def _mean_logprob(tree: ReasoningTree, leaf: int) -> float:
-    """Mean log-probability of an answer's tokens: how sure the model was of it."""
-    logprobs = tree.completion_logprobs(leaf)
-    return math.fsum(logprobs) / len(logprobs) if len(logprobs) else -math.inf
+    """Mean log-probability of an answer's sampled tokens: how sure the model was of it."""
+    sampled = tree.sampled_length(tree.leaves[leaf].node)
+    return math.fsum(tree.completion_logprobs(leaf)) / sampled if sampled else -math.inf  # given tokens add 0

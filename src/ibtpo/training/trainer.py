@@ -90,6 +90,7 @@ from .schedule import TOKEN_SCHEDULES, token_schedule
 from .sharding import check_sharding
 from .tensor_parallel import group_of
 from .timing import StepTimer
+from .token_rows import hide_absent, lengths, loss_mask, token_rows
 from .trackers import show_tree
 from .trie import keep_together
 
@@ -196,6 +197,7 @@ class IBTPOTrainer(GRPOTrainer):
         self._rewards: list[tuple[float | None, ...]] = []
         self._checks = MOST_CHECKS  # how many batches may still be searched for a function that compares answers
         self._present: list[bool] = []  # (B,) whether each row is an answer
+        self._sampled: list[list[int]] = []  # B rows, 1 for each token that was sampled
         self._forward: tuple[torch.Tensor, torch.Tensor | None] | None = None
         self._packed = PackedForward(args.packed_tokens, self.accelerator) if args.packed_tokens else None
 
@@ -208,30 +210,29 @@ class IBTPOTrainer(GRPOTrainer):
         inputs = without_images(inputs)
         self._rows = inputs
         output = super()._generate_and_score_completions(inputs)
-        if (mask := output.pop("tool_mask", None)) is not None:  # what `_generate` masked
-            output["completion_mask"] = output["completion_mask"] * mask
+        if "tool_mask" in output:  # what `_generate` masked
+            hide_absent(output)
         with self.timer.measure("credit"):
             self._credit(output)
             self._log_trees()
         return output
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
-        """TRL's token ids, texts and log-probs of the B rows; absent ones are masked and not counted."""
+        """TRL's token ids, texts and log-probs of the B rows; what was not sampled is masked and not counted."""
         result = super()._generate(prompts)
-        # All processes go on, or none: those whose own trees are all whole have a part in what is gathered.
-        if not self.model.training or all(gather_object(self._present)):
+        # All processes go on, or none: those whose own rows are all sampled have a part in what is gathered.
+        if not self.model.training or all(gather_object([all(row) for row in self._sampled])):
             return result
         prompt_ids, completion_ids, _, *others = result
         rows = list(zip(prompt_ids, completion_ids, self._present, strict=True))
         last = {*self.eos_token_ids, self._tokenizer.pad_token_id}
-        lengths = gather_object([len(ids) for _, ids, there in rows if there])
         ended = gather_object([ids[-1] in last for _, ids, there in rows if there])
-        count_completions(self._metrics["train"], lengths, ended)
-        absent = gather_object([len(prompt) + len(ids) for prompt, ids, there in rows if not there])
-        self.state.num_input_tokens_seen -= sum(absent)
+        count_completions(self._metrics["train"], gather_object(lengths(self.trees)), ended)
+        absent = [len(prompt) for prompt, _, there in rows if not there]
+        self.state.num_input_tokens_seen -= sum(gather_object([*absent, *(row.count(0) for row in self._sampled)]))
         self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
         # TRL multiplies the mask of completions by this one, which it has for the answers of tools.
-        return prompt_ids, completion_ids, [[int(there)] * len(ids) for _, ids, there in rows], *others
+        return prompt_ids, completion_ids, self._sampled, *others
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         """TRL's, with the date in chat templates that evaluations and resumed runs have, too."""
@@ -288,10 +289,8 @@ class IBTPOTrainer(GRPOTrainer):
             )
         if not search.together:
             self._refuse_comparing(search)
-        ids = [[tree.completion_ids(i) for i in range(len(tree.leaves))] for tree in self.trees]
-        logprobs = [[tree.completion_logprobs(i) for i in range(len(tree.leaves))] for tree in self.trees]
-        pad = [self._tokenizer.pad_token_id]  # TRL cannot take a row without any token
-        return fill_up(ids, num_generations, pad), fill_up(logprobs, num_generations, [0.0])
+        ids, logprobs, self._sampled = token_rows(self.trees, num_generations, self._tokenizer.pad_token_id)
+        return ids, logprobs
 
     def _refuse_comparing(self, search: TreeSearch) -> None:
         """Raises `ConfigError` for a reward function whose values depend on which answers are in a call.
@@ -363,8 +362,8 @@ class IBTPOTrainer(GRPOTrainer):
         divisor = 1.0 if shares is None else batch_divisor(gather_object(shares), options.advantage)
         advantages /= divisor
         output["advantages"] = advantages.to(self.accelerator.device)
-        # TRL has put its own advantage of each row into the table by now. The mean over the row's tokens replaces it.
-        means = [float(row.sum()) / divisor / max(len(row), 1) for row in rows]
+        # TRL has put its own advantage of each row into the table by now. The mean over its sampled tokens replaces it.
+        means = [float(r.sum()) / divisor / max(n, 1) for r, n in zip(rows, lengths(self.trees), strict=True)]
         logged, present = self._logs["advantages"], gather_object(self._present)
         for _ in present:
             logged.pop()
@@ -382,7 +381,7 @@ class IBTPOTrainer(GRPOTrainer):
         return replace(options, divisor=reward_std(np.array(rewards)) + STD_FLOOR)
 
     def _reference_confidence(self, output: dict[str, Any]) -> list[np.ndarray]:
-        """For each tree (N,) the reference model's confidence in each step; NaN for the root and where not known."""
+        """For each tree (N,) the reference model's confidence in each step; NaN where none is known."""
         ref = output["ref_per_token_logps"].cpu()
         result, answers = [], iter(np.flatnonzero(self._present))
         for tree in self.trees:
@@ -392,7 +391,8 @@ class IBTPOTrainer(GRPOTrainer):
                 # With mask_truncated_completions a truncated answer has no reference log-probs: its steps are left out.
                 for n in tree.path(leaf.node) if output["completion_mask"][row].any() else ():
                     end = start + len(tree.nodes[n].step.token_ids)
-                    pi[n] = step_confidence(ref[row, start:end].tolist(), self.args.confidence)
+                    if not tree.nodes[n].step.given:
+                        pi[n] = step_confidence(ref[row, start:end].tolist(), self.args.confidence)
                     start = end
             result.append(pi)
         return result
@@ -418,7 +418,7 @@ class IBTPOTrainer(GRPOTrainer):
         logps, entropies = self._forward
         self._forward = None  # do not keep the graph alive
         mode = "train" if self.model.training else "eval"
-        mask = inputs["completion_mask"]
+        mask = loss_mask(inputs)
         before_update = self._step % self._generate_every < self.args.gradient_accumulation_steps
         if mode == "train" and before_update and "sampling_per_token_logps" in inputs:
             # Until the first update after sampling, engine and trainer have the same weights: any gap is numerical.

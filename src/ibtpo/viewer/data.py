@@ -223,7 +223,7 @@ def _common_start(a: str, b: str) -> str:
 def tree_chunk(
     tree: ReasoningTree, step: int | None, record: Mapping[str, Any], options: CreditOptions
 ) -> dict[str, Any]:
-    """Everything that the page shows of one tree; lists run over its nodes, the root first.
+    """Everything that the page shows of one tree; lists run over its nodes, the root first, but for that of given ones.
 
     tree: the tree.
     step: its training step, or None.
@@ -237,6 +237,7 @@ def tree_chunk(
         "answer": tree.answer,
         "parent": [n.parent for n in nodes],
         "draws": [n.draws for n in nodes],
+        "given": [n.id for n in nodes if n.step.given],
         "text": [n.step.text for n in nodes],
         "tokens": [[], *(n.step.token_ids for n in nodes[1:])],
         "logprobs": [[round(v, 3) for v in n.step.logprobs] for n in nodes],

@@ -94,10 +94,12 @@ def _as_rich_tree(tree: ReasoningTree, title: str, record: Mapping[str, Any]) ->
 
 
 def _step(tree: ReasoningTree, node: int, scores: Mapping[str, Any], marks: Mapping[int, list[str]]) -> Text:
-    """The line of one step: its number, how often it was drawn, its scores, the answers that end here, its text."""
+    """The line of one step: its number, whether the environment gave it, how often it was drawn, its scores, the
+    answers that end here, its text."""
     step = tree.nodes[node]
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(f"{node:>3} " if node else "", "dim")
+    line.append("given " if step.step.given else "", "bold cyan")
     line.append(f"×{step.draws} " if step.draws > 1 else "", "bold")
     line.append(f"p̂ {_share(scores['p_hat'])} ", "cyan")
     if step.children:

@@ -113,9 +113,10 @@ def _steps(tree: ReasoningTree, record: Mapping[str, Any]) -> str:
             out.append(item)
             continue
         node, scores = tree.nodes[item], record["nodes"][item]
-        told = [f"p̂ {'–' if scores['p_hat'] is None else format(scores['p_hat'], '.2f')}"]
+        told = ["given by the environment"] if node.step.given else []
+        told += [f"p̂ {'–' if scores['p_hat'] is None else format(scores['p_hat'], '.2f')}"]
         told += [f"IB-Score {number(scores['ib_score'])}"] if node.children else []
-        told += [f"drawn {node.draws} times"] if node.draws > 1 else []
+        told += [f"{'given' if node.step.given else 'drawn'} {node.draws} times"] if node.draws > 1 else []
         told += marks.get(item, [])
         out.append(f"<li><small>{item}: {', '.join(told)}</small><pre>{_text(node.step.text)}</pre>")
         if len(node.children) > 1:

@@ -112,7 +112,7 @@ class TreeAgentLoop(AgentLoopBase):
             TreeOutput(
                 prompt_ids=prompt_ids,
                 response_ids=answer.ids,
-                response_mask=[1] * len(answer.ids),
+                response_mask=answer.sampled,
                 response_logprobs=answer.logprobs,
                 credit=answer.credit,
                 correct=answer.correct,

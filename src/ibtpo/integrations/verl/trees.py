@@ -243,14 +243,16 @@ class RolloutEngine(Engine):
 class Row:
     """One answer of a tree as verl trains on it.
 
-    ids: (T,) sampled tokens.
-    logprobs: (T,) their log-probs.
-    credit: (T,) the advantage of each token's step.
+    ids: (T,) tokens, sampled and given ones.
+    sampled: (T,) 1 for sampled tokens, 0 for given ones.
+    logprobs: (T,) their log-probs; 0 for given tokens.
+    credit: (T,) the advantage of each token's step; 0 for given tokens.
     reward: R(τ), NaN where the verifier gave none.
     correct: raw correctness, NaN where it is not known.
     """
 
     ids: list[int]
+    sampled: list[int]
     logprobs: list[float]
     credit: list[float]
     reward: float
@@ -263,6 +265,7 @@ def rows(tree: ReasoningTree, credit: CreditOptions) -> list[Row]:
     return [
         Row(
             tree.completion_ids(i),
+            tree.completion_mask(i),
             tree.completion_logprobs(i),
             advantages[i].tolist(),
             math.nan if leaf.reward is None else float(leaf.reward),

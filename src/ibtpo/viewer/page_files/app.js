@@ -267,7 +267,7 @@ function depthFirst(t) {
 
 function paperTree(t, row) {
   const step = (i) => {
-    const facts = [`p̂ ${plain(t.p_hat[i])}`, t.children[i].length ? `IB-Score ${signed(t.ib_score[i])}` : "", i ? `advantage ${signed(t.advantage[i])}` : "", t.draws[i] > 1 ? `×${t.draws[i]}` : "", ...t.verdicts[i].map((v) => `${v.sign} ${v.words}`)];
+    const facts = [t.given.has(i) ? "given" : "", `p̂ ${plain(t.p_hat[i])}`, t.children[i].length ? `IB-Score ${signed(t.ib_score[i])}` : "", i && !t.given.has(i) ? `advantage ${signed(t.advantage[i])}` : "", t.draws[i] > 1 ? `×${t.draws[i]}` : "", ...t.verdicts[i].map((v) => `${v.sign} ${v.words}`)];
     return el("li", {}, el("small", {}, `${i}  ${facts.filter(Boolean).join(" · ")}`), el("div", { class: "step-text", dir: "auto" }, visible(t.text[i].trim())));
   };
   const top = el("ol", { class: "chain" });
@@ -301,6 +301,7 @@ function help() {
     ["p̂", "share of right answers among those that pass through the step"],
     ["IB-Score", "how much the steps after this one tell about the answer, weighted by the model's confidence; branches start where it is highest"],
     ["Advantage", "what training credits the step with, by the method named above the tree. IB-TPO: A_GL (against the whole tree) + λ·A_IB (against its siblings). Methods that value whole answers: the mean over those through the step. Left out: the weight of shared tokens and the division by the batch's scale"],
+    ["↩ given", "an observation: the environment wrote it, such as a tool's result. It has a value; the model did not choose it, so it has no probability and no advantage, and branches start after it, never before"],
     ["Effective", "the answers of a tree differ in correctness"], ["Rescued", "they differ only thanks to a branch"],
     ["– none", "not defined, which is not zero"]];
   const pairs = (rows, tag) => el("dl", {}, ...rows.flatMap(([a, b]) => [el("dt", {}, el(tag, {}, a)), el("dd", {}, b)]));

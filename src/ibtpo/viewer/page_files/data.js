@@ -66,14 +66,18 @@ async function readIndex() {
   });
 }
 
-/** Adds what the page derives from a tree: children, depths, verdicts, in which round each node came. */
+/** Adds what the page derives from a tree: children, depths, verdicts, in which round each node came. `depth` counts
+ *  every step, for the columns; `steps` counts those that the model sampled. */
 function shape(t) {
   const n = t.parent.length;
   t.children = t.parent.map(() => []);
   t.depth = new Array(n).fill(0);
+  t.steps = new Array(n).fill(0);
+  t.given = new Set(t.given);
   for (let i = 1; i < n; i++) {
     t.children[t.parent[i]].push(i);
     t.depth[i] = t.depth[t.parent[i]] + 1;
+    t.steps[i] = t.steps[t.parent[i]] + (t.given.has(i) ? 0 : 1);
   }
   t.verdicts = t.parent.map(() => []);
   t.leaves.forEach(([node], i) => t.verdicts[node].push(verdict(t, i)));
@@ -110,6 +114,10 @@ function verdict(t, i) {
   const [kind, sign, word] = correct >= 1 ? ["right", "✓", "right"] : correct <= 0 ? ["wrong", "✗", "wrong"] : ["partly", "◐", plain(correct)];
   return cut ? of(kind === "right" ? kind : "cut", `${sign}✂`, `${word}, cut short`, "cut short") : of(kind, sign, word);
 }
+
+/** What a node is called: the prompt, a step of the model's, or an observation, which the environment gave. */
+const kindOf = (t, node) => (t.given.has(node) ? "observation" : "step");
+const nameOf = (t, node) => (node ? `${kindOf(t, node)} ${node}` : "the prompt");
 
 function pathTo(t, node) {
   const path = [];
@@ -160,9 +168,9 @@ const count = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, "\u202f");
 const many = (n, one, more = `${one}s`) => `${count(n)} ${n === 1 ? one : more}`;
 
 const COLOURS = {
-  ib_score: { name: "IB-Score", show: (v) => signed(v), none: "none: no step follows, or no reward is known" },
+  ib_score: { name: "IB-Score", show: (v) => signed(v), none: "none: no step follows, the environment answers there, or no reward is known" },
   p_hat: { name: "Value p̂", show: (v) => plain(v), none: "none: no reward is known below" },
-  advantage: { name: "Advantage", show: (v) => signed(v), none: "none: no reward is known below, or the prompt" },
+  advantage: { name: "Advantage", show: (v) => signed(v), none: "none: no reward is known below, the prompt, or given by the environment" },
 };
 
 /** Where a value lies on the file's scale, −1 to 1; null for none. Scores by square roots: most are near zero. */

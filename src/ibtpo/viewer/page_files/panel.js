@@ -18,7 +18,7 @@ const panel = {
   show(t, node) {
     this.root.replaceChildren(
       this.path(t, node),
-      el("h3", {}, node ? `Step ${node}` : "The prompt", node ? el("small", {}, ` ${depthWords(t, node)}`) : null),
+      el("h3", {}, nameOf(t, node).replace(/^(the )?./, (s) => s[0].toUpperCase() + s.slice(1)), node ? el("small", {}, ` ${depthWords(t, node)}`) : null),
       this.answers(t, node) ?? "",
       this.text(visible(t.text[node].replace(/^\n+|\n+$/g, ""))),
       this.numbers(t, node),
@@ -31,7 +31,7 @@ const panel = {
     const all = pathTo(t, node);
     const steps = all.length > 42 ? [0, ...all.slice(-40)] : all; // of a very long path its start and its end
     const step = (i) => el("li", {}, el("button", {
-      type: "button", title: oneLine(t.text[i].slice(0, 200)), "aria-current": i === node ? "step" : undefined,
+      type: "button", title: `${t.given.has(i) ? "given: " : ""}${oneLine(t.text[i].slice(0, 200))}`, "aria-current": i === node ? "step" : undefined,
       onclick: () => view.select(i),
     }, i ? String(i) : "prompt"), i === 0 && steps !== all ? ` … ${count(all.length - 41)} steps …` : "");
     return el("nav", { "aria-label": "Path from the prompt" }, el("ol", { class: "path" }, ...steps.map(step)));
@@ -67,19 +67,22 @@ const panel = {
 
   numbers(t, node) {
     const row = (name, value, about, tone) => el("tr", { title: about }, el("th", { scope: "row" }, name), el("td", { class: tone }, value), el("td", { class: "why" }, about));
-    const own = node > 0;
+    const given = t.given.has(node);
+    const own = node > 0 && !given;
+    const answered = t.children[node].some((c) => t.given.has(c));
     const tone = (v) => (v === null ? "" : v > 0 ? "high" : v < 0 ? "low" : "");
     const tokens = t.tokens[node].length;
     const entropies = t.entropies[node];
     const rows = [
       row("p̂", plain(t.p_hat[node], 3), `mean reward of the ${many(t.under[node], "answer")} through it`),
-      row("IB-Score", signed(t.ib_score[node]), t.children[node].length ? "how much a branch here would tell" : "none: no step follows", tone(t.ib_score[node])),
+      row("IB-Score", signed(t.ib_score[node]), answered ? "none: the environment answers here" : t.children[node].length ? "how much a branch here would tell" : "none: no step follows", tone(t.ib_score[node])),
       own && row("advantage", signed(t.advantage[node]), t.method === "ibtpo" ? t.about : `${visible(t.method)}: ${t.about}`, tone(t.advantage[node])),
-      row("A_GL", signed(t.a_gl[node]), "against the whole tree", tone(t.a_gl[node])),
+      !given && row("A_GL", signed(t.a_gl[node]), "against the whole tree", tone(t.a_gl[node])),
       own && row("A_IB", signed(t.a_ib[node]), "against its siblings, η1·π", tone(t.a_ib[node])),
       own && row("η1", signed(t.eta1[node]), "information gained", tone(t.eta1[node])),
       own && row("π = η2", plain(t.eta2[node], 3), "confidence in the step"),
-      own && row("draws", count(t.draws[node]), "times sampled from its parent"),
+      node > 0 && row("draws", count(t.draws[node]), given ? "times given after its parent" : "times sampled from its parent"),
+      given && row("tokens", count(tokens), "written by the environment: no probability, no advantage"),
       own && row("tokens", count(tokens), entropies ? `mean entropy ${plain(entropies.reduce((a, b) => a + b, 0) / tokens, 3)} nats` : "no entropies were stored"),
     ];
     return el("table", { class: "numbers" }, el("tbody", {}, ...rows.filter(Boolean)));
@@ -97,23 +100,23 @@ const panel = {
 
   tokens(t, node) {
     const ids = t.tokens[node];
-    const logs = t.logprobs[node];
+    const logs = t.given.has(node) ? null : t.logprobs[node];
     const entropies = t.entropies[node];
     const words = app.words;
     const body = el("tbody");
     const add = (from, to) => {
       for (let i = from; i < Math.min(to, ids.length); i++) {
-        const p = Math.exp(logs[i]);
+        const p = logs && Math.exp(logs[i]);
         body.append(el("tr", {},
           words ? el("td", { class: "word" }, el("code", { dir: "auto" }, visible(words[ids[i]] ?? "?").replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "␣"))) : "",
           el("td", { class: "id" }, String(ids[i])),
-          el("td", { class: "prob" }, el("span", { class: "bar", "aria-hidden": "true", vars: { "--p": `${(100 * p).toFixed(1)}%` } }), p.toFixed(3)),
-          el("td", {}, (logs[i] || 0).toFixed(3).replace("-", "−")),
+          logs ? el("td", { class: "prob" }, el("span", { class: "bar", "aria-hidden": "true", vars: { "--p": `${(100 * p).toFixed(1)}%` } }), p.toFixed(3)) : "",
+          logs ? el("td", {}, (logs[i] || 0).toFixed(3).replace("-", "−")) : "",
           entropies ? el("td", {}, entropies[i].toFixed(3)) : ""));
       }
     };
     add(0, this.mostTokens);
-    const head = el("tr", {}, ...[words && "text", "id", "prob.", "log-prob", entropies && "entropy"].filter(Boolean).map((h) => el("th", { scope: "col" }, h)));
+    const head = el("tr", {}, ...[words && "text", "id", logs && "prob.", logs && "log-prob", entropies && "entropy"].filter(Boolean).map((h) => el("th", { scope: "col" }, h)));
     const more = ids.length <= this.mostTokens ? null : el("button", { type: "button", onclick: () => { add(this.mostTokens, ids.length); more.remove(); } }, `Show the other ${count(ids.length - this.mostTokens)} tokens`);
     return el("section", { class: "tokens" }, el("h4", {}, "Tokens"), el("table", {}, el("thead", {}, head), body), more ?? "");
   },
@@ -130,5 +133,5 @@ const panel = {
 
 function depthWords(t, node) {
   const following = below(t, node);
-  return `· depth ${t.depth[node]}${following ? `, ${many(following, "step")} below` : ", an end"}`;
+  return `· ${t.given.has(node) ? "given by the environment at " : ""}depth ${t.steps[node]}${following ? `, ${many(following, "step")} below` : ", an end"}`;
 }

@@ -106,12 +106,14 @@ const view = {
     const t = this.t;
     const place = this.at.get(i);
     const siblings = i ? t.children[t.parent[i]] : [0];
+    const given = t.given.has(i);
     const top = el("span", { class: "line" }, el("span", { class: "number" }, i ? `${i}` : "Prompt"));
-    if (t.draws[i] > 1) top.append(el("span", { class: "draws", title: `drawn ${t.draws[i]} times` }, `×${count(t.draws[i])}`));
+    if (given) top.append(el("span", { class: "by", title: "an observation: the environment wrote it, the model sampled none of it" }, "↩ given"));
+    if (t.draws[i] > 1) top.append(el("span", { class: "draws", title: `${given ? "given" : "drawn"} ${t.draws[i]} times` }, `×${count(t.draws[i])}`));
     for (const v of summary(t.verdicts[i])) top.append(el("span", { class: `verdict ${v.kind}`, title: v.words }, `${v.sign} ${v.brief}${v.n > 1 ? ` ×${v.n}` : ""}`));
     top.append(el("span", { class: "value" }));
     const card = el("div", {
-      class: `card${i ? "" : " root"}${t.verdicts[i].length ? " has-verdict" : ""}`, role: "treeitem", id: `n${i}`, tabIndex: -1, "data-node": i,
+      class: `card${i ? "" : " root"}${given ? " given" : ""}${t.verdicts[i].length ? " has-verdict" : ""}`, role: "treeitem", id: `n${i}`, tabIndex: -1, "data-node": i,
       "aria-level": t.depth[i] + 1, "aria-posinset": siblings.indexOf(i) + 1, "aria-setsize": siblings.length, "aria-selected": "false",
       "data-sign": t.verdicts[i].map((v) => v.sign[0]).join("").slice(0, 4) || undefined,
       vars: { left: `${place.x}px`, top: `${place.y}px` },
@@ -169,12 +171,14 @@ const view = {
     const [low, middle, high] = facts.scale[this.by];
     const ends = this.by === "p_hat" ? [plain(low), plain(middle), plain(high)] : [`≤ ${signed(low, 2)}`, "0", `≥ ${signed(high, 2)}`];
     const verdicts = [["right", "✓", "right"], ["wrong", "✗", "wrong"], ["cut", "✂", "cut short"], ["error", "⚠", "verifier error"]];
+    const given = this.t.given.size ? el("span", { class: "by", title: "observations, which the environment wrote: they have a value, and no probability or advantage" }, "↩ given by the environment") : "";
     const what = this.by === "advantage" ? el("span", {}, `advantage of ${visible(this.t.method)}: ${this.t.about}`) : "";
     this.legend.replaceChildren(
       what,
       el("span", { class: "n", title: `${c.name}; the same scale in all trees${this.by === "p_hat" ? "" : ", by square roots, so that small scores can be told apart"}` }, `▼ ${ends[0]}`, el("span", { class: "ramp down" }), ends[1], el("span", { class: "ramp up" }), `${ends[2]} ▲`),
       el("span", { title: c.none }, el("span", { class: "swatch hatched" }), `${NONE} none`),
       el("span", {}, el("span", { class: "swatch edges" }), "line width: draws"),
+      given,
       ...verdicts.map(([kind, sign, words]) => el("span", { class: `verdict ${kind}` }, `${sign} ${words}`)));
   },
 
@@ -324,7 +328,7 @@ const view = {
       const words = summary(rs.map((r) => verdict(t, r.answer))).map((v) => `${v.n} ${v.words.replace(/, (.*)/, " ($1)")}`).join(", ");
       const tokens = rs.reduce((sum, r) => sum + r.tokens, 0);
       const score = rs[0].score;
-      const step = el("button", { type: "button", class: "link", onclick: () => this.select(at) }, at ? `step ${at}` : "the prompt");
+      const step = el("button", { type: "button", class: "link", onclick: () => this.select(at) }, nameOf(t, at));
       if (number === 0) out.push(`${many(rs.length, "answer")} from `, step);
       else out.push(`${rs.length > 1 ? `${rs.length} branches` : "Branched"} after `, step, reason(t.made.branching, score, places.size > 1));
       out.push(`; ${many(tokens, "new token")}: ${words}. `);
