@@ -35,7 +35,7 @@ test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto
 
 # The science and the trainer's laws, in under a minute on two cores.
-FAST := $(foreach name,tree steps score incremental branching credit metrics search search_lookahead public layers,\
+FAST := $(foreach name,tree given steps score incremental branching credit metrics search search_lookahead public layers,\
 	tests/test_$(name).py) tests/training/test_trainer.py tests/training/test_packed.py
 test-fast: $(VENV)/.ready
 	$(PY) -m pytest -n 2 -m "not slow and not browser and not thorough" $(FAST)

@@ -12,7 +12,7 @@ def most_mixed(tree, k, options, seed):
     seed: differs from round to round, for rules that draw; this one does not.
     """
     value = ibtpo.score_tree(tree, options).p_hat  # (N,) share of right answers under each node, NaN if unknown
-    nodes = [node.id for node in tree.nodes if node.children and not math.isnan(value[node.id])]
+    nodes = [node for node in tree.branchable() if not math.isnan(value[node])]
     nodes.sort(key=lambda node: abs(value[node] - 0.5))
     root = ibtpo.BranchPoint(0)
     return [ibtpo.BranchPoint(node, score=float(value[node])) for node in nodes[:k]] or [root]

@@ -6,7 +6,7 @@ micro-batches, when `_prepare_inputs` needs a new one:
 
 1. `_generate_and_score_completions` encloses the others. It remembers the rows, whose columns the verifier needs.
 2. `_generate_single_turn` grows one tree a question, each process its own, and hands TRL the G trajectories of each;
-   `_generate` masks the rows of those that a tree ended without (see `absent_rows`).
+   `_generate` masks given tokens and the rows of those that a tree ended without (`token_rows`, `absent_rows`).
 3. `_calculate_rewards` hands TRL the rewards that the trees were grown with, in place of calling the functions again.
 4. When TRL is done, `_credit` replaces its (B,) advantages by (B, T) ones, and `_log_trees` logs and stores the trees.
 
