@@ -260,6 +260,14 @@ def test_the_place_after_an_observation_is_the_step_s_own() -> None:
     assert [p.node for p in fixed_width(observed(), 9, O, 0)] == [2]
 
 
+def test_fixed_width_counts_no_observation_as_depth() -> None:
+    tree = ReasoningTree("t", [1])
+    tree.add(0, [step([10], [0.5]), given(50), step([11], [0.5]), step([12], [0.5])], 1.0, "eos")
+    tree.add(2, [step([13], [0.5]), step([14], [0.5])], 0.0, "eos", round=1)
+    # depth 1 has its 2·1 paths, both after the observation, node 2; depth 2 has 2 of 4
+    assert sorted(p.node for p in fixed_width(tree, 9, O, 0)) == [3, 5]
+
+
 def test_entropy_draws_again_the_token_after_an_observation_and_none_of_its_own() -> None:
     tree = ReasoningTree("t", [1])
     tree.add(0, [step([2, 3, 4], [0.5, 0.3, 0.9]), given(50, 51), step([5, 6], [0.1, 0.8])], 0.0, "eos")
