@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from check import coin
-from report import card
+from gpu_report import card
 from shapes import make_model, make_tokenizer, random_prompts, tree_batch
 from trajectories import HAVE_TRL, PEER, add_head, packer, plain
 

@@ -18,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from report import Report
+from gpu_report import Report
 from resume import killed_sampling, killed_training
 from shapes import SHAPES, Batch, make_model, make_tokenizer, random_prompts, tree_batch
 from trajectories import HAVE_TRL, PEER, add_head, packer, plain

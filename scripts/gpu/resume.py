@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from report import Report
+from gpu_report import Report
 
 ROOT = Path(__file__).resolve().parents[2]
 TREES = 32

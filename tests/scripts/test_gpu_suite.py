@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts" / "gpu"))
 
-from report import Report  # noqa: E402
+from gpu_report import Report  # noqa: E402
 
 # Makes Python start without some of the packages that are installed.
 WITHOUT = """
