@@ -39,7 +39,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a tiny model, problems, a verifier and a recipe of about eight steps."""
+    """A folder with a tiny model, problems, a verifier and a recipe of about eleven steps."""
     folder = tmp_path_factory.mktemp("train")
     make_tiny_model(folder / "model")
     (folder / "more_a.py").write_text(REWARD)
@@ -47,7 +47,7 @@ def place(tmp_path_factory):
     for name in ("data", "held_out"):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     settings = {**SETTINGS, "model": str(folder / "model"), "data": str(folder / "data.jsonl")}
-    settings |= {"eval_data": str(folder / "held_out.jsonl"), "max_generated_tokens": 6000}
+    settings |= {"eval_data": str(folder / "held_out.jsonl"), "max_generated_tokens": 8000}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
     return folder
 
@@ -184,12 +184,12 @@ def test_resuming_a_finished_run_trains_no_further(place, whole):
 def test_a_finished_run_goes_on_with_more_tokens_and_keeps_its_older_result(place, whole):
     longer = place / "longer"
     shutil.copytree(whole[0], longer)
-    done = ibtpo(place, "--resume", "longer", "--max_generated_tokens", 8000)
+    done = ibtpo(place, "--resume", "longer", "--max_generated_tokens", 10000)
     assert done.returncode == 0, done.stderr[-3000:]
     first, found = losses(whole[0]), losses(longer)
     assert len(found) > len(first)
     np.testing.assert_allclose([found[step] for step in first], list(first.values()), atol=1e-6, rtol=0)
-    assert yaml.safe_load((longer / "config.yaml").read_text())["max_generated_tokens"] == 8000
+    assert yaml.safe_load((longer / "config.yaml").read_text())["max_generated_tokens"] == 10000
     before, after = (
         [json.loads(line) for line in (folder / "evals.jsonl").read_text().splitlines()]
         for folder in (whole[0], longer)
