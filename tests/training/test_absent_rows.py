@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from helpers.training import QUIET
+from helpers.training import ONE_PLAIN_STEP
 from ibtpo.credit import path_advantages, token_advantages
 from ibtpo.training.absent_rows import count_completions, drop_absent, fill_up, row_weights
 from ibtpo.training.config import IBTPOConfig
@@ -33,19 +33,7 @@ class Recording(IBTPOTrainer):
 
 
 def train(model, folder, **options):
-    defaults = {
-        "branching": "ib_adaptive",
-        "per_device_train_batch_size": 72,
-        "max_completion_length": 24,
-        "max_steps": 1,
-        "learning_rate": 1e-2,
-        "lr_scheduler_type": "constant",
-        "optim": "sgd",
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "top_k": 0,
-        **QUIET,
-    }
+    defaults = {**ONE_PLAIN_STEP, "per_device_train_batch_size": 72}
     args = IBTPOConfig(output_dir=str(folder), **{**defaults, **options})
     trainer = Recording(str(model), mostly_agreed, args, PROMPTS)
     trainer.train()

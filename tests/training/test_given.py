@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM  # noqa: E402
 from trl.trainer.utils import add_fused_lm_head  # noqa: E402
 
 from helpers.engine_models import FAMILIES  # noqa: E402
-from helpers.training import QUIET  # noqa: E402
+from helpers.training import ONE_PLAIN_STEP  # noqa: E402
 from helpers.trees import given, observed, replies, three_leaf  # noqa: E402
 from ibtpo.credit import path_advantages, token_advantages  # noqa: E402
 from ibtpo.training.config import IBTPOConfig  # noqa: E402
@@ -145,21 +145,7 @@ class Told(IBTPOTrainer):
 
 
 def build(model: Any, folder: Any, **options: Any) -> Told:
-    defaults = {
-        "branching": "ib_adaptive",
-        "splitter": "tokens:4",
-        "per_device_train_batch_size": 36,
-        "max_completion_length": 24,
-        "max_steps": 1,
-        "learning_rate": 1e-2,
-        "lr_scheduler_type": "constant",
-        "optim": "sgd",
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "top_k": 0,
-        "beta": 0.0,
-        **QUIET,
-    }
+    defaults = {**ONE_PLAIN_STEP, "splitter": "tokens:4", "per_device_train_batch_size": 36, "beta": 0.0}
     return Told(str(model), mostly_agreed, IBTPOConfig(output_dir=str(folder), **{**defaults, **options}), PROMPTS)
 
 

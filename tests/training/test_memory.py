@@ -143,7 +143,9 @@ def test_fsdp1_is_refused_and_a_launcher_is_asked_where_there_is_no_file(
     (tmp_path / "a.yaml").write_text("distributed_type: FSDP\nnum_processes: 2\nfsdp_config: {fsdp_version: 1}\n")
     with pytest.raises(ConfigError, match="fsdp_version is 1; trees are trained with FSDP2: set fsdp_version: 2"):
         layout_of(tmp_path / "a.yaml")
-    monkeypatch.setenv("WORLD_SIZE", "4")
+    launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
     assert layout_of(None) == Layout(4)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert layout_of(None) == Layout(4, "fsdp2")

@@ -10,7 +10,6 @@ every arm.
 
 import argparse
 import json
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +29,7 @@ from .options import (
     add_tree_options,
     search_options,
 )
-from .output import check_free, print_json, tree_progress
+from .output import check_free, print_json, say_shard_is_done, tree_progress
 
 if TYPE_CHECKING:
     from ..search import SearchOptions
@@ -83,8 +82,7 @@ def run(args: argparse.Namespace) -> int:
             with tree_progress(f"trees of {arm}", len(prompts), quiet=args.quiet) as show:
                 grow_stored(search, prompts, stores[arm], meta=meta, resume=args.resume, on_tree=show)
     if args.shard is not None:
-        if not args.quiet:
-            print(f"shard {args.shard} is done; when all are, join them with: ibtpo merge {folder}", file=sys.stderr)
+        say_shard_is_done(args)
         return 0
     summary = branching_summary(folder, list(args.arms), options.score, seed=args.seed)
     _write(args, folder, summary, options, verifier_name, time.monotonic() - began)

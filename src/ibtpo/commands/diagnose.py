@@ -30,7 +30,7 @@ from .options import (
     add_tree_options,
     search_options,
 )
-from .output import print_json, tree_progress
+from .output import print_json, say_shard_is_done, tree_progress
 
 if TYPE_CHECKING:
     from ..compare.checkpoints import Curve
@@ -181,10 +181,7 @@ def _measure(
             if "error" in row:
                 print(f"left out: {row['error']}")
     if args.shard is not None:
-        if not args.quiet:
-            print(
-                f"shard {args.shard} is done; when all are, join them with: ibtpo merge {args.output}", file=sys.stderr
-            )
+        say_shard_is_done(args)
     elif args.output is not None:
         _write_page(args, curve, len(problems), verifier_name)
     return 1 if len(curve.records) < len(curve.rows) else 0

@@ -145,6 +145,13 @@ def check_free(paths: Sequence[Any], *, overwrite: bool, resume: bool = False, c
             raise ConfigError(f"{path} exists already; give {fix}")
 
 
+def say_shard_is_done(args: argparse.Namespace) -> None:
+    """Says on stderr that a shard is done, and how all are joined; nothing with `--quiet`."""
+    if not args.quiet:
+        text = f"shard {args.shard} is done; when all are, join them with: ibtpo merge {args.output}"
+        print(text, file=sys.stderr)
+
+
 def print_json(value: Any) -> None:
     """Prints a value as one line of JSON, with null for NaN."""
     print(json.dumps(without_nan(value), ensure_ascii=False, allow_nan=False))

@@ -8,7 +8,7 @@ estimated from the model's shape. All sizes are in bytes, a GB is 10^9 of them.
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ..engines.models import resolve_model
 from ..errors import ConfigError
 from ..storage.recipes import accelerate_files
 from ..storage.yaml_file import read_yaml
+from .processes import process_count
 
 # Configurations of the shipped recipes' models.
 SHAPES = Path(__file__).parent.parent / "assets" / "shapes.yaml"
@@ -194,9 +195,14 @@ def _over(processes: int) -> str:
     return f", over {processes} GPUs" if processes > 1 else ""
 
 
+def certain(items: Sequence[Item]) -> list[Item]:
+    """The items that a run needs at any time, and its gradients: none depends on how long answers really are."""
+    return [item for item in items if item.when == "always" or item.what == "gradients"]
+
+
 def static(items: Sequence[Item]) -> float:
-    """The bytes that a run needs at any time, and those of gradients."""
-    return math.fsum(item.size for item in items if item.when == "always" or item.what == "gradients")
+    """The bytes of the items that are certain."""
+    return math.fsum(item.size for item in certain(items))
 
 
 def peak(items: Sequence[Item]) -> float:
@@ -215,7 +221,7 @@ def refuse_what_cannot_fit(items: Sequence[Item], gpu: float) -> None:
     """
     needed = static(items)
     if needed > gpu:
-        most = sorted((i for i in items if i.when == "always" or i.what == "gradients"), key=lambda i: -i.size)[:4]
+        most = sorted(certain(items), key=lambda i: -i.size)[:4]
         parts = ", ".join(f"{item.what} {item.size / 1e9:.1f}" for item in most)
         raise ConfigError(
             f"a GPU of {gpu / 1e9:g} GB cannot hold the {needed / 1e9:.1f} GB that this run needs at any time "
@@ -271,7 +277,7 @@ def layout_of(file: str | os.PathLike[str] | None) -> Layout:
     Raises `ConfigError` for a file that is none, and for FSDP1.
     """
     if file is None:
-        return _launched(os.environ)
+        return _launched()
     asked = read_yaml(accelerate_files().get(str(file), Path(file)))
     processes = asked.get("num_processes", 1)
     kind = str(asked.get("distributed_type", "NO")).upper()
@@ -285,13 +291,13 @@ def layout_of(file: str | os.PathLike[str] | None) -> Layout:
     return Layout(processes if kind.startswith("MULTI_") else 1)
 
 
-def _launched(environment: Mapping[str, str]) -> Layout:
+def _launched() -> Layout:
     """The layout in the variables that `accelerate launch` sets."""
-    processes = int(environment.get("WORLD_SIZE", "1"))
-    if environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+    processes = process_count()
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         return Layout(processes, "fsdp2")
-    if environment.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        return Layout(processes, _zero(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")))
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        return Layout(processes, _zero(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")))
     return Layout(processes)
 
 

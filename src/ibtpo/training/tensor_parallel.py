@@ -12,6 +12,7 @@ from typing import Any
 import torch.distributed as dist
 
 from ..search import Prompt
+from ..tasks.prompts import prompt_id
 from ..tree import ReasoningTree
 from ..verify import Verdict
 
@@ -42,9 +43,7 @@ class Group:
         taken: set[str] = set()
         whole = []
         for prompt in (prompt for of_one in found for prompt in of_one):
-            id = prompt.id
-            while id in taken:
-                id += "+"
+            id = prompt_id({"id": prompt.id}, taken)
             taken.add(id)
             whole.append(prompt if id == prompt.id else replace(prompt, id=id))
         return whole
