@@ -137,6 +137,13 @@ def test_the_shipped_accelerate_files_shard_over_eight_gpus() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("count", ["two", "0", "true", "1.5", "[8]"])
+def test_a_wrong_number_of_processes_is_told(tmp_path: Path, count: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"distributed_type: MULTI_GPU\nnum_processes: {count}\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml: num_processes must be a number and at least 1, got "):
+        layout_of(tmp_path / "a.yaml")
+
+
 def test_fsdp1_is_refused_and_a_launcher_is_asked_where_there_is_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

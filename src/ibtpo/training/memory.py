@@ -274,12 +274,14 @@ def layout_of(file: str | os.PathLike[str] | None) -> Layout:
 
     file: as `accelerate config` writes it, or the name of a shipped one.
 
-    Raises `ConfigError` for a file that is none, and for FSDP1.
+    Raises `ConfigError` for a file that is none, for a wrong number of processes, and for FSDP1.
     """
     if file is None:
         return _launched()
     asked = read_yaml(accelerate_files().get(str(file), Path(file)))
     processes = asked.get("num_processes", 1)
+    if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
+        raise ConfigError(f"{file}: num_processes must be a number and at least 1, got {processes!r}")
     kind = str(asked.get("distributed_type", "NO")).upper()
     if kind == "FSDP":
         version = (asked.get("fsdp_config") or {}).get("fsdp_version", 1)
