@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The final test of plan.md: about 20 hours of one CPU core. It may be stopped at any time and started again, also in
+# The final test of plan.md: about 30 hours of one CPU core. It may be stopped at any time and started again, also in
 # another clone: finished runs are kept in kept/, pilots and sizes in one archive, and each seed of all arms in another.
 # STUDY... (200k, components, 1m) runs these only; JOBS=2 uses two cores.
 set -euo pipefail
@@ -12,7 +12,7 @@ keep() {  # STUDY: what is finished, as archives of small files
   mkdir -p kept
   parts=(); for part in plan.json arms data sizes pilots; do [[ -e run-$1/$part ]] && parts+=("run-$1/$part"); done
   tar --sort=name --mtime=@0 "${few[@]}" -cJf "kept/$1-setup.tar.xz" "${parts[@]}"
-  for seed in $(seq 0 11); do
+  for seed in $(seq 0 17); do
     mapfile -t done < <(find "run-$1/runs" -path "*/seed$seed/eval.json" -exec grep -l '"after"' {} + 2>/dev/null | sort)
     [[ ${#done[@]} == 0 ]] || tar --sort=name --mtime=@0 "${few[@]}" -cJf "kept/$1-seed$seed.tar.xz" "${done[@]%/eval.json}"
   done
@@ -35,7 +35,7 @@ rates=(1.5e-4 3e-4 6e-4)
 best=ibtpo,branch_beta=1,branch_value=draws
 # In this order, since the first answer the question; the others join the same comparison.
 two_hundred() {
-  study 200k --tokens 200000 --learning-rates "${rates[@]}" --rates-by-method --seeds {0..11} "${warm[@]}" --arms "$@"
+  study 200k --tokens 200000 --learning-rates "${rates[@]}" --rates-by-method --seeds {0..17} "${warm[@]}" --arms "$@"
 }
 two_hundred grpo ibtpo
 two_hundred grpo ibtpo "$best" treerl
@@ -44,6 +44,6 @@ two_hundred grpo ibtpo "$best" treerl ibtpo,branching=ib_adaptive grpo,branching
 # The components at the rate that the pilots gave ibtpo, and a million tokens at the rates that they gave each arm.
 chosen() { python -c "import json, sys; print(json.load(open('200k/summary.json'))['arms'][sys.argv[1]]['learning_rate'])" "$1"; }
 if [[ -f 200k/summary.json ]]; then
-  study components --tokens 200000 --learning-rates "$(chosen ibtpo)" --seeds {0..11} "${warm[@]}" --arms components
-  study 1m --tokens 1000000 --learning-rates "${rates[@]}" --rates-by-method --seeds {0..11} "${warm[@]}" --arms grpo ibtpo "$best" treerl
+  study components --tokens 200000 --learning-rates "$(chosen ibtpo)" --seeds {0..17} "${warm[@]}" --arms components
+  study 1m --tokens 1000000 --learning-rates "${rates[@]}" --rates-by-method --seeds {0..17} "${warm[@]}" --arms grpo ibtpo "$best" treerl
 fi
