@@ -21,6 +21,7 @@ EXTRAS = {
     "matplotlib": "train",
     "nltk": "ifeval",
     "peft": "peft",
+    "reasoning_gym": "reasoning-gym",
     "safetensors": "torch",
     "torch": "torch",
     "transformers": "torch",

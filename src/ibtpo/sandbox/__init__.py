@@ -211,7 +211,7 @@ def _start(limits: Limits, root: bool) -> "subprocess.Popen[bytes]":
     if command is None:
         raise DependencyError(f"untrusted code runs in a sandbox only: {INSTALL}")
     return subprocess.Popen(
-        [command, *_arguments(limits, root), sys.executable, "-I", "/driver.py"],
+        [command, *_arguments(limits, root), sys.executable, "-s", "-P", "/driver.py"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -235,9 +235,11 @@ def _arguments(limits: Limits, root: bool) -> Iterator[str]:
         yield from ("--unshare-user", "--uid", "65534", "--gid", "65534")
     for name, value in _ENVIRONMENT.items():
         yield from ("--setenv", name, value)
+    yield from ("--perms", "1777", "--size", str(limits.scratch), "--tmpfs", "/tmp")
     shared = list(dict.fromkeys((*_SHARED, sys.base_prefix, sys.prefix)))
     for folder in dict.fromkeys(str(parent) for path in shared for parent in reversed(Path(path).parents[:-1])):
-        yield from ("--perms", "0755", "--dir", folder)  # made by bubblewrap itself, only its owner could enter
+        if folder != "/tmp":
+            yield from ("--perms", "0755", "--dir", folder)  # made by bubblewrap itself, only its owner could enter
     for path in shared:
         yield from ("--ro-bind-try", path, path)
     for path in (f"/{name}" for name in _UNDER_ROOT):
@@ -246,8 +248,7 @@ def _arguments(limits: Limits, root: bool) -> Iterator[str]:
         else:
             yield from ("--ro-bind-try", path, path)
     yield from ("--ro-bind", str(_DRIVER), "/driver.py", "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev")
-    yield from ("--perms", "1777", "--size", str(limits.scratch), "--tmpfs", "/tmp", "--remount-ro", "/")
-    yield from ("--chdir", "/tmp")
+    yield from ("--remount-ro", "/", "--chdir", "/tmp")
 
 
 def _check(report: dict[str, Any], root: bool) -> None:

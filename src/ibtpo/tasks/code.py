@@ -71,9 +71,10 @@ def read_tests(row: Mapping[str, Any]) -> tuple[str, list[Test]]:
     several = ("public_test_cases", "private_test_cases"), ("public_tests", "private_tests", "generated_tests")
     for columns in several:
         given = [c for c in columns if row.get(c) is not None]
-        if given:
-            name = _function_name(row.get("metadata"))
-            return setup, [test for c in given for test in _listed(c, row[c], name, may_be_empty=True)]
+        name = _function_name(row.get("metadata"))
+        tests = [test for c in given for test in _listed(c, row[c], name, may_be_empty=True)]
+        if tests:
+            return setup, tests
     for column in ("reward_model", "answer"):
         value = row.get(column)
         if column == "reward_model" and isinstance(value, dict):
