@@ -3,10 +3,14 @@
     reasoning_gym:countdown:test                        the held-out problems
     reasoning_gym:countdown,min_numbers=4,size=500      a task's own parameters; 500 problems; `seed=1` for others
 
-A problem is made again from its seed wherever it is needed, so that its row holds what JSON can say.
+A row's column `reasoning_gym` says in JSON which problem it is, and holds the entry that the task's scorer needs as a
+Python literal, where it is one. Where it is none, the entry is made again from its seed.
 """
 
+import ast
 import hashlib
+import json
+import random
 import re
 from collections.abc import Iterator
 from functools import lru_cache
@@ -16,7 +20,7 @@ from .._text import describe, short
 from ..errors import ConfigError, DataError, DependencyError, unknown
 
 PREFIX = "reasoning_gym:"
-COLUMN = "reasoning_gym"  # of a row: which problem it is
+COLUMN = "reasoning_gym"  # JSON, since the fields of a table's column must be of one kind
 SPLITS = ("train", "test")
 SIZE = 1000  # problems, where neither the source nor a limit says how many
 HELD_OUT_ONE_IN = 4  # of the different questions
@@ -59,7 +63,7 @@ def make_rows(source: str, split: str, limit: int | None, seed: int) -> Iterator
             "id": f"{task}-{item['seed']}",
             "question": question,
             "answer": None if answer is None else str(answer),
-            COLUMN: {**item, "key": key[:16]},
+            COLUMN: _column({**item, "key": key[:16]}, entry),
         }
         if len(seen) == wanted:
             return
@@ -91,16 +95,22 @@ def parse(source: str) -> tuple[str, str, dict[str, Any]]:
 def make_problem(item: dict[str, Any]) -> dict[str, Any]:
     """The entry of reasoning-gym that a row stands for.
 
-    item: what the row holds in its column.
+    item: what the row's column says: `task`, `config`, `seed`, and if it is from a row, `key` and maybe `entry`.
 
     Raises `ConfigError` for a task or parameters that do not exist and `DataError` if this machine makes another
     question of them than the row's.
     """
+    if "entry" in item:
+        return dict(ast.literal_eval(item["entry"]))
     dataset = make_dataset(item)
+    state = random.getstate()
+    random.seed(item["seed"])  # list_functions draws from the generator that all share
     try:
         entry: dict[str, Any] = dataset[0]
     except Exception as error:  # a task's generator fails in any way for parameters that it has not checked
         raise ConfigError(f"{PREFIX}{item['task']} cannot make a problem: {describe(error)}") from error
+    finally:
+        random.setstate(state)
     if "key" in item:
         question = str(entry["question"]).encode("utf-8", "replace")
         if hashlib.sha256(question).hexdigest()[:16] != item["key"]:
@@ -141,6 +151,16 @@ def tasks() -> tuple[str, ...]:
     except ModuleNotFoundError as error:
         raise DependencyError(f"{PREFIX}… needs the package {error.name!r}: {_INSTALL}") from error
     return tuple(sorted(DATASETS))
+
+
+def _column(item: dict[str, Any], entry: dict[str, Any]) -> str:
+    """The text of a row's column, with the entry in it if that is a literal: JSON alone has no tuples."""
+    text = repr(entry)
+    try:
+        literal = ast.literal_eval(text) == entry
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # it holds objects
+        literal = False
+    return json.dumps({**item, "entry": text} if literal else item)
 
 
 def _whole(source: str, name: str, value: Any, least: int) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..sandbox import NOTHING, Limits, Run, Sandbox, require
 from ..tasks.code import Test, read_tests
-from .outcome import TIMEOUT
+from .outcome import ARGUMENTS, TIMEOUT
 from .tags import ANSWER_TAGS, THINKING_TAGS, final_texts
 
 # Of the time for an answer, the share that its tests may take; the rest is for starting and ending the sandbox.
@@ -95,10 +95,9 @@ def _judged(
 ) -> list[list[bool]]:
     """(R,) lists of which tests each answer's program passes."""
     texts = final_texts(completions, prompts, thinking_tags=thinking_tags, answer_tags=answer_tags)
-    lists = {name: values for name, values in columns.items() if isinstance(values, list) and len(values) == len(texts)}
     found = []
     for i, text in enumerate(texts):
-        setup, tests = read_tests({name: values[i] for name, values in lists.items()})
+        setup, tests = read_tests({name: values[i] for name, values in columns.items() if name not in ARGUMENTS})
         found.append(judge(find_code(text), setup, tests, limits, _SHARE * seconds, until_failure=until_failure))
     return found
 
