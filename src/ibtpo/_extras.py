@@ -26,6 +26,7 @@ EXTRAS = {
     "torch": "torch",
     "transformers": "torch",
     "trl": "train",
+    "verifiers": "verifiers",
     "vllm": "vllm",
 }
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from .._text import half_character, short
 from ..errors import ConfigError, DataError, DependencyError
-from . import code, reasoning_gym
+from . import code, reasoning_gym, verifiers
 
 ANSWER_VERIFIERS = ("math", "countdown", "choice", "walk")  # these need a reference answer in every row
 
@@ -65,7 +65,8 @@ def load_problems(
 
     source: the path of a `.jsonl`, `.jsonl.gz`, `.json` (one list) or `.parquet` file; a folder of such files named by
         their splits, `test.jsonl` or `data/test-00000-of-00001.parquet`; "walk" or "walk:test" for the embedded task;
-        "reasoning_gym:TASK" for one of reasoning-gym's, see `tasks.reasoning_gym`; or a dataset id ("openai/gsm8k" or, with a configuration, "openai/gsm8k:main").
+        "reasoning_gym:TASK" and "verifiers:TASKSET" for those of other packages, see the modules of these names; or a
+        dataset id ("openai/gsm8k" or, with a configuration, "openai/gsm8k:main").
     split: which split of a dataset, of a folder or of the embedded task; files have none.
     limit: read this many at most; what follows is not even checked. Without it all are read, of the embedded task 1000.
     question_column: by default the first of `question`, `prompt` and `problem` that a row has; rows with tests of a
@@ -101,9 +102,10 @@ def check_limit(limit: int | None) -> None:
 
 
 def verifier_for(problem: Problem) -> str:
-    """The name of the verifier for a problem's columns: "reasoning_gym", "code", "walk", "countdown", or else "math"."""
-    if reasoning_gym.COLUMN in problem.columns:
-        return "reasoning_gym"
+    """The name of the verifier for a problem's columns: its package, "code", "walk", "countdown", or else "math"."""
+    for package in (reasoning_gym, verifiers):
+        if package.COLUMN in problem.columns:
+            return package.COLUMN
     if code.has_tests(problem.columns):
         return "code"
     return next(name for name, columns in _VERIFIERS.items() if columns <= set(problem.columns))
@@ -145,7 +147,7 @@ class _RowReader:
                 row = {**row, "test_setup_code": question}  # HumanEval's question is the program's beginning
             question = code.full_question(question, row)
         prompt = self._prompt(f"{at}, column {question_column!r}", question)
-        needed = self.require_answer and not tested and reasoning_gym.COLUMN not in row
+        needed = self.require_answer and not tested and not {reasoning_gym.COLUMN, verifiers.COLUMN} & row.keys()
         required = needed or self.answer_column is not None
         answer_column = self._column(at, row, self.answer_column, ANSWER_COLUMNS, "answer", required)
         answer = None
@@ -267,6 +269,8 @@ def _open(source: str, split: str, limit: int | None, seed: int) -> tuple[str, I
     if source.startswith(reasoning_gym.PREFIX):
         made = reasoning_gym.make_rows(source, split, limit, seed)
         return source, ((f"problem {number}", row) for number, row in enumerate(made, 1))
+    if source.startswith(verifiers.PREFIX):
+        return source, ((f"task {number}", row) for number, row in enumerate(verifiers.make_rows(source, limit), 1))
     if not source.strip():
         raise DataError(f"no data named: got {source!r}; name a file, walk or a dataset")
     path = Path(source).expanduser()

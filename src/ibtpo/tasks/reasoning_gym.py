@@ -14,6 +14,7 @@ import random
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 from .._text import describe, short
@@ -78,18 +79,29 @@ def parse(source: str) -> tuple[str, str, dict[str, Any]]:
 
     Raises `ConfigError` for what is no such source.
     """
+    name, config = parameters(source, PREFIX)
+    task, _, split = name.partition(":")
+    return task, split, config
+
+
+def parameters(source: str, prefix: str) -> tuple[str, dict[str, Any]]:
+    """The name that a source has before its first comma, and the parameters that follow as `name=value`.
+
+    source: such as `reasoning_gym:countdown,min_numbers=4`; values are YAML.
+    prefix: what the source begins with.
+
+    Raises `ConfigError` for what cannot be read so.
+    """
     import yaml
 
-    name, _, words = source.removeprefix(PREFIX).partition(",")
-    task, _, split = name.partition(":")
+    name, _, words = source.removeprefix(prefix).partition(",")
     try:
-        config = yaml.safe_load("{" + re.sub(r"(?<![\w.])([a-zA-Z_]\w*)=", r"\1: ", words) + "}")
-    except yaml.YAMLError as error:
+        config = yaml.safe_load("{" + re.sub(r"(^|,)\s*([a-zA-Z_]\w*)=", r"\1\2: ", words) + "}")
+    except yaml.YAMLError:
         config = None
-        del error
-    if not task or not isinstance(config, dict) or (words and None in config.values()):
-        raise ConfigError(f"{source!r} cannot be read; write {PREFIX}countdown:test,min_numbers=4,size=500")
-    return task, split, config
+    if not name or not isinstance(config, dict) or None in config.values():
+        raise ConfigError(f"{source!r} cannot be read; write {prefix}NAME or {prefix}NAME,parameter=value,other=value")
+    return name, config
 
 
 def make_problem(item: dict[str, Any]) -> dict[str, Any]:
@@ -151,6 +163,11 @@ def tasks() -> tuple[str, ...]:
     except ModuleNotFoundError as error:
         raise DependencyError(f"{PREFIX}… needs the package {error.name!r}: {_INSTALL}") from error
     return tuple(sorted(DATASETS))
+
+
+def is_installed() -> bool:
+    """Whether reasoning-gym can be imported, without importing it."""
+    return find_spec("reasoning_gym") is not None
 
 
 def _column(item: dict[str, Any], entry: dict[str, Any]) -> str:
