@@ -1,8 +1,8 @@
 """The Python tool: what a model is shown of a run, and the form in which TRL and chat templates take it."""
 
 import pytest
-from helpers import sandboxes
 
+from helpers import sandboxes
 from ibtpo.errors import DependencyError
 from ibtpo.sandbox import Limits
 from ibtpo.tools import python, python_tool

@@ -22,5 +22,7 @@ class ReverseWord(vf.Task[WordData]):
 class ReverseWords(vf.Taskset[ReverseWord]):
     def load(self):
         for word in ("tree", "branch", "leaf"):
-            data = WordData(prompt=f"Reverse the word {word}.", system_prompt="Give the answer only.", answer=word[::-1])
+            data = WordData(
+                prompt=f"Reverse the word {word}.", system_prompt="Give the answer only.", answer=word[::-1]
+            )
             yield ReverseWord(data, self.config.task)

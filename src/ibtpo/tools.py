@@ -13,8 +13,8 @@ def python_tool(limits: Limits | None = None, *, most_characters: int = _MOST) -
     limits: what a call may use.
     most_characters: of a result that is longer, the middle is left out.
 
-    Raises `DependencyError` where code cannot be isolated. So make the tool by this function: given `python` itself, TRL
-    would tell the model of the error, in every call, and go on.
+    Raises `DependencyError` where code cannot be isolated. So make the tool by this function: given `python` itself,
+    TRL would tell the model of the error, in every call, and go on.
     """
     chosen = limits or Limits()
     Sandbox(chosen).close()
@@ -55,5 +55,5 @@ def _result(code: str, limits: Limits, most: int) -> str:
         text += f"\nthe program was ended by {run.ended}\n"
     text = text.strip("\n")
     if len(text) > most:
-        text = f"{text[: most // 2]}\n… {len(text) - most // 2 * 2} characters left out …\n{text[-(most // 2):]}"
+        text = f"{text[: most // 2]}\n… {len(text) - most // 2 * 2} characters left out …\n{text[-(most // 2) :]}"
     return text

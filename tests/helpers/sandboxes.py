@@ -41,7 +41,9 @@ def as_any_user(patch: pytest.MonkeyPatch) -> None:
     popen = subprocess.Popen
     patch.setattr(sandbox, "_DRIVER", folder / "driver.py")
     patch.setattr(sandbox, "_is_root", lambda: False)
-    patch.setattr(sandbox, "sys", SimpleNamespace(executable=PYTHON, prefix="/usr", base_prefix="/usr", platform="linux"))
+    patch.setattr(
+        sandbox, "sys", SimpleNamespace(executable=PYTHON, prefix="/usr", base_prefix="/usr", platform="linux")
+    )
     patch.setattr(
         sandbox.subprocess,
         "Popen",

@@ -8,15 +8,14 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import sandboxes
 
+from helpers import sandboxes
 from ibtpo import sandbox
 from ibtpo.sandbox import Limits, Sandbox
 
@@ -163,7 +162,13 @@ ATTEMPTS: dict[str, tuple[str, Callable[[Patch], None], Limits, Limits]] = {
     "read secrets of the environment": (SECRET, with_environment, Limits(), Limits()),
 }  # fmt: skip
 # What needs no more than that the code is nobody: there is no single thing to take away.
-POWERLESS = {"raise a limit": RAISED_LIMIT, "be root": ROOT, "make a device": DEVICE, "mount": MOUNT, "the kernel": KERNEL}
+POWERLESS = {
+    "raise a limit": RAISED_LIMIT,
+    "be root": ROOT,
+    "make a device": DEVICE,
+    "mount": MOUNT,
+    "the kernel": KERNEL,
+}
 
 
 @pytest.fixture(autouse=True)

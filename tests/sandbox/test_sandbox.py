@@ -5,8 +5,8 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from helpers import sandboxes
 
+from helpers import sandboxes
 from ibtpo import sandbox
 from ibtpo.errors import ConfigError, DependencyError
 from ibtpo.sandbox import NOTHING, Limits, Sandbox
@@ -61,7 +61,9 @@ class Sly(int):
     __hash__ = int.__hash__
 P = namedtuple('P', 'x y')
 """
-    values = "[None, True, 2**70, 0.5, 'a', (1, [2]), {1, 2}, {(1,): 'b'}, Counter('aa'), P(1, 2), Sly(3), float('inf')]"
+    values = (
+        "[None, True, 2**70, 0.5, 'a', (1, [2]), {1, 2}, {(1,): 'b'}, Counter('aa'), P(1, 2), Sly(3), float('inf')]"
+    )
     expected = [None, True, 2**70, 0.5, "a", (1, [2]), {1, 2}, {(1,): "b"}, {"a": 2}, (1, 2), 3, float("inf")]
     value = box.run(code, expression=values).value
     assert value == expected
@@ -113,9 +115,7 @@ def test_elsewhere_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--unshare-pid", "the pid namespace of this process"),
     ],
 )
-def test_less_isolation_than_promised_is_refused(
-    option: str, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_less_isolation_than_promised_is_refused(option: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sandboxes.needs_sandbox()
     arguments = sandbox._arguments
     monkeypatch.setattr(sandbox, "_arguments", lambda *given: (o for o in arguments(*given) if o != option))

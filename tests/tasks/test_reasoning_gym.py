@@ -32,7 +32,9 @@ def test_sources(source: str, parsed: tuple[str, str, dict[str, object]]) -> Non
     assert reasoning_gym.parse(source) == parsed
 
 
-@pytest.mark.parametrize("source", ["reasoning_gym:", "reasoning_gym:a,b", "reasoning_gym:a,b=[1", "reasoning_gym:,size=1"])
+@pytest.mark.parametrize(
+    "source", ["reasoning_gym:", "reasoning_gym:a,b", "reasoning_gym:a,b=[1", "reasoning_gym:,size=1"]
+)
 def test_sources_that_cannot_be_read(source: str) -> None:
     with pytest.raises(ConfigError, match="cannot be read; write reasoning_gym:NAME or"):
         reasoning_gym.parse(source)
@@ -41,7 +43,9 @@ def test_sources_that_cannot_be_read(source: str) -> None:
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     reasoning_gym.tasks.cache_clear()
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(DependencyError, match=r"^reasoning_gym:… needs the package 'reasoning_gym': pip install 'ibtpo\[rea"):
+    with pytest.raises(
+        DependencyError, match=r"^reasoning_gym:… needs the package 'reasoning_gym': pip install 'ibtpo\[rea"
+    ):
         load_problems("reasoning_gym:countdown")
     reasoning_gym.tasks.cache_clear()
 
@@ -61,9 +65,11 @@ def test_splits_share_no_question() -> None:
 @needs_package
 def test_a_small_task_is_divided_by_the_questions_themselves() -> None:
     def questions(split: str, seed: int) -> set[str]:
-        with pytest.raises(DataError, match="different questions for .* of the 40 that are wanted; ask for fewer"):
+        with pytest.raises(DataError, match=r"different questions for .* of the 40 that are wanted; ask for fewer"):
             load_problems(f"reasoning_gym:gcd:{split},min_value=1,max_value=6,size=40,seed={seed}")
-        made = reasoning_gym.make_rows(f"reasoning_gym:gcd:{split},min_value=1,max_value=6,size=20,seed={seed}", "", 6, 0)
+        made = reasoning_gym.make_rows(
+            f"reasoning_gym:gcd:{split},min_value=1,max_value=6,size=20,seed={seed}", "", 6, 0
+        )
         return {row["question"] for row in made}
 
     assert not questions("train", 0) & questions("test", 1)
@@ -123,7 +129,10 @@ def test_another_question_from_the_same_seed_is_an_error() -> None:
     [
         ("reasoning_gym:countdwn", "unknown reasoning-gym task 'countdwn'; did you mean 'countdown'"),
         ("reasoning_gym:countdown:tset", "unknown split 'tset'; did you mean 'test'"),
-        ("reasoning_gym:countdown,min_number=4", "unknown parameter of countdown 'min_number'; did you mean 'min_numbers'"),
+        (
+            "reasoning_gym:countdown,min_number=4",
+            "unknown parameter of countdown 'min_number'; did you mean 'min_numbers'",
+        ),
         ("reasoning_gym:countdown,min_numbers=9,max_numbers=2", "reasoning_gym:countdown refuses"),
         ("reasoning_gym:countdown,size=0", "size must be a whole number from 1 on, got 0"),
         ("reasoning_gym:countdown,seed=-1", "seed must be a whole number from 0 on, got -1"),

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import sandboxes
 
+from helpers import sandboxes
 from ibtpo.errors import DataError
 from ibtpo.evaluation.gold_check import check_data
 from ibtpo.tasks.code import read_tests
@@ -108,8 +108,8 @@ def test_the_share_of_tests() -> None:
         "import json\njson.dumps = lambda *a, **k: '3'\ndef add(a, b): return 0",  # a guess is right for one test only
         "import sys\nfor frame in [sys._getframe(i) for i in range(2)]:\n    frame.f_locals.clear()\n"
         "def add(a, b): return sys._getframe(2).f_locals['expected']",
-        "import gc\ndef add(a, b):\n    return next(x for x in gc.get_objects() if isinstance(x, dict) and 'expected' in x)",
-        "def add(a, b):\n    import os\n    for fd in range(4, 64):\n        try: os.write(fd, b'{\"ended\": \"ok\", "
+        "import gc\ndef add(*_): return next(x for x in gc.get_objects() if type(x) is dict and 'expected' in x)",
+        'def add(a, b):\n    import os\n    for fd in range(4, 64):\n        try: os.write(fd, b\'{"ended": "ok", '
         '"stdout": "", "stderr": "", "value": "3"}\\n\')\n        except OSError: pass\n    os._exit(0)',
     ],
 )
@@ -127,7 +127,9 @@ def test_a_test_that_takes_too_long_is_failed_in_time() -> None:
 
 def test_a_row_without_tests_is_an_error_of_its_own() -> None:
     with VerifierPool("code", workers=1) as pool:
-        bad, empty, good = pool.score([{"completion": SUM, "x": 1}, {"completion": SUM, "tests": []}, {"completion": SUM, "tests": STDIO}])
+        bad, empty, good = pool.score(
+            [{"completion": SUM, "x": 1}, {"completion": SUM, "tests": []}, {"completion": SUM, "tests": STDIO}]
+        )
     assert bad.error == "code_reward: DataError: the row has no tests; docs/code.md lists the columns, found x"
     assert empty.error == "code_reward: DataError: column 'tests': expected a list of tests, got []"
     assert good.reward == 1.0

@@ -1,4 +1,4 @@
-"""Runs untrusted Python in bubblewrap: without network, files, processes or privileges, under limits of time and memory.
+"""Runs untrusted Python in bubblewrap: without network, files, processes or privileges, in limits of time and memory.
 
     with Sandbox() as box:
         run = box.run("print(sum(map(int, input().split())))", stdin="1 2")
@@ -149,7 +149,7 @@ class Sandbox:
 
     def close(self) -> None:
         """Ends everything in the sandbox."""
-        self._process.kill()  # the kernel ends the rest: bubblewrap dies with its parent, a namespace with its first one
+        self._process.kill()  # the kernel ends the rest: the namespace dies with bubblewrap
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
@@ -173,7 +173,7 @@ class Sandbox:
             return None
         waiting = select.poll()
         waiting.register(self._process.stdout, select.POLLIN)
-        parts = []
+        parts: list[bytes] = []
         while not parts or b"\n" not in parts[-1]:
             if not waiting.poll(1000 * max(0.0, until - time.monotonic())):
                 return None

@@ -15,7 +15,6 @@ import ast
 import atexit
 import base64
 import ctypes
-import io
 import json
 import math
 import os
@@ -118,7 +117,8 @@ def _run(work: dict[str, Any], limits: dict[str, Any], confine: Callable[[], Non
         ended = "timeout"
     else:
         ended = signal.Signals(-code).name if code < 0 else "error" if code else "ok"
-    found = {name: _content(file, limits["output"]) for name, file in zip(("stdout", "stderr", "value"), files[1:])}
+    names = ("stdout", "stderr", "value")
+    found = {name: _content(file, limits["output"]) for name, file in zip(names, files[1:], strict=True)}
     for descriptor in (pidfd, *files):
         os.close(descriptor)
     return {"ended": ended, **found}
@@ -138,10 +138,10 @@ def perform(work: dict[str, Any]) -> None:
         [name, arguments] of a function of which the same is done; `then`, code that must not raise; and `echo`, whether
         the program's last expression is printed, as an interpreter does.
     """
-    sys.stdin = io.TextIOWrapper(open(0, "rb", closefd=False), "utf-8")
-    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), "utf-8", "backslashreplace")
-    sys.stderr = io.TextIOWrapper(open(2, "wb", closefd=False), "utf-8", "backslashreplace", line_buffering=True)
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
     sys.argv = ["answer.py"]
     module = types.ModuleType(work.get("name", "__main__"))
     sys.modules[module.__name__] = module
@@ -182,7 +182,7 @@ def _perform(work: dict[str, Any], names: dict[str, Any]) -> None:
         _write(eval(compile(work["expression"], "test", "eval"), names))
     if "call" in work:
         name, arguments = work["call"]
-        owner = names.get("Solution")
+        owner: Any = names.get("Solution")
         function = getattr(owner(), name) if hasattr(owner, name) else names[name]  # LeetCode's form, or a function
         _write(function(*arguments))
     if "then" in work:
@@ -204,16 +204,22 @@ def plain(value: Any) -> Any:
         return value
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
         value = value.tolist()
-    for kind, make in ((int, int.__int__), (float, float.__float__), (str, str.__str__)):
-        if isinstance(value, kind):
-            return make(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, str):
+        return str.__str__(value)
     if isinstance(value, list):
         return [plain(item) for item in list.__iter__(value)]
     if isinstance(value, dict):
         return {"dict": [[plain(key), plain(item)] for key, item in dict.items(value)]}
-    for kind in (tuple, set, frozenset):
-        if isinstance(value, kind):
-            return {"tuple" if kind is tuple else "set": [plain(item) for item in kind.__iter__(value)]}
+    if isinstance(value, tuple):
+        return {"tuple": [plain(item) for item in tuple.__iter__(value)]}
+    if isinstance(value, set):
+        return {"set": [plain(item) for item in set.__iter__(value)]}
+    if isinstance(value, frozenset):
+        return {"set": [plain(item) for item in frozenset.__iter__(value)]}
     raise TypeError(f"the result is {type(value).__name__}, which is no number, text or container of such")
 
 

@@ -125,7 +125,9 @@ def _listed(column: str, value: Any, name: str | None = None, *, may_be_empty: b
     if isinstance(value, dict):
         inputs, outputs = (value.get(f"{key}s", value.get(key)) for key in ("input", "output"))
         if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
-            raise DataError(f"column {column!r}: expected lists 'inputs' and 'outputs' of one length, got {short(value)}")
+            raise DataError(
+                f"column {column!r}: expected lists 'inputs' and 'outputs' of one length, got {short(value)}"
+            )
         name = value.get("fn_name") or name
         value = [{"input": i, "output": o, "fn_name": name} for i, o in zip(inputs, outputs, strict=True)]
     if not isinstance(value, list) or not (value or may_be_empty):
@@ -144,7 +146,9 @@ def _test(column: str, item: Any, name: str | None) -> Test:
         return _called(column, str(name), item["input"], item["output"])
     if kind in ("functional", "function_call"):
         raise DataError(f"column {column!r}: a test calls a function, but the row does not name it ('fn_name')")
-    stdin, stdout = ("\n".join(map(str, text)) if isinstance(text, list) else text for text in (item["input"], item["output"]))
+    stdin, stdout = (
+        "\n".join(map(str, text)) if isinstance(text, list) else text for text in (item["input"], item["output"])
+    )
     if not isinstance(stdin, str) or not isinstance(stdout, str):
         raise DataError(f"column {column!r}: expected text for standard input and output, got {short(item)}")
     return Test({"stdin": stdin}, stdout)
@@ -153,7 +157,9 @@ def _test(column: str, item: Any, name: str | None) -> Test:
 def _called(column: str, name: str, given: Any, expected: Any) -> Test:
     """A test that calls a function: its arguments as a list or as JSON, a line each."""
     try:
-        arguments = [json.loads(line) for line in given.split("\n") if line.strip()] if isinstance(given, str) else given
+        arguments = (
+            [json.loads(line) for line in given.split("\n") if line.strip()] if isinstance(given, str) else given
+        )
     except ValueError as error:
         raise DataError(f"column {column!r}: the arguments of {name!r} are no JSON: {short(given)}") from error
     if not isinstance(arguments, list):

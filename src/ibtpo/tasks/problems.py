@@ -70,8 +70,8 @@ def load_problems(
     split: which split of a dataset, of a folder or of the embedded task; files have none.
     limit: read this many at most; what follows is not even checked. Without it all are read, of the embedded task 1000.
     question_column: by default the first of `question`, `prompt` and `problem` that a row has; rows with tests of a
-        program may also have those of `tasks.code`. A dotted name goes into a nested field: `extra_info.question`, or by
-        its number into a list: `messages.0.content`.
+        program may also have those of `tasks.code`. A dotted name goes into a nested field: `extra_info.question`, or
+        by its number into a list: `messages.0.content`.
     answer_column: by default the first of `answer` and `solution` that a row has; one that is named here is required.
         Nested like the question's: `reward_model.ground_truth`.
     require_answer: False lets rows have no answer; those with tests of a program never need one.

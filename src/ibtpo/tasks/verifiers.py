@@ -1,6 +1,6 @@
 """Tasks of the package `verifiers` that take one answer: `verifiers:my-taskset`, `verifiers:my-taskset,split=test`.
 
-What follows a comma goes into the taskset's own configuration. A taskset's task is found again by its place in it, so it
+What follows a comma goes into the taskset's own configuration. A task is found again by its place in the taskset, which
 must give the same tasks each time; its key is compared. Tasks that need more than an answer (tools, a container, an
 environment of their own, rewards that look into one) are refused: this package would leave that part out.
 """
@@ -19,6 +19,7 @@ from .reasoning_gym import parameters
 PREFIX = "verifiers:"
 COLUMN = "verifiers"  # of a row, as JSON: which task it is
 _INSTALL = "pip install 'ibtpo[verifiers]'"
+_ONLY = "only tasks that take one answer can be used"
 
 
 def make_rows(source: str, limit: int | None) -> Iterator[dict[str, Any]]:
@@ -51,7 +52,9 @@ def messages(task: Any) -> list[dict[str, str]]:
     """The conversation that a task opens with, as text only."""
     data = task.data
     if data.prompt is None:
-        raise ConfigError(f"{type(task).__name__}: its user opens the conversation; only tasks with a prompt can be used")
+        raise ConfigError(
+            f"{type(task).__name__}: its user opens the conversation; only tasks with a prompt can be used"
+        )
     given = [{"role": "user", "content": data.prompt}] if isinstance(data.prompt, str) else []
     for message in [] if isinstance(data.prompt, str) else data.prompt:
         if not isinstance(message.content, str):
@@ -74,7 +77,9 @@ def load_taskset(name: str, config: str) -> Any:
         from verifiers.v1.utils import loaders
         from verifiers.v1.utils.generic import concrete_type
     except ModuleNotFoundError as error:
-        raise DependencyError(f"{PREFIX}… needs the package {error.name!r}, verifiers 0.4 or newer: {_INSTALL}") from error
+        raise DependencyError(
+            f"{PREFIX}… needs the package {error.name!r}, verifiers 0.4 or newer: {_INSTALL}"
+        ) from error
     try:
         kind = loaders.taskset_class(name)
         taskset = kind((concrete_type(kind, vf.TasksetConfig) or vf.TasksetConfig)(id=name, **json.loads(config)))
@@ -87,9 +92,6 @@ def load_taskset(name: str, config: str) -> Any:
     if tools:
         raise ConfigError(f"{PREFIX}{name} has tools; {_ONLY}")
     return taskset
-
-
-_ONLY = "only tasks that take one answer can be used"
 
 
 def _check(source: str, task: Any) -> None:
