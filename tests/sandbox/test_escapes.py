@@ -229,6 +229,15 @@ def marked(name: str) -> list[int]:
     return found
 
 
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Whether something becomes true, for which starting a process or the kernel may take a moment."""
+    for _ in range(600):
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
 @pytest.mark.usefixtures("user")
 def test_a_fork_bomb_is_counted_even_where_processes_are_not_refused(monkeypatch: Patch) -> None:
     sandboxes.without_calls(monkeypatch, *FORKS)
@@ -257,11 +266,7 @@ def test_what_goes_on_in_the_background_ends_with_the_sandbox(monkeypatch: Patch
     with Sandbox() as box:
         assert "ESCAPED" in box.run(SURVIVOR.replace("NAME", name)).stdout
         assert len(marked(name)) == 1
-    for _ in range(200):  # the kernel may take a moment to end it
-        if not marked(name):
-            break
-        time.sleep(0.05)
-    assert not marked(name)
+    assert eventually(lambda: not marked(name))
 
 
 def test_in_the_background_it_would_go_on(monkeypatch: Patch) -> None:
@@ -385,3 +390,13 @@ def test_who_ends_the_driver_ends_his_own_runs(signal_name: str) -> None:
         run = box.run(code)
         assert (run.ended, run.stdout) == ({"SIGKILL": "SIGKILL", "SIGSTOP": "timeout"}[signal_name], "")
         assert box.run("print(1)").ended in ("SIGKILL", "timeout")
+
+
+def test_the_sandbox_dies_with_the_process_that_started_it() -> None:
+    name = f"sd{os.getpid()}"
+    code = f"import ctypes, time\nctypes.CDLL(None).prctl(15, b{name!r})\ntime.sleep(60)"
+    program = f"from ibtpo.sandbox import Limits, Sandbox\nSandbox(Limits(patience=60)).run({code!r})"
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        assert eventually(lambda: len(marked(name)) == 1)
+        process.kill()
+    assert eventually(lambda: not marked(name))
