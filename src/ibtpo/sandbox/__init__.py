@@ -104,8 +104,8 @@ class Sandbox:
     """A place to run untrusted code, one run after the other; to be used as a context manager.
 
     limits: what each run may use.
-    deadline: after how many seconds by the clock everything ends, whatever the code does. Runs that are under way or
-        come later end as "timeout".
+    deadline: how many seconds after its start everything ends, whatever the code does. Runs that are under way or come
+        later end as "timeout".
 
     Raises `DependencyError` where the code cannot be isolated: bubblewrap is missing, or the system forbids what it
     needs.
@@ -113,7 +113,6 @@ class Sandbox:
 
     def __init__(self, limits: Limits | None = None, *, deadline: float = 600.0) -> None:
         self.limits = limits or Limits()
-        self._ends = time.monotonic() + deadline
         root = _is_root()
         self._process = _start(self.limits, root)
         uid = _FIRST_UID + (os.getpid() % (1 << 14) << 15) + next(_sandboxes) % (1 << 15) if root else None
@@ -123,6 +122,7 @@ class Sandbox:
             if report is None:
                 raise _cannot(self._last_words())
             _check(report, root)
+            self._ends = time.monotonic() + deadline
         except BaseException:
             self.close()
             raise
