@@ -1,5 +1,6 @@
 """Sandboxes for tests: as root and as any other user starts them, and with one part of the protection taken away."""
 
+import atexit
 import os
 import platform
 import shutil
@@ -35,11 +36,8 @@ def as_any_user(patch: pytest.MonkeyPatch) -> None:
         return
     if not os.path.exists(PYTHON):
         pytest.skip(f"no {PYTHON}, which another user than root could start")
-    folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
-    folder.chmod(0o755)
-    shutil.copy(sandbox._DRIVER, folder / "driver.py")
     popen = subprocess.Popen
-    patch.setattr(sandbox, "_DRIVER", folder / "driver.py")
+    use_driver(patch, sandbox._DRIVER.read_text())
     patch.setattr(sandbox, "_is_root", lambda: False)
     patch.setattr(
         sandbox, "sys", SimpleNamespace(executable=PYTHON, prefix="/usr", base_prefix="/usr", platform="linux")
@@ -49,6 +47,15 @@ def as_any_user(patch: pytest.MonkeyPatch) -> None:
         "Popen",
         lambda *given, **named: popen(*given, **named, user=65534, group=65534, extra_groups=[]),
     )
+
+
+def use_driver(patch: pytest.MonkeyPatch, text: str) -> None:
+    """Gives sandboxes another driver, at a place where every user can read it."""
+    folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    atexit.register(shutil.rmtree, folder)
+    folder.chmod(0o755)
+    (folder / "driver.py").write_text(text)
+    patch.setattr(sandbox, "_DRIVER", folder / "driver.py")
 
 
 def without_calls(patch: pytest.MonkeyPatch, *names: str) -> None:
