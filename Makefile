@@ -10,11 +10,14 @@ VLLM_PIP := $(VLLM_PY) -m pip install --quiet --constraint constraints-vllm.txt
 ZERO_VENV := .venv-deepspeed
 ZERO_PY := $(ZERO_VENV)/bin/python
 
+TASKS_VENV := .venv-verifiers
+TASKS_PY := $(TASKS_VENV)/bin/python
+
 VERL_VENV := .venv-verl
 VERL_PY := $(VERL_VENV)/bin/python
 VERL_PIP := $(VERL_PY) -m pip install --quiet --constraint constraints-verl.txt
 
-.PHONY: train test test-fast test-deepspeed test-vllm test-verl bench docs lint clean
+.PHONY: train test test-fast test-deepspeed test-vllm test-verl test-verifiers bench docs lint clean
 
 # What training needs, and on top of it what developing needs.
 $(VENV)/.train: pyproject.toml constraints.txt
@@ -63,6 +66,18 @@ $(ZERO_VENV)/.ready: $(VENV)/.ready
 
 test-deepspeed: $(ZERO_VENV)/.ready
 	OMP_NUM_THREADS=1 $(ZERO_PY) -m pytest tests/training/test_sharded.py -k zero
+
+# Tasksets of the package verifiers, which brings thirty packages that nothing else here needs.
+$(TASKS_VENV)/.ready: $(VENV)/.ready
+	$(PYTHON) -m venv $(TASKS_VENV)
+	$(PY) -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" > \
+		$$($(TASKS_PY) -c "import site; print(site.getsitepackages()[0])")/packages.pth
+	$(TASKS_PY) -m pip install --quiet --constraint constraints.txt verifiers
+	touch $@
+
+test-verifiers: $(TASKS_VENV)/.ready
+	OMP_NUM_THREADS=1 $(TASKS_PY) -m pytest tests/tasks/test_verifiers.py
+
 # Real verl on a CPU, in an environment of its own: Ray, and a whole run of verl's command.
 $(VERL_VENV)/.ready: pyproject.toml constraints-verl.txt
 	$(PYTHON) -m venv $(VERL_VENV)
@@ -100,4 +115,4 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) $(ZERO_VENV) $(VLLM_VENV) $(VERL_VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(ZERO_VENV) $(VLLM_VENV) $(VERL_VENV) $(TASKS_VENV) build dist .pytest_cache .mypy_cache .ruff_cache

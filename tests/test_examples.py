@@ -14,6 +14,7 @@ import torch
 import yaml
 
 import ibtpo
+from helpers import sandboxes
 from ibtpo.credit import leaf_rewards
 from ibtpo.score import score_tree
 from ibtpo.tree import ROOT, ReasoningTree, read_trees
@@ -166,3 +167,19 @@ def test_the_first_tree_of_the_quickstart_prints_what_the_page_says() -> None:
     done = started(EXAMPLES, sys.executable, "first_tree.py")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == (EXAMPLES / "first_tree.txt").read_text()
+
+
+def test_the_code_problems_have_solutions_that_pass(call) -> None:
+    sandboxes.needs_sandbox()
+    code, out, err = call("check-data", EXAMPLES / "code" / "problems.jsonl", "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert (report["verifier"], report["n"], report["passed"]) == ("code", 3, 3)
+
+
+def test_the_python_tool_runs() -> None:
+    sandboxes.needs_sandbox()
+    run = subprocess.run(
+        [sys.executable, EXAMPLES / "code" / "with_trl.py"], capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "285\n"

@@ -17,7 +17,10 @@ REPOSITORY = Path(__file__).parents[1]
 # Low to high; CONTRIBUTING.md has the same list. A module may import from its own layer and from those before it.
 LAYERS = (
     ("errors", "_text", "_files", "_seeds", "_version", "_extras", "_options"),
-    ("tree", "steps", "score", "incremental", "branching", "credit", "metrics", "engines", "verify", "tasks"),
+    (
+        *("tree", "steps", "score", "incremental", "branching", "credit", "metrics"),
+        *("engines", "verify", "tasks", "sandbox", "tools"),
+    ),
     ("search",),
     ("storage", "evaluation"),
     ("training", "viewer", "integrations"),

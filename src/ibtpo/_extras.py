@@ -21,10 +21,12 @@ EXTRAS = {
     "matplotlib": "train",
     "nltk": "ifeval",
     "peft": "peft",
+    "reasoning_gym": "reasoning-gym",
     "safetensors": "torch",
     "torch": "torch",
     "transformers": "torch",
     "trl": "train",
+    "verifiers": "verifiers",
     "vllm": "vllm",
 }
 

@@ -83,10 +83,10 @@ def _evaluate(
     from ..evaluation.evaluate import evaluate
     from ..evaluation.stored_answers import answer_lines
 
-    if verifier_name == "ifeval":
-        from ..verify.ifeval import require
+    if verifier_name in ("ifeval", "code"):  # before the model is loaded and the first answer sampled
+        from ..verify.worker import load
 
-        require()  # before the model is loaded and the first answer sampled
+        load(verifier_name)
     engine, tokenizer = open_model(args)
     prompts = make_prompts(args, problems, engine, tokenizer)
     if answers_file is not None:

@@ -13,6 +13,7 @@ from itertools import permutations
 from typing import Any
 
 from .._text import short
+from ..tasks.code import reference_solution
 from ..tasks.problems import Problem, verifier_for
 from ..verify import Verdict, Verifier
 from ..verify.math import gold_text
@@ -167,12 +168,16 @@ def check_data(
 
 
 def gold_completion(problem: Problem) -> str:
-    r"""A completion that must be accepted: a solution of a walk or of countdown, `\boxed{answer}` for all else."""
+    r"""A completion that must be accepted: the reference program, a solution of a walk or of countdown, else a box."""
     kind = verifier_for(problem)
     if kind == "walk":
         from ..tasks.walk import gold_answer
 
         return gold_answer(problem.columns)
+    if kind == "reasoning_gym":
+        return f"<answer>{problem.answer}</answer>"
+    if kind == "code":
+        return f"```python\n{reference_solution(problem.columns) or ''}\n```"
     if kind == "countdown":
         return f"Answer: {solve_countdown(problem.columns['numbers'], problem.columns['target'])}"
     return rf"\boxed{{{gold_text(problem.answer)}}}"

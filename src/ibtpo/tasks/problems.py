@@ -16,6 +16,7 @@ from typing import Any
 
 from .._text import half_character, short
 from ..errors import ConfigError, DataError, DependencyError
+from . import code, reasoning_gym, verifiers
 
 ANSWER_VERIFIERS = ("math", "countdown", "choice", "walk")  # these need a reference answer in every row
 
@@ -64,14 +65,16 @@ def load_problems(
 
     source: the path of a `.jsonl`, `.jsonl.gz`, `.json` (one list) or `.parquet` file; a folder of such files named by
         their splits, `test.jsonl` or `data/test-00000-of-00001.parquet`; "walk" or "walk:test" for the embedded task;
-        or a dataset id ("openai/gsm8k" or, with a configuration, "openai/gsm8k:main").
+        "reasoning_gym:TASK" and "verifiers:TASKSET" for those of other packages, see the modules of these names; or a
+        dataset id ("openai/gsm8k" or, with a configuration, "openai/gsm8k:main").
     split: which split of a dataset, of a folder or of the embedded task; files have none.
     limit: read this many at most; what follows is not even checked. Without it all are read, of the embedded task 1000.
-    question_column: by default the first of `question`, `prompt` and `problem` that a row has. A dotted name goes into
-        a nested field: `extra_info.question`, or by its number into a list: `messages.0.content`.
+    question_column: by default the first of `question`, `prompt` and `problem` that a row has; rows with tests of a
+        program may also have those of `tasks.code`. A dotted name goes into a nested field: `extra_info.question`, or
+        by its number into a list: `messages.0.content`.
     answer_column: by default the first of `answer` and `solution` that a row has; one that is named here is required.
         Nested like the question's: `reward_model.ground_truth`.
-    require_answer: False lets rows have no answer.
+    require_answer: False lets rows have no answer; those with tests of a program never need one.
     instruction: appended to each question after an empty line, e.g. r"Put your final answer in \boxed{}."
     seed: which problems of the embedded task are drawn, and in which order.
     prepare: (file and line, row) -> the row that is read in its place.
@@ -99,7 +102,12 @@ def check_limit(limit: int | None) -> None:
 
 
 def verifier_for(problem: Problem) -> str:
-    """The name of the verifier for a problem's columns: "walk", "countdown", or "math" where it is neither."""
+    """The name of the verifier for a problem's columns: its package, "code", "walk", "countdown", or else "math"."""
+    for package in (reasoning_gym, verifiers):
+        if package.COLUMN in problem.columns:
+            return package.COLUMN
+    if code.has_tests(problem.columns):
+        return "code"
     return next(name for name, columns in _VERIFIERS.items() if columns <= set(problem.columns))
 
 
@@ -129,16 +137,26 @@ class _RowReader:
                 bad = "lists or objects are nested too deeply to be read"
             if bad is not None:
                 raise DataError(f"{at}, column {column!r}: {bad}")
-        question_column = self._column(at, row, self.question_column, QUESTION_COLUMNS, "question")
+        tested = code.has_tests(row)
+        questions = (*QUESTION_COLUMNS, *code.QUESTION_COLUMNS) if tested else QUESTION_COLUMNS
+        question_column = self._column(at, row, self.question_column, questions, "question")
         assert question_column is not None, "a question is always required"
-        prompt = self._prompt(f"{at}, column {question_column!r}", _value(row, question_column))
-        required = self.require_answer or self.answer_column is not None
+        question = _value(row, question_column)
+        if tested and isinstance(question, str):
+            if "entry_point" in row and row.get("test_setup_code") is None:
+                row = {**row, "test_setup_code": question}  # HumanEval's question is the program's beginning
+            question = code.full_question(question, row)
+        prompt = self._prompt(f"{at}, column {question_column!r}", question)
+        needed = self.require_answer and not tested and not {reasoning_gym.COLUMN, verifiers.COLUMN} & row.keys()
+        required = needed or self.answer_column is not None
         answer_column = self._column(at, row, self.answer_column, ANSWER_COLUMNS, "answer", required)
         answer = None
         if answer_column is not None:
-            answer = self._answer(f"{at}, column {answer_column!r}", _value(row, answer_column))
+            value = _value(row, answer_column)
+            if not (tested and isinstance(value, list | dict)):  # several solutions are no answer to compare with
+                answer = self._answer(f"{at}, column {answer_column!r}", value, needed)
         columns = {key: value for key, value in row.items() if key not in _RESERVED}
-        if answer_column is not None:
+        if answer_column is not None and (answer is not None or not tested):
             columns["answer"] = answer
         return Problem(self._id(at, where, row), prompt, answer, columns)
 
@@ -189,11 +207,12 @@ class _RowReader:
             raise DataError(f"{at}: the content is empty")
         return dict(item)
 
-    def _answer(self, at: str, value: Any) -> str | None:
+    @staticmethod
+    def _answer(at: str, value: Any, needed: bool) -> str | None:
         if isinstance(value, bool) or not isinstance(value, str | int | float | None):
             raise DataError(f"{at}: expected text or a number, got {type(value).__name__} {short(value, 80)}")
         text = None if value is None else str(value).strip()
-        if not text and self.require_answer:
+        if not text and needed:
             raise DataError(f"{at}: the answer is empty; pass require_answer=False if the verifier needs none")
         return text or None
 
@@ -247,6 +266,11 @@ def _open(source: str, split: str, limit: int | None, seed: int) -> tuple[str, I
         chosen = source.partition(":")[2] or split
         problems = make_problems(chosen, 1000 if limit is None else limit, seed)  # type: ignore[arg-type]
         return source, ((f"problem {number}", row) for number, row in enumerate(problems, 1))
+    if source.startswith(reasoning_gym.PREFIX):
+        made = reasoning_gym.make_rows(source, split, limit, seed)
+        return source, ((f"problem {number}", row) for number, row in enumerate(made, 1))
+    if source.startswith(verifiers.PREFIX):
+        return source, ((f"task {number}", row) for number, row in enumerate(verifiers.make_rows(source, limit), 1))
     if not source.strip():
         raise DataError(f"no data named: got {source!r}; name a file, walk or a dataset")
     path = Path(source).expanduser()

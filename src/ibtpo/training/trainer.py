@@ -105,9 +105,9 @@ class IBTPOTrainer(GRPOTrainer):
 
     model: the model, or its name, as for TRL.
     reward_funcs: one or several: functions with TRL's signature and reward models, as in TRL, or names: "math",
-        "countdown", "choice", "walk", "ifeval" or "package.module:function", which run in child processes with a
-        deadline. The first one decides raw correctness. A call of a function gets the answers that are ready by then;
-        where branching needs no rewards it gets all answers of the batch in TRL's order.
+        "countdown", "choice", "walk", "ifeval", "code" or "package.module:function", which run in child processes
+        with a deadline. The first one decides raw correctness. A call of a function gets the answers that are ready by
+        then; where branching needs no rewards it gets all answers of the batch in TRL's order.
     args: an `IBTPOConfig`; by default one with the output folder "ibtpo-output".
     train_dataset: rows with a `prompt` and the columns that the rewards need; an `id`, if there is one, names the tree.
     kwargs: TRL's other arguments.

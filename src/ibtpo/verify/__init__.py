@@ -15,6 +15,9 @@ BUILTIN = {
     "choice": "ibtpo.verify.choice:choice_reward",
     "walk": "ibtpo.verify.walk:walk_reward",
     "ifeval": "ibtpo.verify.ifeval:ifeval_reward",
+    "code": "ibtpo.verify.code:code_reward",
+    "reasoning_gym": "ibtpo.verify.reasoning_gym:reasoning_gym_reward",
+    "verifiers": "ibtpo.verify.verifiers:verifiers_reward",
 }
 
 # The column of a row that holds the prompt as the model read it, where that is known: a chat template may have opened

@@ -38,8 +38,8 @@ IMPORT_TIMEOUT = 60.0  # seconds a child may take to import its functions; a row
 class VerifierPool:
     """A `Verifier` that has named reward functions with TRL's signature judge each row in a child process.
 
-    reward: "math", "countdown", "choice", "walk", "ifeval", a dotted path ("package.module:function"), or several of
-        them.
+    reward: "math", "countdown", "choice", "walk", "ifeval", "code", a dotted path ("package.module:function"), or
+        several of them.
     weights: (F,) what each function's value is multiplied with before the sum; 1 each by default.
     workers: the number of child processes.
     timeout: how many seconds a row may take, all functions together.
@@ -73,7 +73,8 @@ class VerifierPool:
         tags = {"thinking_tags": thinking_tags, "answer_tags": answer_tags}
         for words in tags.values():
             pairs(words)  # so that a wrong option raises here, not in a child
-        self._workers = [_Worker(rewards, json.dumps(tags)) for _ in range(workers)]
+        extra = json.dumps({**tags, "verifier_timeout": self.timeout})
+        self._workers = [_Worker(rewards, extra) for _ in range(workers)]
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
         for worker in reversed(self._workers):
             worker.start()  # does not wait: the child imports its functions while the caller goes on
@@ -204,9 +205,9 @@ class VerifierPool:
 class _Worker:
     """One child process and the row that it is working on. Only one thread may use it at a time, but for `kill`."""
 
-    def __init__(self, rewards: tuple[str, ...], tags: str) -> None:
+    def __init__(self, rewards: tuple[str, ...], extra: str) -> None:
         self.rewards = rewards
-        self.tags = tags  # as JSON
+        self.extra = extra  # keyword arguments of this package's own functions, as JSON
         self.process: subprocess.Popen[bytes] | None = None
         self.index = -1  # of the rows among the calls that are judged at once
         self.body = b""  # the rows of one call as a pickle
@@ -222,7 +223,7 @@ class _Worker:
         # path means the same function there as here, and a file in the current folder hides no module from the child
         # that it does not hide from us.
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ibtpo.verify.worker", str(os.getpid()), self.tags, *self.rewards],
+            [sys.executable, "-P", "-m", "ibtpo.verify.worker", str(os.getpid()), self.extra, *self.rewards],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

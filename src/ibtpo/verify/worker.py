@@ -1,4 +1,4 @@
-"""The child process of `pool.VerifierPool`: `python -m ibtpo.verify.worker PARENT_PID TAGS NAME…`.
+"""The child process of `pool.VerifierPool`: `python -m ibtpo.verify.worker PARENT_PID EXTRA NAME…`.
 
 Requests and answers are pickles, each behind its length in 4 bytes. They go through the pipes that this process was
 started with as standard input and output. Those pipes get other file descriptors first, and standard output is joined
@@ -32,11 +32,11 @@ HEADER = struct.Struct("<I")
 _MEMORY_LIMIT = 8 << 30  # bytes of address space for built-in verifiers: an answer like 9^9^9^9 must not fill memory
 
 
-def main(parent: int, tags: dict[str, str], names: list[str]) -> None:
+def main(parent: int, extra: dict[str, Any], names: list[str]) -> None:
     """Judges rows until the parent closes the pipe or is gone. The head of this file lists the messages.
 
     parent: the process id of the parent.
-    tags: keyword arguments for functions of this package: their tags, see `tags.final_text`.
+    extra: keyword arguments for functions of this package: their tags, see `tags.final_text`, and `verifier_timeout`.
     names: (F,) the reward functions, see `load`.
     """
     requests, answers = _take_pipes()
@@ -57,7 +57,7 @@ def main(parent: int, tags: dict[str, str], names: list[str]) -> None:
         except Exception as error:
             _send(answers, ("unread", f"the row could not be read: {describe(error)}"))
             continue
-        columns = [_judge(function, rows, tags) for function in functions]
+        columns = [_judge(function, rows, extra) for function in functions]
         _send(answers, [list(outcomes) for outcomes in zip(*columns, strict=True)])
 
 
@@ -75,13 +75,13 @@ def load(name: str) -> RewardFunction:
     return function
 
 
-def _judge(function: RewardFunction, rows: list[dict[str, Any]], tags: dict[str, str]) -> list[Outcome]:
+def _judge(function: RewardFunction, rows: list[dict[str, Any]], extra: dict[str, Any]) -> list[Outcome]:
     """What one function says of (R,) rows: (R,) values, or why there are none. It never raises an `Exception`."""
     own = function.__module__.startswith(f"{__package__}.")
     if own:
         rows = [{**row, "prompt": row.get(PROMPT_TEXT, row.get("prompt"))} for row in rows]
     try:
-        values = call(function, rows, tags if own else None)
+        values = call(function, rows, extra if own else None)
     except Exception as error:
         return [(None, describe(error))] * len(rows)
     if len(values) != len(rows):
