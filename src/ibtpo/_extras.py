@@ -22,9 +22,11 @@ EXTRAS = {
     "nltk": "ifeval",
     "peft": "peft",
     "safetensors": "torch",
+    "starlette": "live",
     "torch": "torch",
     "transformers": "torch",
     "trl": "train",
+    "uvicorn": "live",
     "vllm": "vllm",
 }
 

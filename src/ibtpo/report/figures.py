@@ -3,7 +3,7 @@
 A picture is drawn twice: as SVG for paper and for readers without JavaScript, and by the page's script (`interactive`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,11 @@ class Pictures:
     folder: name of the folder that the page's CSV files will be in.
     names: what the runs are called; None for a single run, whose curves are called as the plot says.
     looks: for each of several runs its number in the order of colours, and in that of dashes and markers.
-    static: whether they are drawn for readers without JavaScript too, which takes most of the time.
+    static: whether they are drawn for readers without JavaScript too, and the points drawn put into the page, which
+        takes most of the time.
 
     sheet: the CSS classes of the drawings.
-    files: the CSV files' texts by name.
+    files: functions that make the texts of the CSV files, by name.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Pictures:
     ) -> None:
         self.runs, self.folder, self.names, self.looks, self.static = runs, folder, names, looks, static
         self.sheet = Sheet()
-        self.files: dict[str, str] = {}
+        self.files: dict[str, Callable[[], str]] = {}
         self._charts: dict[str, dict[str, Any]] = {}
         plots = [ACCURACY] if logged(runs, ACCURACY) else []
         views = [view for view in ("tokens", "time") if _has_view(runs, view)]
@@ -88,13 +89,14 @@ class Pictures:
         scale, label = _axis(self.runs, view)
         series, held, texts = self._drawn(plot, view)
         alt = f"{plot.title} against {label}. " + "; ".join(texts) + "."
-        header, rows = _joint_table(self.runs, plot, self.names)
-        self.files[f"{plot.key}.csv"] = "".join(csv_lines(header, rows))
+        self.files[f"{plot.key}.csv"] = lambda: "".join(csv_lines(*_joint_table(self.runs, plot, self.names)))
         key = _key(plot, view)
         self._charts[key] = chart(plot, view, (scale, label), series, held)
         drawn = [s for _, _, s in series]
-        address, note = _points_drawn(drawn, label, plot.unit)
-        svg = Markup(draw_chart(plot, drawn, label, self.sheet, visible(alt), held)) if self.static else Markup()
+        address, note, svg = "", "", Markup()
+        if self.static:
+            address, note = _points_drawn(drawn, label, plot.unit)
+            svg = Markup(draw_chart(plot, drawn, label, self.sheet, visible(alt), held))
         title = {"tokens": f"{plot.title} against tokens", "time": f"{plot.title} against time"}.get(view, plot.title)
         reads = "" if view == "time" else plot.reads  # the picture before this one, against tokens, has it already
         folder = quote(self.folder)

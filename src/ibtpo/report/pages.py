@@ -6,8 +6,10 @@ address that it came from, too.
 """
 
 import base64
+import functools
 import hashlib
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -30,7 +32,7 @@ class Figure:
     svg: the drawing, an `<svg>` element.
     reads: how to read it, in sentences; may be empty.
     csv: the address of its CSV file, from the page.
-    data: the points as drawn, as a `data:` address, so that they stay with a page that is sent on alone.
+    data: the points as drawn, as a `data:` address, so that they stay with a page that is sent on alone; may be empty.
     note: how the curves were thinned for drawing; empty if they were not.
     picture: the address of its files .svg and .pdf, without these endings; empty if there are none.
     """
@@ -53,37 +55,42 @@ def _shown(value: Any) -> Any:
     return value if not isinstance(value, str) or isinstance(value, Markup) else visible(value, keep="\n\r\t")
 
 
-def render(template: str, sheet: Sheet, charts: Markup | None = None, live: bool = False, **values: Any) -> str:
+def render(template: str, sheet: Sheet, charts: Markup | None = None, live: str = "", **values: Any) -> str:
     """Fills a template of the folder `page` and returns the page.
 
     template: its file name.
     sheet: the CSS classes of all drawings on the page.
     charts: what the script draws the charts from, as JSON; None for a page without script.
-    live: whether the page follows a run in progress, by asking for itself again and again.
+    live: the page's version if it follows a run in progress, by asking for itself again and again; else empty.
     values: what the template names; one that is missing is an error.
     """
-    environment = Environment(
-        loader=PackageLoader("ibtpo.report", "page"), autoescape=True, undefined=StrictUndefined,
-        finalize=_shown, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-
-    def text(name: str) -> str:
-        assert environment.loader is not None
-        return environment.loader.get_source(environment, name)[0]
-
-    style = text("run.css") + sheet.css()
-    scripts = [text(name) for name in SCRIPTS[: 0 if charts is None else 2 + live]]
+    style = page_text("run.css") + sheet.css()
+    scripts = [page_text(name) for name in SCRIPTS[: 0 if charts is None else 3 if live else 2]]
     if scripts:
-        style = text("uPlot.min.css") + style
+        style = page_text("uPlot.min.css") + style
     policy = [
         f"style-src {content_hash(style)}", *(["script-src " + " ".join(map(content_hash, scripts))] if scripts else []),
         *(["connect-src 'self'"] if live else []),
     ]  # fmt: skip
-    return environment.get_template(template).render(
+    return _environment().get_template(template).render(
         **values, charts=charts, live=live, style=Markup(style), scripts=[Markup(script) for script in scripts],
-        licence=Markup(text("uPlot.LICENSE").replace("--", "- -")), generator=f"{GENERATOR} {__version__}",
+        licence=Markup(page_text("uPlot.LICENSE").replace("--", "- -")), generator=f"{GENERATOR} {__version__}",
         policy="; ".join(["default-src 'none'", *policy, "base-uri 'none'", "form-action 'none'"]),
     )  # fmt: skip
+
+
+@functools.cache
+def _environment() -> Environment:
+    """The templates, which are compiled once."""
+    return Environment(
+        loader=PackageLoader("ibtpo.report", "page"), autoescape=True, undefined=StrictUndefined,
+        finalize=_shown, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+
+
+def page_text(name: str) -> str:
+    """A file of the folder `page`."""
+    return (resources.files(__package__) / "page" / name).read_text("utf-8")
 
 
 def content_hash(text: str) -> str:

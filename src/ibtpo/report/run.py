@@ -7,7 +7,7 @@ anything, whatever text a run holds.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from .pages import GENERATOR, render
 from .paper import cells, forest, forest_alt, header, how, latex, markdown
 from .plots import csv_lines
 
+Files = dict[str, Callable[[], str]]  # functions that make the texts of files, by name
 _OURS = re.compile(rf'<meta name="generator" content="{GENERATOR} [^"]*">'.encode())
 
 
@@ -59,15 +60,16 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
 
 
 def report_page(
-    run: Run, trees: Gallery, viewer: str, data: str, *, live: bool = False
-) -> tuple[str, dict[str, str]]:
-    """The report of a run as HTML, and its CSV files by name.
+    run: Run, trees: Gallery, viewer: str, data: str, *, live: str = "", problem: str = ""
+) -> tuple[str, Files]:
+    """The report of a run as HTML, and functions that make the texts of its CSV files, by name.
 
     run: the run.
     trees: what its stored trees hold.
     viewer: file name of the tree viewer, beside the page.
     data: name of the folder, beside the page, that the CSV files will be in.
-    live: whether the page follows the run; then it has no pictures but those that its script draws.
+    live: the page's version if it follows the run; then it has no pictures but those that its script draws.
+    problem: why the page is not up to date, if it is not.
     """
     trees.files = len(run.tree_files)
     pictures = Pictures([run], data, static=not live)
@@ -76,10 +78,10 @@ def report_page(
     page = render(
         "run.html.j2", pictures.sheet, pictures.script_data(), live, title=f"Run report: {run.name}", run=run,
         facts=_facts(run), figures=figures, findings=findings, headline=headline(findings), states=STATES,
-        held_out=[_held_out_row(run)], paired=paired_change(run) is not None, gallery=trees, viewer=quote(viewer),
+        held_out=[_held_out_row(run)], paired=paired_change(run) is not None, gallery=trees, viewer=quote(viewer), problem=problem,
         data=quote(data), most_tree_files=MOST_TREE_FILES, env=_flat(run.env),
     )  # fmt: skip
-    return page, {**pictures.files, "held-out.csv": _held_out_csv([run], [run.name])}
+    return page, {**pictures.files, "held-out.csv": lambda: _held_out_csv([run], [run.name])}
 
 
 def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
@@ -101,15 +103,18 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
     lines = compare_groups(runs, groups)
     pictures = Pictures(runs, data.name, names=names, looks=_looks(len(runs), [g.runs for g in groups]))
     figures = pictures.draw()
-    files = {**pictures.files, "held-out.csv": _held_out_csv(runs, names)}
+    files = {**pictures.files, "held-out.csv": lambda: _held_out_csv(runs, names)}
     tested: dict[str, Any] = {"lines": []}
     if any(line.after for line in lines):
         k = next(run.evals["after"]["k"] for run in runs if run.evals.get("after"))
-        files |= {"table.md": markdown(lines, k), "table.tex": latex(lines, k), "differences.csv": _lines_csv(lines)}
+        files |= {
+            "table.md": lambda: markdown(lines, k), "table.tex": lambda: latex(lines, k),
+            "differences.csv": lambda: _lines_csv(lines),
+        }  # fmt: skip
         svg = inline_figure(forest(lines, SETTINGS), "forest", "Held-out accuracy", forest_alt(lines), pictures.sheet)
         tested = {
             "lines": [cells(line) for line in lines], "header": header(lines, k), "how": how(lines),
-            "forest": Markup(svg), "markdown": files["table.md"], "latex": files["table.tex"],
+            "forest": Markup(svg), "markdown": markdown(lines, k), "latex": latex(lines, k),
         }  # fmt: skip
     judged = [judge_run(run) for run in runs]
     links = [_relative(run.path / "report.html", target) for run in runs]
@@ -162,11 +167,11 @@ def _check_target(target: Path, data: Path) -> None:
         raise ConfigError(f"{data}, the place of the report's CSV files, is taken; name another file with -o")
 
 
-def _write(target: Path, page: str, data: Path, files: dict[str, str]) -> None:
-    """Writes the page and, into the folder `data`, the CSV files: a text by file name."""
+def _write(target: Path, page: str, data: Path, files: Files) -> None:
+    """Writes the page and, into the folder `data`, the files that go with it."""
     data.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        write_whole(data / name, text)
+        write_whole(data / name, text())
     write_whole(target, page)
 
 
