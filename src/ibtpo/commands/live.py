@@ -1,10 +1,14 @@
 """The option `--live` of the verbs whose pages can follow a run in progress."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from .._text import visible
 from ..errors import ConfigError
+from .options import SCORE
+
+_NOT_LIVE = ("output", "title", "terminal", "tree", "tokenizer", "advantage", "lam", *SCORE)
 
 
 def add_live_options(parser: argparse.ArgumentParser) -> None:
@@ -15,19 +19,22 @@ def add_live_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, help="the server's port, with --live (default: a free one)")
 
 
-def check_port(args: argparse.Namespace) -> None:
-    """Raises `ConfigError` for a `--port` without `--live`."""
-    if args.port is not None and not args.live:
-        raise ConfigError("--port is for --live; leave it out, or add --live")
-
-
-def follow(run: Path, args: argparse.Namespace, *, trees: bool = False) -> int:
+def follow(runs: Path | Sequence[Path], args: argparse.Namespace, *, trees: bool = False) -> int:
     """Serves the report and the trees of a run folder until it is interrupted.
 
-    run: the run folder.
-    args: the options of `add_live_options`.
+    runs: the run folder, or a list that must hold one.
+    args: all options of the verb; beside those of `add_live_options` none may be given.
     trees: whether the trees' address is printed first.
     """
+    (run, *more) = [runs] if isinstance(runs, Path) else runs
+    if not args.live:
+        raise ConfigError("--port is for --live; leave it out, or add --live")
+    if more:
+        raise ConfigError(f"--live follows one run, got {1 + len(more)}; start it once for each")
+    others = [name for name in vars(args) if name in _NOT_LIVE and vars(args)[name] not in (None, False)]
+    if others:
+        option = others[0].replace("_", "-")
+        raise ConfigError(f"--live writes no file and shows the run as it is; leave --{option} out")
     from ..report.live import serve
 
     def tell(report: str, of_trees: str) -> None:

@@ -6,8 +6,7 @@ With --live nothing is written: the report is served on this machine and follows
 import argparse
 from pathlib import Path
 
-from ..errors import ConfigError
-from .live import add_live_options, check_port, follow
+from .live import add_live_options, follow
 from .output import file_name, make_folder_of
 
 
@@ -22,11 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the page and prints where it is, or serves it."""
-    check_port(args)
-    if args.live:
-        if len(args.runs) > 1 or args.output is not None:
-            raise ConfigError("--live follows one run and writes no file; give one run folder and no --output")
-        return follow(args.runs[0], args)
+    if args.live or args.port is not None:
+        return follow(args.runs, args)
     from ..report.run import write_comparison, write_report
 
     if args.output is not None:

@@ -160,7 +160,7 @@ def save_chart(plot: Plot, series: Sequence[Series], x_label: str, held: Sequenc
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure as SVG and as PDF: `path` with the endings .svg and .pdf. The same figure gives the same bytes."""
+    """Writes a figure as SVG and PDF, `path` with the endings .svg and .pdf; the same figure gives the same bytes."""
     no_date = {"svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
     with rc_context(ON_WHITE):
         for kind, metadata in no_date.items():

@@ -1,4 +1,4 @@
-"""Held-out accuracy of runs problem by problem: what each changed, and how runs of one kind differ from those of another.
+"""Held-out accuracy of runs problem by problem: what each changed, and how runs of one kind differ from another's.
 
 Runs whose settings are the same but for the seed form a group. Differences are paired over the problems, which all runs
 of a comparison share, and over the seeds where groups have some in common; intervals are those of
@@ -122,17 +122,23 @@ def group_runs(runs: Sequence[Run], names: Sequence[str]) -> list[Group]:
         kind = kinds[members[0]]
         method = kind.get("method")
         others = [kinds[m[0]] for m in found.values() if m != members and kinds[m[0]].get("method") == method]
-        keys = [k for k in dict.fromkeys(k for o in (kind, *others) for k in o) if any(o.get(k) != kind.get(k) for o in others)]
-        words = [str(method) if method is not None else names[members[0]], *(f"{k}={kind[k]}" for k in keys if k in kind)]
-        members = sorted(members, key=lambda i: (str(type(s := runs[i].config.get("seed"))), s if s is not None else 0))
-        seeds: list[str] = []
-        for i in members:
-            seed, n = str(runs[i].config.get("seed", "–")), 2
-            while seed in seeds:
-                seed, n = f"{runs[i].config.get('seed', '–')} ({n})", n + 1
-            seeds.append(seed)
-        groups.append(Group(", ".join(words), members, seeds))
+        keys = [k for k in kind if any(o.get(k) != kind[k] for o in others)]
+        words = [str(method) if method is not None else names[members[0]], *(f"{k}={kind[k]}" for k in keys)]
+        seeds = {i: str(runs[i].config.get("seed", "–")) for i in members}
+        members = sorted(members, key=lambda i: (len(seeds[i]), seeds[i]))
+        groups.append(Group(", ".join(words), members, numbered([seeds[i] for i in members])))
     return groups
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """The names, where one that occurred before gets a number: `a`, `a (2)`."""
+    found: list[str] = []
+    for name in names:
+        own, n = name, 2
+        while own in found:
+            own, n = f"{name} ({n})", n + 1
+        found.append(own)
+    return found
 
 
 def compare_groups(runs: Sequence[Run], groups: Sequence[Group]) -> list[Line]:
@@ -158,7 +164,7 @@ def compare_groups(runs: Sequence[Run], groups: Sequence[Group]) -> list[Line]:
                 change=_difference([after[s] for s in both], [before[s] for s in both], problems) if both else None,
                 minus_first=_difference(mine, theirs, problems) if mine else None, pairs=pairs, pairs_count=len(mine),
                 passed=float(np.mean(passes)) if passes else None,
-                tokens=float(np.mean([float(runs[i].curves.tokens[-1]) if len(runs[i].curves.tokens) else 0.0 for i in group.runs])),
+                tokens=float(np.mean([runs[i].curves.tokens[-1:].sum() for i in group.runs])),
             )
         )  # fmt: skip
         reference = reference or after
@@ -173,7 +179,8 @@ def _pairs(mine: dict[str, Grades], theirs: dict[str, Grades]) -> tuple[list[Gra
     """
     common = [seed for seed in mine if seed in theirs]
     if common:
-        return [mine[s] for s in common], [theirs[s] for s in common], f"seed{'s' * (len(common) > 1)} {', '.join(common)}"
+        words = f"seed{'s' * (len(common) > 1)} {', '.join(common)}"
+        return [mine[s] for s in common], [theirs[s] for s in common], words
     n = min(len(mine), len(theirs))
     words = ", ".join(f"{a} with {b}" for a, b in zip(list(mine)[:n], list(theirs)[:n], strict=True))
     return list(mine.values())[:n], list(theirs.values())[:n], f"no common seed: {words}"

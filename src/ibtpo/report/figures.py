@@ -21,8 +21,21 @@ from .pages import Figure
 from .plots import ACCURACY, Plot, csv_address, csv_lines, logged, plots_of, points, smoothed, table
 from .trend import trend
 
-
-# --- pictures ---------------------------------------------------------------------------------------------------
+# Of several runs one curve each: that of the first answers, which no search has chosen, where it was logged.
+COMPARED = [
+    replace(
+        ACCURACY, curves=(curve,),
+        reads=f"The curves are {what}; the points are held-out accuracy, with 95 % intervals.",
+    )
+    for curve, what in zip(
+        ACCURACY.curves[::-1],
+        (
+            "the mean correctness, in training, of the trees' first answers",
+            "the mean correctness, in training, of the trees' leaves, which the search's branching biases",
+        ),
+        strict=True,
+    )
+]  # fmt: skip
 
 
 class Pictures:
@@ -52,7 +65,8 @@ class Pictures:
         self.sheet = Sheet()
         self.files: dict[str, Callable[[], str]] = {}
         self._charts: dict[str, dict[str, Any]] = {}
-        plots = [ACCURACY] if logged(runs, ACCURACY) else []
+        accuracy = ACCURACY if names is None else COMPARED[0] if logged(runs, COMPARED[0]) else COMPARED[1]
+        plots = [accuracy] if logged(runs, accuracy) else []
         views = [view for view in ("tokens", "time") if _has_view(runs, view)]
         if names is None:  # accuracy against tokens and time, all others against the step
             self._views = [(plot, view) for plot in plots for view in views]
@@ -78,7 +92,7 @@ class Pictures:
     def _saved(self, place: tuple[Plot, str]) -> bool:
         """Whether a picture is there as a file, too: of a comparison those against tokens, and accuracy."""
         plot, view = place
-        return self.names is not None and (view == "tokens" or plot is ACCURACY)
+        return self.names is not None and (view == "tokens" or plot.key == ACCURACY.key)
 
     def _figure(self, plot: Plot, view: str) -> Figure:
         """Draws one picture, and puts its chart and its CSV file where they belong.

@@ -47,6 +47,7 @@ def serve(folder: Path, port: int, tell: Callable[[str, str], None]) -> None:
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             place.bind((HOST, port))
+            place.listen()  # who opens an address at once waits until the server is there
         except (OSError, OverflowError) as e:
             raise ConfigError(f"--port {port} cannot be used ({e}); give another, or none for a free one") from e
         report = f"http://{HOST}:{place.getsockname()[1]}/{token}/"
@@ -85,7 +86,9 @@ def make_app(folder: Path) -> tuple[Starlette, str]:
         Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"], www_redirect=False),
         Middleware(GZipMiddleware, compresslevel=3),  # for who looks through a tunnel
     ]
-    return Starlette(routes=routes, middleware=middleware), token
+    app = Starlette(routes=routes, middleware=middleware)
+    app.router.redirect_slashes = False
+    return app, token
 
 
 def _has(request: Request, version: str) -> bool:

@@ -68,10 +68,9 @@ def render(template: str, sheet: Sheet, charts: Markup | None = None, live: str 
     scripts = [page_text(name) for name in SCRIPTS[: 0 if charts is None else 3 if live else 2]]
     if scripts:
         style = page_text("uPlot.min.css") + style
-    policy = [
-        f"style-src {content_hash(style)}", *(["script-src " + " ".join(map(content_hash, scripts))] if scripts else []),
-        *(["connect-src 'self'"] if live else []),
-    ]  # fmt: skip
+    policy = [f"style-src {content_hash(style)}"]
+    policy += ["script-src " + " ".join(map(content_hash, scripts))] if scripts else []
+    policy += ["connect-src 'self'"] if live else []
     return _environment().get_template(template).render(
         **values, charts=charts, live=live, style=Markup(style), scripts=[Markup(script) for script in scripts],
         licence=Markup(page_text("uPlot.LICENSE").replace("--", "- -")), generator=f"{GENERATOR} {__version__}",

@@ -37,13 +37,14 @@ def header(lines: Sequence[Line], k: int | None) -> list[str]:
 
 
 def cells(line: Line) -> list[str]:
-    """A line of the table, as text."""
+    """A line of the table, as text, with spaces that do not break where a line must not end."""
     each = ", ".join(f"{100 * v:.1f}" for v in line.each)
+    tokens = f"{line.tokens:,.0f}".replace(",", "\u202f")
     return [
         line.group.name, ", ".join(line.measured) or "none measured", percent(line.before),
         percent(line.after) + _one_seed(len(line.measured), line.after), points(line.change),
         points(line.minus_first) + _one_seed(line.pairs_count, line.minus_first),
-        "–" if line.passed is None else f"{100 * line.passed:.1f}", each or "–", f"{line.tokens:,.0f}".replace(",", " "),
+        "–" if line.passed is None else f"{100 * line.passed:.1f}", each or "–", tokens,
     ]  # fmt: skip
 
 
@@ -61,13 +62,13 @@ def _with_interval(value: Estimate | None, sign: str) -> str:
     if value is None or math.isnan(value.mean):
         return "–"
     ends = [f"{100 * v:{sign}.1f}" for v in (value.low, value.high)]
-    interval = "" if math.isnan(value.low) else f" [{ends[0]}, {ends[1]}]"
+    interval = "" if math.isnan(value.low) else f" [{ends[0]},\u00a0{ends[1]}]"
     return (f"{100 * value.mean:{sign}.1f}" + interval).replace("-", "−")
 
 
 def _one_seed(seeds: int, value: Estimate | None) -> str:
     """The mark of an interval that rests on one seed, so that it speaks of other problems only."""
-    return " †" if seeds == 1 and value is not None else ""
+    return "\u00a0†" if seeds == 1 and value is not None else ""
 
 
 def how(lines: Sequence[Line]) -> str:
@@ -160,5 +161,3 @@ def _bar(axes: Any, y: int, value: Estimate | None, colour: str) -> None:
     assert value is not None
     ends = [[0.0], [0.0]] if math.isnan(value.low) else [[value.mean - value.low], [value.high - value.mean]]
     axes.errorbar([value.mean], [y], xerr=ends, fmt="o", color=colour, markersize=6, capsize=4, linewidth=1.8)
-
-

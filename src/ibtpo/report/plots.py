@@ -259,7 +259,10 @@ def _rewards(runs: Sequence[Run]) -> list[Plot]:
     """The plot of the mean of each reward function, as TRL logs them; none if nothing was logged."""
     names = sorted({name for run in runs for name in run.curves.columns if _REWARD.fullmatch(name)})
     curves = tuple((name, _REWARD.fullmatch(name)[1]) for name in names)  # type: ignore[index]
-    reads = "Mean of each reward function over the trees' leaves, before weights. One that pays without accuracy: the model plays to it."
+    reads = (
+        "Mean of each reward function over the trees' leaves, before weights. One that rises while accuracy does not: "
+        "the model plays to it."
+    )
     return [Plot("rewards", "Rewards", curves, "reward", reads, from_zero=False)] if curves else []
 
 

@@ -22,7 +22,7 @@ from ..errors import ConfigError
 from ..storage.read_run import MOST_TREE_FILES, Run, read_run, stored_trees
 from ..viewer.page import write_viewer
 from .charts import SETTINGS, inline_figure, save_figure
-from .differences import Line, compare_groups, group_runs, paired_change
+from .differences import Line, compare_groups, group_runs, numbered, paired_change
 from .figures import Pictures
 from .findings import STATES, difference, headline, judge_run
 from .gallery import Gallery, gallery
@@ -78,8 +78,8 @@ def report_page(
     page = render(
         "run.html.j2", pictures.sheet, pictures.script_data(), live, title=f"Run report: {run.name}", run=run,
         facts=_facts(run), figures=figures, findings=findings, headline=headline(findings), states=STATES,
-        held_out=[_held_out_row(run)], paired=paired_change(run) is not None, gallery=trees, viewer=quote(viewer), problem=problem,
-        data=quote(data), most_tree_files=MOST_TREE_FILES, env=_flat(run.env),
+        held_out=[_held_out_row(run)], paired=paired_change(run) is not None, gallery=trees, viewer=quote(viewer),
+        problem=problem, data=quote(data), most_tree_files=MOST_TREE_FILES, env=_flat(run.env),
     )  # fmt: skip
     return page, {**pictures.files, "held-out.csv": lambda: _held_out_csv([run], [run.name])}
 
@@ -95,11 +95,14 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
     Raises as `write_report` does.
     """
     runs = [read_run(folder) for folder in folders]
-    names = _distinct_names(runs)
+    names = numbered([run.name for run in runs])
     target = Path(output)
     data, _ = _beside(target)
     _check_target(target, data)
     groups = group_runs(runs, names)
+    if len(groups) < len(runs):  # seeds of one method: their names say that
+        called = {i: f"{g.name}, seed {seed}" for g in groups for i, seed in zip(g.runs, g.seeds, strict=True)}
+        names = [called[i] for i in range(len(runs))]
     lines = compare_groups(runs, groups)
     pictures = Pictures(runs, data.name, names=names, looks=_looks(len(runs), [g.runs for g in groups]))
     figures = pictures.draw()
@@ -124,7 +127,8 @@ def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
         states=STATES, links=links, tested=tested,
         pressing=[[f for f in found if f.state in ("bad", "look")] for found in judged],
         headlines=[headline(found) for found in judged], held_out=[_held_out_row(run) for run in runs],
-        config=_differences([run.config for run in runs]), env=_differences([_flat(run.env) for run in runs]),
+        config=_differences([{"run folder": str(run.path), **run.config} for run in runs]),
+        env=_differences([_flat(run.env) for run in runs]),
     )  # fmt: skip
     _write(target, page, data, files)
     pictures.save(data)
@@ -291,14 +295,3 @@ def _differences(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[Any]]]:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     found = [(key, [row.get(key, "–") for row in rows]) for key in keys]
     return [(key, values) for key, values in found if any(v != values[0] for v in values)]
-
-
-def _distinct_names(runs: Sequence[Run]) -> list[str]:
-    """The names of the runs' folders; a name that occurred before gets a number."""
-    names: list[str] = []
-    for run in runs:
-        name, n = run.name, 2
-        while name in names:
-            name, n = f"{run.name} ({n})", n + 1
-        names.append(name)
-    return names

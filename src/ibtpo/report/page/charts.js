@@ -22,9 +22,9 @@ function make(tag, props = {}, ...children) {
   return node;
 }
 
-function say(value, percent) {
+function say(value, percent, digits = 4) {
   if (!known(value)) return "–";
-  const text = String(Number((percent ? 100 * value : value).toPrecision(4)));
+  const text = String(Number((percent ? 100 * value : value).toPrecision(digits)));
   return text.replace("-", "−") + (percent ? " %" : "");
 }
 
@@ -83,15 +83,17 @@ class Chart {
   take(spec, runs) {
     const same = this.plot && JSON.stringify(this.spec.curves) === JSON.stringify(spec.curves);
     this.spec = spec;
+    this.axis = `${spec.view} ${spec.divisor}`; // charts of one axis have one cursor and zoom together
     this.runs = runs;
     this.curves = spec.curves.filter((c) => runs[c.run]?.y[c.metric]);
     const data = this.table();
     const xs = data[0].concat(spec.held.map((h) => h[0]));
     const [low, high] = [Math.min(...xs), Math.max(...xs)];
     const pad = low === high ? 0.5 : 0.02 * (high - low);
-    const following = !this.bounds || (this.window[0] <= this.bounds[0] && this.window[1] >= this.bounds[1]);
+    const zoomed = this.bounds ? this.zoomed() : charts.window(this.axis);
     this.bounds = [low - pad, high + pad];
-    if (following) this.window = this.bounds;
+    if (!zoomed) this.window = this.bounds;
+    else if (zoomed !== true) this.window = zoomed;
     if (same) {
       this.plot.setData(data, false);
       this.plot.setScale("x", { min: this.window[0], max: this.window[1] });
@@ -140,7 +142,6 @@ class Chart {
       const thin = { show, stroke, spanGaps: true, width: c.few ? 1.8 : 0.8, alpha: c.few ? 1 : 0.45, dash: c.few ? dash : [], points: { show: c.few, size: 6, fill: stroke } };
       return [thin, { show: show && !c.few, stroke, spanGaps: true, width: 2, dash, points: { show: false } }];
     });
-    const n = this.curves.length;
     const bands = spec.stacked ? this.curves.slice(1).map((c, i) => ({ series: [2 * i + 3, 2 * i + 1] })) : [];
     this.plot = new uPlot({
       width: this.host.clientWidth || 400, height: HEIGHT, legend: { show: false }, bands,
@@ -154,15 +155,16 @@ class Chart {
       ],
       series: [{}, ...series],
       cursor: {
-        x: true, y: false, drag: { x: true, y: false }, sync: { key: `${spec.view} ${spec.divisor}`, setSeries: false },
-        points: { show: n > 1 || true, size: 7 }, dataIdx: (u, at, index) => nearest(u.data[at], index),
+        x: true, y: false, drag: { x: true, y: false, setScale: false },
+        sync: { key: this.axis, setSeries: false, filters: { pub: (event) => event !== "mousedown" && event !== "mouseup" } },
+        points: { size: 7 }, dataIdx: (u, at, index) => nearest(u.data[at], index),
         bind: { dblclick: () => () => this.all() },
       },
       hooks: {
         drawClear: [(u) => this.lines(u, grid, ink)],
         draw: [(u) => this.measured(u)],
         setCursor: [() => this.tell()],
-        setScale: [(u, key) => { if (key === "x") this.window = [u.scales.x.min, u.scales.x.max]; }],
+        setSelect: [(u) => this.dragged(u)],
       },
     }, data, this.host);
     this.buttons();
@@ -255,7 +257,7 @@ class Chart {
       const index = known(idx) ? (idxs?.[2 * i + 1] ?? nearest(u.data[2 * i + 1], at)) : nearest(u.data[2 * i + 1], last);
       const value = this.spec.stacked ? c.values[index] : u.data[2 * i + 1][index];
       const mean = u.data[2 * i + 2][index];
-      const text = say(value, this.spec.percent) + (known(mean) ? ` (mean ${say(mean, this.spec.percent)})` : "");
+      const text = say(value, this.spec.percent) + (known(mean) ? ` (mean ${say(mean, this.spec.percent, 3)})` : "");
       if (this.values[i][1].textContent !== text) this.values[i][1].textContent = text;
       return this.hidden.has(c.label) ? "" : `${c.label} ${text}`;
     });
@@ -278,11 +280,26 @@ class Chart {
     u.setCursor({ left: u.valToPos(x, "x"), top: u.over.clientHeight / 2 });
   }
 
+  zoomed() { return this.window[0] > this.bounds[0] || this.window[1] < this.bounds[1]; }
+
+  /** Shows a part of the x axis, here and in the other charts that have it. */
   show(low, high) {
     const width = Math.min(high - low, this.bounds[1] - this.bounds[0]);
     low = Math.max(this.bounds[0], Math.min(low, this.bounds[1] - width));
-    this.window = [low, low + width]; // at once, since uPlot draws later
-    this.plot.setScale("x", { min: low, max: low + width });
+    const all = width >= this.bounds[1] - this.bounds[0];
+    for (const chart of charts.drawn.values()) {
+      if (chart.axis !== this.axis) continue;
+      chart.window = all ? chart.bounds : [low, low + width];
+      chart.plot.setScale("x", { min: chart.window[0], max: chart.window[1] });
+    }
+  }
+
+  /** A part was marked with the mouse. */
+  dragged(u) {
+    const { left, width } = u.select;
+    if (width < 4) return;
+    u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+    this.show(u.posToVal(left, "x"), u.posToVal(left + width, "x"));
   }
 
   /** Makes the window `factor` as wide, around the cursor if there is one. */
@@ -346,6 +363,12 @@ const charts = {
 
   find() {
     for (const figure of document.querySelectorAll("figure")) if (!this.drawn.has(figure) && this.data.charts[figure.id]) this.watch.observe(figure);
+  },
+
+  /** The part of an axis that the charts show, if one of them is zoomed. */
+  window(axis) {
+    for (const chart of this.drawn.values()) if (chart.axis === axis && chart.zoomed()) return chart.window;
+    return null;
   },
 
   draw(figure) {
