@@ -21,7 +21,9 @@ def report(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("charts") / "run"
     metrics = [{**row, "grad_norm": 0.5, "ibtpo/given_tokens": 250.0} for row in rows(40, **MORE)]
-    held_out = [{"step": s, "generated_tokens": 1000 * s, "seconds": 5 * s, **result(0.2 + s / 100)} for s in (0, 20, 40)]
+    held_out = [
+        {"step": s, "generated_tokens": 1000 * s, "seconds": 5 * s, **result(0.2 + s / 100)} for s in (0, 20, 40)
+    ]
     make_run(folder, metrics, trees={})
     (folder / "evals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held_out))
     return write_report(folder), metrics
