@@ -245,7 +245,9 @@ def test_text_of_a_run_is_shown_and_never_obeyed(tmp_path):
     assert page.text.count("</script>") >= 6
     link = next(h for h in page.all("href") if h.startswith("trees.html#tree=") and "&node" not in h)
     assert unquote(link.partition("#tree=")[2]) == f"1:{EVIL}"
-    write_comparison([folder, folder], tmp_path / "both.html")
+    few = [{k: row[k] for k in ("step", "ibtpo/generated_tokens", "ibtpo/avg_rate")} for row in rows(15)]
+    plain = make_run(tmp_path / "c$d <i>&", few, trees={}, config={"method": EVIL, "data": EVIL})
+    write_comparison([plain, plain], tmp_path / "both.html")
     both = Page((tmp_path / "both.html").read_text())
     assert not set(both.tags) & {"img", "i"}
     assert both.tags.count("script") == 3
