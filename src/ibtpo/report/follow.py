@@ -137,7 +137,7 @@ def _following(page: str, version: str) -> bytes:
 
 def _state(paths: list[Path]) -> State:
     """The sizes and times of files; None for one that is not there."""
-    found = []
+    found: list[tuple[int, int] | None] = []
     for path in paths:
         try:
             s = path.stat()
