@@ -212,6 +212,7 @@ def test_without_a_script_and_on_paper_the_static_pictures_are_there(browser, re
     assert page.is_visible("#cov > svg")
     assert not page.is_visible("#cov .chart")
     assert not page.is_visible("#cov .tools")
+    assert not page.is_visible("#cov .legend")
     with opened(browser, report[0], java_script_enabled=False) as plain:
         assert plain.is_visible("#cov > svg")
         assert plain.query_selector(".chart") is None

@@ -32,7 +32,7 @@ def test_the_cells_hold_the_numbers_in_percent_and_points():
         "31.2, 31.2", "100 780",
     ]  # fmt: skip
     one = [plain(c) for c in cells(line("grpo", 0.5, 0.1, seeds=("3",)))]
-    assert (one[3], one[5]) == ("50.0 [45.0, 55.0] †", "+10.0 [+5.0, +15.0] †")
+    assert one[3:6] == ["50.0 [45.0, 55.0] †", "+30.0 [+25.0, +35.0] †", "+10.0 [+5.0, +15.0] †"]
     assert cells(line("grpo", None))[1:4] == ["none measured", "20.0 [15.0,\u00a025.0]", "–"]
 
 

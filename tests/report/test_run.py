@@ -403,6 +403,36 @@ def test_a_comparison_has_one_curve_a_run_and_only_the_differences_of_the_config
     assert "a (2): from" in label
 
 
+def test_a_comparison_brings_what_a_paper_needs(tmp_path):
+    few = [{k: row[k] for k in ("step", "ibtpo/generated_tokens", "ibtpo/avg_rate")} for row in rows(15)]
+    runs = []
+    for method, gain in (("ibtpo", 0.5), ("grpo", 0.25)):
+        run = make_run(tmp_path / method, few, trees={}, config={"method": method})
+        held_out = [{"step": s, **result(0.2), "grades": {"a": g, "b": g + 0.25}} for s, g in ((0, 0), (15, gain))]
+        (run / "evals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held_out))
+        runs.append(run)
+    page = Page(write_comparison(runs, tmp_path / "compare.html").read_text())
+    data = tmp_path / "compare_data"
+    text = re.sub(r"\s+", " ", page.text)
+    assert "grpo 3 12.5 [−146.3, 171.3] 37.5 [−121.3, 196.3] † +25.0 [+25.0, +25.0] † −25.0 [−25.0, −25.0] †" in text
+    assert (data / "table.md").read_text() in page.text
+    assert (data / "table.tex").read_text() in page.text
+    names = {p.name for p in data.iterdir()}
+    for name in ("held-out", "accuracy-tokens"):
+        assert (data / f"{name}.pdf").read_bytes().startswith(b"%PDF-")
+        assert (data / f"{name}.svg").read_text().rstrip().endswith("</svg>")
+        assert {f"compare_data/{name}.svg", f"compare_data/{name}.pdf"} <= set(page.all("href"))
+    assert names == {"accuracy.csv", "held-out.csv", "differences.csv", "table.md", "table.tex"} | {
+        f"{name}.{kind}" for name in ("held-out", "accuracy-tokens") for kind in ("svg", "pdf")
+    }
+    table = read_csv(data / "differences.csv")
+    minus = next(row for row in table if row["what"] == "minus_first")
+    assert (minus["method"], float(minus["mean"]), minus["problems"], minus["seeds"]) == ("grpo", -0.25, "2", "seed 3")
+    before = {p.name: p.read_bytes() for p in data.iterdir()}
+    write_comparison(runs, tmp_path / "compare.html")
+    assert {p.name: p.read_bytes() for p in data.iterdir()} == before
+
+
 # --- the commands -------------------------------------------------------------------------------------------------
 
 
