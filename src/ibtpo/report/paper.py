@@ -42,7 +42,7 @@ def cells(line: Line) -> list[str]:
     tokens = f"{line.tokens:,.0f}".replace(",", "\u202f")
     return [
         line.group.name, ", ".join(line.measured) or "none measured", percent(line.before),
-        percent(line.after) + _one_seed(len(line.measured), line.after), 
+        percent(line.after) + _one_seed(len(line.measured), line.after),
         points(line.change) + _one_seed(len(line.measured), line.change),
         points(line.minus_first) + _one_seed(line.pairs_count, line.minus_first),
         "–" if line.passed is None else f"{100 * line.passed:.1f}", each or "–", tokens,
