@@ -1,24 +1,21 @@
 """The pages of a run in progress: what the server gives, to whom, and what it says when files are half written."""
 
-import os
 import re
 import signal
+import socket
 import subprocess
 import sys
-import time
 
+import httpx2
 import pytest
+from starlette.testclient import TestClient
 
 from helpers.report_runs import make_run, result, rows, tree
 from ibtpo.cli import main
-from ibtpo.errors import CheckpointError
-from ibtpo.tree import write_trees
-
-pytest.importorskip("starlette", reason="needs the extra `live`")
-from starlette.testclient import TestClient
-
+from ibtpo.errors import CheckpointError, ConfigError
 from ibtpo.report import follow
 from ibtpo.report.live import make_app, serve
+from ibtpo.tree import write_trees
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -215,19 +212,20 @@ def test_the_answers_let_nothing_out_and_nothing_in(run):
 def test_the_command_serves_until_it_is_interrupted(tmp_path, verb):
     folder = make_run(tmp_path / "run", rows(3))
     command = [sys.executable, "-m", "ibtpo", verb, str(folder), "--live"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
         lines = [process.stdout.readline() for _ in range(3)]
         addresses = dict(line.strip().split(": ", 1) for line in lines[:2])
-        import httpx2
-
-        assert "· step 3." in httpx2.get(addresses["report"]).text
-        assert httpx2.get(addresses["trees"]).status_code == 200
+        assert "· step 3 · finished." in httpx2.get(addresses["report"], timeout=60).text
+        assert httpx2.get(addresses["trees"], timeout=60).status_code == 200
         assert list(addresses) == (["report", "trees"] if verb == "report" else ["trees", "report"])
         assert lines[2].endswith("on this machine only, until Ctrl-C\n")
-        time.sleep(0.2)
-        os.kill(process.pid, signal.SIGINT)
-        assert process.wait(30) == 0
-        assert process.stderr.read() == ""
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+        assert (process.returncode, out, error) == (0, "", "")
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize(
@@ -259,11 +257,7 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path, capsys, mo
 
 
 def test_a_taken_port_is_one_line(tmp_path):
-    from ibtpo.errors import ConfigError
-
     folder = make_run(tmp_path / "run", rows(3))
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
