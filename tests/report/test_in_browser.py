@@ -30,10 +30,13 @@ def pages(tmp_path_factory):
     values = ("eff_rate", "cov_eta", "ib_score", "entropy", "avg_rate", "policy_rate")
     of = lambda i: {name: {"mean": 0.1 * i, "low": 0.1 * i - 0.05, "high": 0.1 * i + 0.05} for name in values}  # noqa: E731
     curve = [{"label": f"out/checkpoint-{50 * i}", "step": 50 * i, **of(i)} for i in range(1, 4)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ibtpo.report.figures.save_chart", lambda *args: None)  # files that no browser opens
+        comparison = write_comparison([one, two], folder / "both.html")
     return {
         "diagnosis": write_diagnosis(curve, ["Cov fell"], [("data", "walk:test")], folder / "d" / "diagnosis.html"),
         "report": write_report(one),
-        "comparison": write_comparison([one, two], folder / "both.html"),
+        "comparison": comparison,
     }
 
 
