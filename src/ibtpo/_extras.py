@@ -23,9 +23,11 @@ EXTRAS = {
     "peft": "peft",
     "reasoning_gym": "reasoning-gym",
     "safetensors": "torch",
+    "starlette": "live",
     "torch": "torch",
     "transformers": "torch",
     "trl": "train",
+    "uvicorn": "live",
     "verifiers": "verifiers",
     "vllm": "vllm",
 }

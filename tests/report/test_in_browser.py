@@ -1,38 +1,15 @@
 """The report in a headless Chromium: from disk, with no request, no error, and nothing an accessibility check minds."""
 
 import base64
-import os
-import shutil
+import json
 
 import pytest
 
-from helpers.report_runs import make_run, rows, tree
+from helpers.report_runs import make_run, result, rows, tree
 
 pytestmark = pytest.mark.browser
 
 SCREENS = {"light": (1200, "light"), "dark": (1200, "dark"), "phone": (390, "light"), "dark phone": (390, "dark")}
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("needs a Chromium on the PATH, or its path in CHROMIUM")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +21,22 @@ def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     (folder / "d").mkdir()
     trees = {1: [tree("a", [0, 0, 1], prompt="كم يساوي ٢ + ٣؟"), tree("</details>b", [1, 1, 1], text="long " * 400)]}
-    one, two = make_run(folder / "one", trees=trees), make_run(folder / "two", rows(20))
+    more = {f"rewards/{name}/mean": [0.1 * i] * 40 for i, name in enumerate(["walk", "</style><b>"])}
+    one = make_run(folder / "one", rows(40, **more, **{"clip_ratio/region_mean": [0.01] * 40}), trees=trees)
+    two = make_run(folder / "two", rows(20), config={"method": "<i>grpo</i> & $x$"})
+    for run, last, gain in ((one, 40, 0.5), (two, 20, 0.25)):
+        grades = [{"step": at, **result(0.2), "grades": {"a": x, "b": 0.25 + x}} for at, x in ((0, 0.0), (last, gain))]
+        (run / "evals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in grades))
     values = ("eff_rate", "cov_eta", "ib_score", "entropy", "avg_rate", "policy_rate")
     of = lambda i: {name: {"mean": 0.1 * i, "low": 0.1 * i - 0.05, "high": 0.1 * i + 0.05} for name in values}  # noqa: E731
     curve = [{"label": f"out/checkpoint-{50 * i}", "step": 50 * i, **of(i)} for i in range(1, 4)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ibtpo.report.figures.save_chart", lambda *args: None)  # files that no browser opens
+        comparison = write_comparison([one, two], folder / "both.html")
     return {
         "diagnosis": write_diagnosis(curve, ["Cov fell"], [("data", "walk:test")], folder / "d" / "diagnosis.html"),
         "report": write_report(one),
-        "comparison": write_comparison([one, two], folder / "both.html"),
+        "comparison": comparison,
     }
 
 
@@ -60,9 +45,11 @@ def look(browser, pages):
     """Opens a page on a screen; at the end it must have asked for nothing and complained of nothing."""
     opened = []
 
-    def open_page(which, screen, more=()):
+    def open_page(which, screen, more=(), script=True):
         width, scheme = SCREENS[screen]
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=script
+        )
         page = context.new_page()
         complaints, requests = [], []
         page.on("console", lambda message: complaints.append(message.text))
@@ -87,21 +74,20 @@ def test_no_accessibility_violation_and_no_sideways_scrolling(look, which, scree
     page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
     assert page.evaluate("document.documentElement.scrollWidth") <= SCREENS[screen][0]
     found = axe.Axe().run(page).response["violations"]
-    serious = [v for v in found if v["impact"] in ("serious", "critical")]
-    assert serious == [], [(v["id"], [n["html"][:200] for n in v["nodes"]][:3]) for v in serious]
+    assert [(v["id"], [n["html"][:200] for n in v["nodes"]][:3]) for v in found] == []
 
 
 def test_the_curves_are_legible_in_the_dark(look):
     colours = {}
     for screen in ("light", "dark"):
-        page = look("report", screen)
+        page = look("report", screen, script=False)  # with scripts, charts take the pictures' place
         ask = "(q) => { const e = document.querySelector(q), s = getComputedStyle(e); return [s.fill, s.stroke] }"
         colours[screen] = [
             page.evaluate(ask, "figure svg text")[0],
             page.evaluate("getComputedStyle(document.body).color"),
         ]
         assert colours[screen][0] == colours[screen][1]  # the pictures' text has the page's colour
-        height = page.evaluate("document.querySelector('figure svg').getBoundingClientRect().height")
+        height = page.evaluate("document.querySelector('figure > svg').getBoundingClientRect().height")
         assert 200 < height < 600
     assert colours["light"] != colours["dark"]
 

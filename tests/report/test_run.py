@@ -69,7 +69,8 @@ def written(tmp_path_factory):
 @pytest.fixture
 def undrawn(monkeypatch):
     """For tests of what is around the pictures: they take most of the time."""
-    monkeypatch.setattr("ibtpo.report.run.draw_chart", lambda *args: "<svg role='img' aria-label='from'></svg>")
+    monkeypatch.setattr("ibtpo.report.figures.draw_chart", lambda *args: "<svg role='img' aria-label='from'></svg>")
+    monkeypatch.setattr("ibtpo.report.figures.save_chart", lambda *args: None)
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------
@@ -148,8 +149,15 @@ def test_the_content_policy_lets_only_the_pages_own_style_in(written):
     policy = next(a["content"] for t, a in page.attributes if a.get("http-equiv") == "Content-Security-Policy")
     style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none';")
-    assert not set(page.tags) & {"script", "img", "link", "iframe", "object", "embed", "form", "image", "base"}
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    assert policy == (
+        f"default-src 'none'; style-src 'sha256-{digest}'; script-src 'sha256-{hashes[0]}' 'sha256-{hashes[1]}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    assert [a for t, a in page.attributes if t == "script"] == [{"type": "application/json", "id": "numbers"}, {}, {}]
+    assert "Copyright (c) 2022 Leon Sorokin" in text
+    assert not set(page.tags) & {"img", "link", "iframe", "object", "embed", "form", "image", "base"}
     assert page.tags.count("style") == 1
     assert not [a for _, a in page.attributes if any(k.startswith("on") or k == "style" for k in a)]
     assert not [a for t, a in page.attributes if t == "a" and re.match(r"(?!data:text/csv)[a-z]+:", a["href"])]
@@ -228,7 +236,8 @@ def test_text_of_a_run_is_shown_and_never_obeyed(tmp_path):
     )
     text = write_report(folder).read_text(encoding="utf-8")
     page = Page(text)
-    assert not set(page.tags) & {"script", "img"}
+    assert "img" not in page.tags
+    assert page.tags.count("script") == 3
     assert not [a for _, a in page.attributes if any(k.startswith("on") for k in a)]
     assert "\u202e" not in text
     assert "[U+202E]" in text
@@ -236,8 +245,12 @@ def test_text_of_a_run_is_shown_and_never_obeyed(tmp_path):
     assert page.text.count("</script>") >= 6
     link = next(h for h in page.all("href") if h.startswith("trees.html#tree=") and "&node" not in h)
     assert unquote(link.partition("#tree=")[2]) == f"1:{EVIL}"
-    write_comparison([folder, folder], tmp_path / "both.html")
-    assert not set(Page((tmp_path / "both.html").read_text()).tags) & {"script", "img", "i"}
+    few = [{k: row[k] for k in ("step", "ibtpo/generated_tokens", "ibtpo/avg_rate")} for row in rows(15)]
+    plain = make_run(tmp_path / "c$d <i>&", few, trees={}, config={"method": EVIL, "data": EVIL})
+    write_comparison([plain, plain], tmp_path / "both.html")
+    both = Page((tmp_path / "both.html").read_text())
+    assert not set(both.tags) & {"img", "i"}
+    assert both.tags.count("script") == 3
 
 
 def test_a_very_long_answer_is_cut_and_says_so(undrawn, tmp_path):
@@ -388,6 +401,36 @@ def test_a_comparison_has_one_curve_a_run_and_only_the_differences_of_the_config
     label = next(a["aria-label"] for t, a in page.attributes if t == "svg")
     assert "a: from" in label
     assert "a (2): from" in label
+
+
+def test_a_comparison_brings_what_a_paper_needs(tmp_path):
+    few = [{k: row[k] for k in ("step", "ibtpo/generated_tokens", "ibtpo/avg_rate")} for row in rows(15)]
+    runs = []
+    for method, gain in (("ibtpo", 0.5), ("grpo", 0.25)):
+        run = make_run(tmp_path / method, few, trees={}, config={"method": method})
+        held_out = [{"step": s, **result(0.2), "grades": {"a": g, "b": g + 0.25}} for s, g in ((0, 0), (15, gain))]
+        (run / "evals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held_out))
+        runs.append(run)
+    page = Page(write_comparison(runs, tmp_path / "compare.html").read_text())
+    data = tmp_path / "compare_data"
+    text = re.sub(r"\s+", " ", page.text)
+    assert "grpo 3 12.5 [−146.3, 171.3] 37.5 [−121.3, 196.3] † +25.0 [+25.0, +25.0] † −25.0 [−25.0, −25.0] †" in text
+    assert (data / "table.md").read_text() in page.text
+    assert (data / "table.tex").read_text() in page.text
+    names = {p.name for p in data.iterdir()}
+    for name in ("held-out", "accuracy-tokens"):
+        assert (data / f"{name}.pdf").read_bytes().startswith(b"%PDF-")
+        assert (data / f"{name}.svg").read_text().rstrip().endswith("</svg>")
+        assert {f"compare_data/{name}.svg", f"compare_data/{name}.pdf"} <= set(page.all("href"))
+    assert names == {"accuracy.csv", "held-out.csv", "differences.csv", "table.md", "table.tex"} | {
+        f"{name}.{kind}" for name in ("held-out", "accuracy-tokens") for kind in ("svg", "pdf")
+    }
+    table = read_csv(data / "differences.csv")
+    minus = next(row for row in table if row["what"] == "minus_first")
+    assert (minus["method"], float(minus["mean"]), minus["problems"], minus["seeds"]) == ("grpo", -0.25, "2", "seed 3")
+    before = {p.name: p.read_bytes() for p in data.iterdir()}
+    write_comparison(runs, tmp_path / "compare.html")
+    assert {p.name: p.read_bytes() for p in data.iterdir()} == before
 
 
 # --- the commands -------------------------------------------------------------------------------------------------

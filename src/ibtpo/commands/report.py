@@ -1,8 +1,12 @@
-"""Write the report of a run, report.html in its folder, or of several runs a page that compares them, compare.html."""
+"""Write the report of a run, report.html in its folder, or of several runs a page that compares them, compare.html.
+
+With --live nothing is written: the report is served on this machine and follows the run while it goes on.
+"""
 
 import argparse
 from pathlib import Path
 
+from .live import add_live_options, follow
 from .output import file_name, make_folder_of
 
 
@@ -12,10 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=file_name, help="the page to write (default: RUN/report.html; of several compare.html)"
     )
+    add_live_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the page and prints where it is."""
+    """Writes the page and prints where it is, or serves it."""
+    if args.live or args.port is not None:
+        return follow(args.runs, args)
     from ..report.run import write_comparison, write_report
 
     if args.output is not None:

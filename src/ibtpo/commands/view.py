@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from .live import add_live_options, follow
 from .options import SCORE, add_option
 from .output import Progress, file_name, make_folder_of
 
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer", type=Path, help="to show tokens' texts: folder with tokenizer.json (default: the run's model)"
     )
+    add_live_options(parser)
     group = parser.add_argument_group("scores (default: as stored in each tree)")
     for name in OPTIONS:
         add_option(group, name, stored=True)
@@ -37,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the page of all trees, or prints one tree."""
+    if args.live or args.port is not None:
+        return follow(args.trees, args, trees=True)
     from ..errors import ConfigError
 
     options = {name: getattr(args, name) for name in OPTIONS}

@@ -10,16 +10,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from ..report.charts import COLOURS, DASHES, MARKERS, SETTINGS
+from ..report.charts import COLOURS, DASHES, MARKERS, ON_WHITE
 from ..report.plots import PLOTS
 from .training_results import METRICS, Row
 
-# In a report the colours of text and lines follow those of the page; a file that stands alone has a white background.
-ON_WHITE: Any = {
-    **SETTINGS, "axes.edgecolor": "#777777", "grid.color": "#dddddd", "xtick.color": "#777777",
-    "ytick.color": "#777777", "axes.labelcolor": "#222222", "text.color": "#222222", "xtick.labelcolor": "#222222",
-    "ytick.labelcolor": "#222222", "savefig.facecolor": "white",
-}  # fmt: skip
 PALETTE = (*COLOURS, "#000000")
 LABELS = {"eff_rate": "Eff-Rate", "ib_score": "IB-Score", "cov_eta": "Cov(η1, η2)", "entropy": "entropy", "kl": "KL"}
 _UNIT_OF = {plot.metrics[0]: plot.unit for plot in PLOTS}

@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -19,6 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from .._files import whole_file
+from .._text import visible
 from .plots import Plot, points, smoothed
 
 SVG = "http://www.w3.org/2000/svg"
@@ -58,6 +61,12 @@ SETTINGS: Any = {
     "legend.fontsize": 10,
     "hatch.linewidth": 0.6,
 }
+# In a page the colours of text and lines follow those of the page; a file that stands alone has a white background.
+ON_WHITE: Any = {
+    **SETTINGS, "axes.edgecolor": "#777777", "grid.color": "#dddddd", "xtick.color": "#777777",
+    "ytick.color": "#777777", "axes.labelcolor": "#222222", "text.color": "#222222", "xtick.labelcolor": "#222222",
+    "ytick.labelcolor": "#222222", "savefig.facecolor": "white", "pdf.fonttype": 42,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,13 +76,20 @@ class Series:
     x: (n,) places on the x axis, in its unit; NaN where not known.
     y: (n,) values, in the plot's unit; NaN where not known.
     label: the curve's name in the legend.
-    index: its number in the order of colours, dashes and markers.
+    index: its number in the order of colours, and unless `order` says otherwise in that of dashes and markers.
+    order: its number in the order of dashes and markers.
     """
 
     x: np.ndarray
     y: np.ndarray
     label: str
     index: int
+    order: int | None = None
+
+    @property
+    def dash(self) -> int:
+        """Its number in the order of dashes, which shifts by one each time the colours begin anew."""
+        return self.index + self.index // len(COLOURS) if self.order is None else self.order
 
 
 @dataclass(frozen=True)
@@ -129,26 +145,49 @@ def draw_chart(
     held_label: what the legend calls them.
     """
     with rc_context(SETTINGS):
-        figure = Figure()
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        if plot.stacked:
-            _stack(axes, series)
-        else:
-            for s in series:
-                _curve(axes, s, many=len(series) > 1)
-        for h in held:
-            _held_out(axes, h)
-        _axes(axes, plot, x_label)
-        handles, labels = axes.get_legend_handles_labels()
-        if held:
-            colour, marker = (INK, "o") if len(series) > 1 else (_colour(held[0].index), _marker(held[0].index))
-            handles.append(Line2D([], [], color=colour, marker=marker, markerfacecolor="none", linestyle="none"))
-            labels.append(held_label)
-        _place(figure, handles, labels)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _inline(buffer.getvalue(), plot.key + re.sub(r"\W", "", x_label), plot.title, alt, sheet)
+        figure = _drawn(plot, series, x_label, held, held_label)
+    return inline_figure(figure, plot.key + re.sub(r"\W", "", x_label), plot.title, alt, sheet)
+
+
+def save_chart(plot: Plot, series: Sequence[Series], x_label: str, held: Sequence[Held], path: Path) -> None:
+    """Draws one plot into two files that stand alone, on white: `path` with the endings .svg and .pdf.
+
+    plot, series, x_label, held: as of `draw_chart`.
+    """
+    with rc_context(ON_WHITE):
+        figure = _drawn(plot, series, x_label, held, "held out, with interval")
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure as SVG and PDF, `path` with the endings .svg and .pdf; the same figure gives the same bytes."""
+    no_date = {"svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
+    with rc_context(ON_WHITE):
+        for kind, metadata in no_date.items():
+            with whole_file(path.with_name(f"{path.name}.{kind}")) as part:
+                figure.savefig(part, format=kind, metadata=metadata)
+
+
+def _drawn(plot: Plot, series: Sequence[Series], x_label: str, held: Sequence[Held], held_label: str) -> Figure:
+    """A plot as matplotlib's figure; see `draw_chart`."""
+    figure = Figure()
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    if plot.stacked:
+        _stack(axes, series)
+    else:
+        for s in series:
+            _curve(axes, s, many=len(series) > 1)
+    for h in held:
+        _held_out(axes, h)
+    _axes(axes, plot, x_label)
+    handles, labels = axes.get_legend_handles_labels()
+    if held:
+        colour, marker = (INK, "o") if len(series) > 1 else (_colour(held[0].index), _marker(held[0].index))
+        handles.append(Line2D([], [], color=colour, marker=marker, markerfacecolor="none", linestyle="none"))
+        labels.append(held_label)
+    _place(figure, handles, labels)
+    return figure
 
 
 def _place(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
@@ -192,14 +231,14 @@ def _curve(axes: Any, s: Series, many: bool) -> None:
     many: whether other curves share the axes. Then markers tell them apart without colour.
     """
     x, y, _ = points(s.x, s.y)
-    colour, dash = _colour(s.index), DASHES[(s.index + s.index // len(COLOURS)) % len(DASHES)]
+    colour, dash = _colour(s.index), DASHES[s.dash % len(DASHES)]
     few = len(x) < 12
     marker: dict[str, Any] = {}
     if many or few:
         every = max(1, len(x) // 8)
         marker = {
             # Each curve's first marker is one point further on, so that those of close curves do not lie on each other.
-            "marker": _marker(s.index), "markersize": 4.5, "markevery": (s.index % every, every),
+            "marker": _marker(s.dash), "markersize": 4.5, "markevery": (s.dash % every, every),
         }  # fmt: skip
     if few:
         axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.8, label=s.label, **marker)
@@ -261,6 +300,24 @@ def _thousands(value: float, position: int) -> str:
     if abs(value) >= 1e6:
         return f"{value / 1e6:g}M"
     return f"{value / 1e3:g}k" if abs(value) >= 1e3 else f"{value:g}"
+
+
+def inline_figure(figure: Figure, key: str, title: str, alt: str, sheet: Sheet) -> str:
+    """A figure that was drawn with `SETTINGS`, as an `<svg>` element of the page.
+
+    key: its name on the page.
+    title, alt: what a reader who does not see the picture is told.
+    sheet: takes the CSS classes of the drawing.
+    """
+    buffer = io.BytesIO()
+    with rc_context(SETTINGS):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(buffer.getvalue(), key, title, alt, sheet)
+
+
+def plain_label(text: str) -> str:
+    """A label cut at 44 characters, for a legend, in which matplotlib takes nothing for a formula."""
+    return visible(text if len(text) <= 44 else text[:43] + "…").replace("$", r"\$")
 
 
 def _inline(svg: bytes, prefix: str, title: str, alt: str, sheet: Sheet) -> str:

@@ -8,12 +8,13 @@ and their thresholds; `trend` explains the test that tells a trend from noise.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
 
 from ..storage.read_run import Run
+from .differences import paired_change
 from .trend import ALPHA, LEAST_STEPS, SIGMAS, Level, Trend, find_trend, since, smoothing_width, trend
 
 # What the page calls each state, the most pressing first.
@@ -116,7 +117,10 @@ def _on_curve(
 
 
 def _held_out(run: Run) -> Finding:
-    rule = "After minus before; beyond chance when its 95 % interval, the two taken as independent, leaves out 0."
+    rule = (
+        "After minus before; beyond chance when its 95 % interval leaves out 0. It is paired over the problems where "
+        "each one's grades are stored, else the two are taken as independent."
+    )
     return Finding(*_judge_held_out(run), rule, "held-out", held_out=True)
 
 
@@ -125,7 +129,8 @@ def _judge_held_out(run: Run) -> Answer:
     found = difference(before, after, "avg") if before and after else None
     if not before or not after or found is None:
         return "unknown", "Held-out accuracy was not measured before and after.", ""
-    change, low, high = found
+    paired = paired_change(run)
+    change, low, high = astuple(paired) if paired else found
     evidence = (
         f"avg@{before['k']} on {before['n']} problems {_pc(before['avg'])} → {_pc(after['avg'])}, change "
         f"{100 * change:+.1f} points, interval {100 * low:+.1f} to {100 * high:+.1f}."

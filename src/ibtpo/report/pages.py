@@ -1,12 +1,15 @@
 """What all report pages share: filling a template.
 
-A page has no script, and its content policy forbids everything but its own style sheet: whatever text a run holds, the
-page runs nothing and asks nothing of any network.
+A page's content policy forbids everything but its own style sheet and its own scripts, named by their hashes: whatever
+text a run holds, the page runs nothing else and asks nothing of any network. The page of a run in progress may ask the
+address that it came from, too.
 """
 
 import base64
+import functools
 import hashlib
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,6 +20,7 @@ from .._version import __version__
 from .charts import Sheet
 
 GENERATOR = "ibtpo report"
+SCRIPTS = ("uPlot.iife.min.js", "charts.js", "live.js")  # in the folder `page`; the last is for a run in progress
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,9 @@ class Figure:
     svg: the drawing, an `<svg>` element.
     reads: how to read it, in sentences; may be empty.
     csv: the address of its CSV file, from the page.
-    data: the points as drawn, as a `data:` address, so that they stay with a page that is sent on alone.
+    data: the points as drawn, as a `data:` address, so that they stay with a page that is sent on alone; may be empty.
     note: how the curves were thinned for drawing; empty if they were not.
+    picture: the address of its files .svg and .pdf, without these endings; empty if there are none.
     """
 
     key: str
@@ -39,6 +44,7 @@ class Figure:
     csv: str
     data: str
     note: str
+    picture: str = ""
 
 
 def _shown(value: Any) -> Any:
@@ -49,21 +55,43 @@ def _shown(value: Any) -> Any:
     return value if not isinstance(value, str) or isinstance(value, Markup) else visible(value, keep="\n\r\t")
 
 
-def render(template: str, sheet: Sheet, **values: Any) -> str:
+def render(template: str, sheet: Sheet, charts: Markup | None = None, live: str = "", **values: Any) -> str:
     """Fills a template of the folder `page` and returns the page.
 
     template: its file name.
     sheet: the CSS classes of all drawings on the page.
+    charts: what the script draws the charts from, as JSON; None for a page without script.
+    live: the page's version if it follows a run in progress, by asking for itself again and again; else empty.
     values: what the template names; one that is missing is an error.
     """
-    environment = Environment(
+    style = page_text("run.css") + sheet.css()
+    scripts = [page_text(name) for name in SCRIPTS[: 0 if charts is None else 3 if live else 2]]
+    if scripts:
+        style = page_text("uPlot.min.css") + style
+    policy = [f"style-src {content_hash(style)}"]
+    policy += ["script-src " + " ".join(map(content_hash, scripts))] if scripts else []
+    policy += ["connect-src 'self'"] if live else []
+    return _environment().get_template(template).render(
+        **values, charts=charts, live=live, style=Markup(style), scripts=[Markup(script) for script in scripts],
+        licence=Markup(page_text("uPlot.LICENSE").replace("--", "- -")), generator=f"{GENERATOR} {__version__}",
+        policy="; ".join(["default-src 'none'", *policy, "base-uri 'none'", "form-action 'none'"]),
+    )  # fmt: skip
+
+
+@functools.cache
+def _environment() -> Environment:
+    """The templates, which are compiled once."""
+    return Environment(
         loader=PackageLoader("ibtpo.report", "page"), autoescape=True, undefined=StrictUndefined,
         finalize=_shown, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    assert environment.loader is not None
-    style = environment.loader.get_source(environment, "run.css")[0] + sheet.css()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    return environment.get_template(template).render(
-        **values, style=Markup(style), policy=policy, generator=f"{GENERATOR} {__version__}"
-    )
+
+
+def page_text(name: str) -> str:
+    """A file of the folder `page`."""
+    return (resources.files(__package__) / "page" / name).read_text("utf-8")
+
+
+def content_hash(text: str) -> str:
+    """How a content policy names a script or a style sheet."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,21 +1,24 @@
 """Which curves a report draws, and the table behind each picture.
 
-A `Plot` names the metrics of one picture, and `PLOTS` lists those of a run report. `table` gives the rows of its CSV
+A `Plot` names the metrics of one picture; `plots_of` lists those of a report. `table` gives the rows of its CSV
 file, one a logged step; `points` thins a curve for drawing. docs/metrics.md says what each metric means.
 """
 
 import base64
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .._text import without_nan
+from ..storage.metrics_log import GIVEN_SHARE
 from ..storage.read_run import Run
 from .trend import running_mean, smoothing_width
 
 MOST_DRAWN = 300  # points of a curve; longer ones are drawn as means of equal blocks of steps
+_REWARD = re.compile(r"rewards/(.+)/mean")
 TIME_PARTS = ("sampling", "update", "credit", "verifying", "other")  # what a step's time is split into
 
 
@@ -35,6 +38,7 @@ class Plot:
     stacked: whether the curves are layers that add up.
     from_zero: whether the y axis begins at 0.
     least_top: how far up a y axis from 0 goes at least, so that tiny values do not fill the picture.
+    unless_zero: whether there is no picture where all values are 0, since they say only that something is not in use.
     """
 
     key: str
@@ -49,6 +53,7 @@ class Plot:
     stacked: bool = False
     from_zero: bool = True
     least_top: float = 0.02
+    unless_zero: bool = False
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -110,11 +115,51 @@ PLOTS: tuple[Plot, ...] = (
         from_zero=False,
     ),
     Plot(
+        "loss",
+        "Loss",
+        (("loss", "loss"),),
+        "loss",
+        "Each group's advantages are centred, so its level says little; a jump says that something broke.",
+        zero_line=True,
+        from_zero=False,
+    ),
+    Plot(
+        "grad-norm",
+        "Gradient norm",
+        (("grad_norm", "before clipping"),),
+        "norm",
+        "Before max_grad_norm clips it. Spikes: single batches drive the update. At 0: nothing is learned.",
+    ),
+    Plot(
+        "clip",
+        "Clipped tokens",
+        (
+            ("clip_ratio/region_mean", "all"),
+            ("clip_ratio/low_mean", "below 1 − ε"),
+            ("clip_ratio/high_mean", "above 1 + ε"),
+        ),
+        "share of tokens",
+        "Tokens whose ratio to the sampling policy left the trust region, so that they did not count. Rising: the "
+        "steps are too large, or the samples too old.",
+        percent=True,
+        unless_zero=True,
+    ),
+    Plot("rate", "Learning rate", (("learning_rate", "learning rate"),), "learning rate", "As scheduled."),
+    Plot(
         "length",
         "Length of an answer",
         (("ibtpo/length", "tokens"),),
         "tokens",
         "Growing together with accuracy: part of the gain may be trying longer.",
+    ),
+    Plot(
+        "given",
+        "Observations' share of the tokens",
+        ((GIVEN_SHARE, "given by the environment"),),
+        "share of tokens",
+        "Tokens that environments wrote, such as tools' results, of all tokens. Rising: the context is spent on them.",
+        percent=True,
+        unless_zero=True,
     ),
     Plot(
         "truncated",
@@ -196,9 +241,29 @@ def table(run: Run, plot: Plot) -> tuple[list[str], list[list[float | int | None
     return ["step", "generated_tokens_total", "seconds_total", *plot.metrics], rows
 
 
+def plots_of(runs: Sequence[Run]) -> list[Plot]:
+    """The plots against the step for which any of the runs has something to draw, in order."""
+    return [plot for plot in (*PLOTS[:2], *_rewards(runs), *PLOTS[2:]) if logged(runs, plot)]
+
+
 def logged(runs: Sequence[Run], plot: Plot) -> bool:
     """Whether any of the runs has a value to draw in this plot."""
-    return any(run.curves.has(name) for run in runs for name in plot.metrics)
+    return any(
+        run.curves.has(name) and (not plot.unless_zero or bool(np.nan_to_num(run.curves[name]).any()))
+        for run in runs
+        for name in plot.metrics
+    )
+
+
+def _rewards(runs: Sequence[Run]) -> list[Plot]:
+    """The plot of the mean of each reward function, as TRL logs them; none if nothing was logged."""
+    names = sorted({name for run in runs for name in run.curves.columns if _REWARD.fullmatch(name)})
+    curves = tuple((name, _REWARD.fullmatch(name)[1]) for name in names)  # type: ignore[index]
+    reads = (
+        "Mean of each reward function over the trees' leaves, before weights. One that rises while accuracy does not: "
+        "the model plays to it."
+    )
+    return [Plot("rewards", "Rewards", curves, "reward", reads, from_zero=False)] if curves else []
 
 
 def points(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

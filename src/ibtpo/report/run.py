@@ -1,13 +1,14 @@
 """`report.html`: what a run did, in one offline HTML file; and `compare.html`: several runs side by side.
 
-The first two functions write the pages. Below them are the functions that decide which files may be written, draw the
-pictures, and put numbers into words. A page has no script, and its content policy forbids everything but its own style
-sheet, so it cannot ask any network for anything, whatever text a run holds.
+The first functions write the pages. Below them are those that decide which files may be written, and put numbers into
+words. A page's content policy forbids everything but its own style sheet and scripts, so it cannot ask any network for
+anything, whatever text a run holds.
 """
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,17 +17,20 @@ import numpy as np
 from markupsafe import Markup
 
 from .._files import write_whole
-from .._text import visible
+from .._text import without_nan
 from ..errors import ConfigError
-from ..storage.read_run import MOST_TREE_FILES, Curves, Run, read_run, stored_trees
+from ..storage.read_run import MOST_TREE_FILES, Run, read_run, stored_trees
 from ..viewer.page import write_viewer
-from .charts import Held, Series, Sheet, draw_chart
+from .charts import SETTINGS, inline_figure, save_figure
+from .differences import Line, compare_groups, group_runs, numbered, paired_change
+from .figures import Pictures
 from .findings import STATES, difference, headline, judge_run
-from .gallery import gallery
-from .pages import GENERATOR, Figure, render
-from .plots import ACCURACY, PLOTS, Plot, csv_address, csv_lines, logged, points, smoothed, table
-from .trend import trend
+from .gallery import Gallery, gallery
+from .pages import GENERATOR, render
+from .paper import cells, forest, forest_alt, header, how, latex, markdown
+from .plots import csv_lines
 
+Files = dict[str, Callable[[], str]]  # functions that make the texts of files, by name
 _OURS = re.compile(rf'<meta name="generator" content="{GENERATOR} [^"]*">'.encode())
 
 
@@ -43,61 +47,105 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
     target = Path(output) if output is not None else run.path / "report.html"
     data, viewer = _beside(target)
     _check_target(target, data)
-    sheet = Sheet()
-    files: dict[str, str] = {}
     broken: list[str] = []
     trees = gallery(stored_trees(run, broken), viewer.name)
-    trees.files = len(run.tree_files)
-    figures = [_figure([run], plot, view, sheet, files, data.name) for plot, view in _single_views(run)]
-    files["held-out.csv"] = _held_out_csv([run], [run.name])
     if trees.trees:
         written = write_viewer(run.path, viewer)
         broken = list(written.notes)  # the viewer reads every file
         run.notes.extend(written.remarks)
     run.notes.extend(f"Left out: {note}" for note in broken)
-    findings = judge_run(run)
-    page = render(
-        "run.html.j2", sheet, title=f"Run report: {run.name}", run=run, facts=_facts(run), figures=figures,
-        findings=findings, headline=headline(findings), states=STATES, held_out=[_held_out_row(run)], gallery=trees,
-        viewer=quote(viewer.name), data=quote(data.name), most_tree_files=MOST_TREE_FILES, env=_flat(run.env),
-    )  # fmt: skip
+    page, files = report_page(run, trees, viewer.name, data.name)
     _write(target, page, data, files)
     return target
 
 
+def report_page(
+    run: Run, trees: Gallery, viewer: str, data: str, *, live: str = "", problem: str = ""
+) -> tuple[str, Files]:
+    """The report of a run as HTML, and functions that make the texts of its CSV files, by name.
+
+    run: the run.
+    trees: what its stored trees hold.
+    viewer: file name of the tree viewer, beside the page.
+    data: name of the folder, beside the page, that the CSV files will be in.
+    live: the page's version if it follows the run; then it has no pictures but those that its script draws.
+    problem: why the page is not up to date, if it is not.
+    """
+    trees.files = len(run.tree_files)
+    pictures = Pictures([run], data, static=not live)
+    figures = pictures.draw()
+    findings = judge_run(run)
+    page = render(
+        "run.html.j2", pictures.sheet, pictures.script_data(), live, title=f"Run report: {run.name}", run=run,
+        facts=_facts(run), figures=figures, findings=findings, headline=headline(findings), states=STATES,
+        held_out=[_held_out_row(run)], paired=paired_change(run) is not None, gallery=trees, viewer=quote(viewer),
+        problem=problem, data=quote(data), most_tree_files=MOST_TREE_FILES, env=_flat(run.env),
+    )  # fmt: skip
+    return page, {**pictures.files, "held-out.csv": lambda: _held_out_csv([run], [run.name])}
+
+
 def write_comparison(folders: Sequence[str | Path], output: str | Path) -> Path:
-    """Writes one page that compares runs, and beside it the CSV files; returns the page's path.
+    """Writes one page that compares runs, and beside it the CSV files and what goes into a paper.
+
+    These are the table of held-out accuracy as `table.md` and `table.tex`, and every picture as SVG and PDF.
 
     folders: the run folders.
-    output: the page's file.
+    output: the page's file, whose path is returned.
 
     Raises as `write_report` does.
     """
     runs = [read_run(folder) for folder in folders]
-    names = _distinct_names(runs)
+    names = numbered([run.name for run in runs])
     target = Path(output)
     data, _ = _beside(target)
     _check_target(target, data)
-    sheet = Sheet()
-    files: dict[str, str] = {}
-    figures = [
-        _figure(runs, plot, view, sheet, files, data.name, names)
-        for plot in (ACCURACY, *_flat_plots())
-        for view in ("tokens", "time")
-        if logged(runs, plot) and _has_view(runs, view)
-    ]
-    files["held-out.csv"] = _held_out_csv(runs, names)
+    groups = group_runs(runs, names)
+    if len(groups) < len(runs):  # seeds of one method: their names say that
+        called = {i: f"{g.name}, seed {seed}" for g in groups for i, seed in zip(g.runs, g.seeds, strict=True)}
+        names = [called[i] for i in range(len(runs))]
+    lines = compare_groups(runs, groups)
+    pictures = Pictures(runs, data.name, names=names, looks=_looks(len(runs), [g.runs for g in groups]))
+    figures = pictures.draw()
+    files = {**pictures.files, "held-out.csv": lambda: _held_out_csv(runs, names)}
+    tested: dict[str, Any] = {"lines": []}
+    if any(line.after for line in lines):
+        k = next(run.evals["after"]["k"] for run in runs if run.evals.get("after"))
+        files |= {
+            "table.md": lambda: markdown(lines, k), "table.tex": lambda: latex(lines, k),
+            "differences.csv": lambda: _lines_csv(lines),
+        }  # fmt: skip
+        svg = inline_figure(forest(lines, SETTINGS), "forest", "Held-out accuracy", forest_alt(lines), pictures.sheet)
+        tested = {
+            "lines": [cells(line) for line in lines], "header": header(lines, k), "how": how(lines),
+            "forest": Markup(svg), "markdown": markdown(lines, k), "latex": latex(lines, k),
+        }  # fmt: skip
     judged = [judge_run(run) for run in runs]
     links = [_relative(run.path / "report.html", target) for run in runs]
     page = render(
-        "compare.html.j2", sheet, title=f"{len(runs)} runs compared", data=quote(data.name), runs=runs, names=names,
-        figures=figures, facts=[_facts(run) for run in runs], states=STATES, links=links,
+        "compare.html.j2", pictures.sheet, pictures.script_data(), title=f"{len(runs)} runs compared",
+        data=quote(data.name), runs=runs, names=names, figures=figures, facts=[_facts(run) for run in runs],
+        states=STATES, links=links, tested=tested,
         pressing=[[f for f in found if f.state in ("bad", "look")] for found in judged],
         headlines=[headline(found) for found in judged], held_out=[_held_out_row(run) for run in runs],
-        config=_differences([run.config for run in runs]), env=_differences([_flat(run.env) for run in runs]),
+        config=_differences([{"run folder": str(run.path), **run.config} for run in runs]),
+        env=_differences([_flat(run.env) for run in runs]),
     )  # fmt: skip
     _write(target, page, data, files)
+    pictures.save(data)
+    if tested["lines"]:
+        save_figure(forest(lines), data / "held-out")
     return target
+
+
+def _looks(runs: int, groups: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    """For each run its number in the order of colours, and in that of dashes.
+
+    Where groups hold several runs, a colour stands for a group and a dash for a seed; else each run has both to itself.
+    """
+    if len(groups) == runs:
+        return [(i, i + i // 6) for i in range(runs)]
+    looks = {i: (g, place) for g, members in enumerate(groups) for place, i in enumerate(members)}
+    return [looks[i] for i in range(runs)]
 
 
 # --- files ------------------------------------------------------------------------------------------------------
@@ -123,11 +171,11 @@ def _check_target(target: Path, data: Path) -> None:
         raise ConfigError(f"{data}, the place of the report's CSV files, is taken; name another file with -o")
 
 
-def _write(target: Path, page: str, data: Path, files: dict[str, str]) -> None:
-    """Writes the page and, into the folder `data`, the CSV files: a text by file name."""
+def _write(target: Path, page: str, data: Path, files: Files) -> None:
+    """Writes the page and, into the folder `data`, the files that go with it."""
     data.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        write_whole(data / name, text)
+        write_whole(data / name, text())
     write_whole(target, page)
 
 
@@ -139,168 +187,6 @@ def _relative(path: Path, target: Path) -> str | None:
         return quote(os.path.relpath(path, target.parent).replace(os.sep, "/"))
     except ValueError:  # on Windows: no relative path leads to another drive
         return None
-
-
-# --- pictures ---------------------------------------------------------------------------------------------------
-
-
-def _single_views(run: Run) -> list[tuple[Plot, str]]:
-    """The pictures of one run as (plot, view): accuracy against tokens and time, all others against the step."""
-    views = [(ACCURACY, view) for view in ("tokens", "time") if logged([run], ACCURACY) and _has_view([run], view)]
-    return [*views, *((plot, "step") for plot in PLOTS if logged([run], plot))]
-
-
-def _flat_plots() -> list[Plot]:
-    """The plots for several runs, one metric each, since there the colours tell the runs apart.
-
-    The stacked times become one plot of the total.
-    """
-    flat = []
-    for plot in PLOTS:
-        if plot.stacked:
-            flat.append(
-                Plot("time", "Time of a step", (("time/total", "total"),), "seconds", "Evaluation is left out.")
-            )
-        elif len(plot.curves) == 1:
-            flat.append(plot)
-        else:
-            for i, (name, label) in enumerate(plot.curves):
-                title = label[0].upper() + label[1:] if plot.key != "branches" else f"Branches: {label}"
-                flat.append(
-                    Plot(f"{plot.key}-{i}", title, ((name, label),), plot.unit, plot.reads, percent=plot.percent)
-                )
-    return flat
-
-
-def _has_view(runs: Sequence[Run], view: str) -> bool:
-    """Whether any run knows the numbers that this view has on its x axis."""
-    return any(np.isfinite(_x(run.curves, view)).any() for run in runs)
-
-
-def _x(c: Curves, view: str) -> np.ndarray:
-    """(n,) the steps' places on the x axis: step number, tokens generated so far, or seconds of training so far."""
-    return {"step": c.steps.astype(float), "tokens": c.tokens, "time": c.seconds}[view]
-
-
-def _figure(
-    runs: Sequence[Run],
-    plot: Plot,
-    view: str,
-    sheet: Sheet,
-    files: dict[str, str],
-    folder: str,
-    names: Sequence[str] | None = None,
-) -> Figure:
-    """Draws one picture, and puts its CSV file into `files`.
-
-    runs: one run, or several to compare.
-    plot: what to draw; with several runs it has one metric.
-    view: what the x axis shows: "step", "tokens" or "time".
-    sheet: takes the drawing's CSS classes.
-    files: text by name of the page's CSV files.
-    folder: name of the folder that these will be in.
-    names: what the runs are called; None for a single run, whose curves are called as the plot says.
-    """
-    scale, label = _axis(runs, view)
-    series, held, texts = [], [], []
-    for r, run in enumerate(runs):
-        x = _x(run.curves, view) / scale
-        for i, (name, words) in enumerate(plot.curves):
-            if not run.curves.has(name) or not np.isfinite(x).any():
-                continue
-            curve_label = names[r] if names else f"{words} {_share(run, name)}" if plot.stacked else words
-            series.append(Series(x, run.curves[name], _short_label(curve_label), i if names is None else r))
-            texts.append(f"{curve_label}: {_in_words(run, name, plot.percent)}")
-        if plot.key == "accuracy" and np.isfinite(x).any():
-            for when, place, found in _held_out_points(run, x):
-                low, high = found["avg_ci"]
-                held.append(Held(place, found["avg"], low, high, r if names else len(plot.curves)))
-                texts.append(f"held out {when} {100 * found['avg']:.1f} %")
-    alt = f"{plot.title} against {label}. " + "; ".join(texts) + "."
-    key = f"{plot.key}-{view}" if view != "step" else plot.key
-    header, rows = _joint_table(runs, plot, names)
-    files[f"{plot.key}.csv"] = "".join(csv_lines(header, rows))
-    address, note = _points_drawn(series, label, plot.unit)
-    svg = Markup(draw_chart(plot, series, label, sheet, visible(alt), held))
-    title = {"tokens": f"{plot.title} against tokens", "time": f"{plot.title} against time"}.get(view, plot.title)
-    reads = "" if view == "time" else plot.reads  # the picture before this one, against tokens, has it already
-    return Figure(key, title, svg, reads, f"{quote(folder)}/{plot.key}.csv", address, note)
-
-
-def _axis(runs: Sequence[Run], view: str) -> tuple[int, str]:
-    """What the places of `_x` are divided by, and the x axis's name: times are in a unit that fits the longest run."""
-    if view != "time":
-        return 1, {"step": "step", "tokens": "generated tokens"}[view]
-    longest = max((float(np.nanmax(r.curves.seconds)) for r in runs if np.isfinite(r.curves.seconds).any()), default=0)
-    scale, unit = (3600, "hours") if longest > 3 * 3600 else (60, "minutes") if longest > 180 else (1, "seconds")
-    return scale, f"{unit} of training"
-
-
-def _points_drawn(series: Sequence[Series], label: str, unit: str) -> tuple[str, str]:
-    """The points of a picture as a `data:` address, and the note that says how curves were thinned for it.
-
-    label, unit: what its axes show.
-    """
-    drawn: list[list[Any]] = []
-    thinned = 1
-    for s in series:
-        x, y, steps = points(s.x, s.y)
-        thinned = max(thinned, steps)
-        rows = zip(x.tolist(), y.tolist(), smoothed(y, len(s.y)).tolist(), strict=True)
-        drawn += [[s.label, *(float(f"{v:.6g}") for v in row)] for row in rows]
-    note = f"Thin line: means of {thinned} steps. " if thinned > 1 else ""
-    return csv_address(["curve", label, unit, "running mean"], drawn), note
-
-
-def _held_out_points(run: Run, x: np.ndarray) -> list[tuple[str, float, dict[str, Any]]]:
-    """(when, place on the x axis, result) of each held-out evaluation that graded anything.
-
-    x: (n,) places of the logged steps.
-    """
-    steps = run.curves.steps.tolist()
-    points = [("before", 0.0, run.evals.get("before"))]
-    for row in run.held_out:
-        if row["step"] in steps[:-1]:  # that of the last step is drawn below, as the one after training
-            points.append((f"after step {row['step']}", float(x[steps.index(row["step"])]), row))
-    points.append(("after", float(np.nanmax(x)), run.evals.get("after")))
-    return [(when, place, found) for when, place, found in points if found and found.get("avg") is not None]
-
-
-def _joint_table(
-    runs: Sequence[Run], plot: Plot, names: Sequence[str] | None
-) -> tuple[list[str], list[list[float | int | str | None]]]:
-    """The header and the rows of a picture's CSV file; with several runs, the name of the run comes first."""
-    if names is None:
-        header, rows = table(runs[0], plot)
-        return header, [list(row) for row in rows]
-    rows_of_all: list[list[float | int | str | None]] = []
-    for run, name in zip(runs, names, strict=True):
-        header, rows = table(run, plot)
-        rows_of_all += [[name, *row] for row in rows]
-    return ["run", *header], rows_of_all
-
-
-def _in_words(run: Run, name: str, percent: bool) -> str:
-    """A curve in words, for readers who do not see the picture: what it rose or fell from, and to."""
-    t = trend(run.curves.steps, run.curves[name])
-    if t is None:
-        known = run.curves[name][np.isfinite(run.curves[name])]
-        first, last, how = float(known[0]), float(known[-1]), "first and last step"
-    else:
-        first, last, how = t.first.mean, t.last.mean, "means of the first and last fourth"
-    a, b = (f"{100 * v:.1f} %" if percent else f"{v:.3g}" for v in (first, last))
-    return f"from {a} to {b} ({how})"
-
-
-def _share(run: Run, name: str) -> str:
-    """This part's share of the total time of all steps, such as "31 %"."""
-    return f"{100 * np.nansum(run.curves[name]) / max(np.nansum(run.curves['time/total']), 1e-9):.0f} %"
-
-
-def _short_label(text: str) -> str:
-    """A label that fits into a legend, cut at 44 characters."""
-    # The $ are escaped, since matplotlib reads one as the beginning of a formula.
-    return visible(text if len(text) <= 44 else text[:43] + "…").replace("$", r"\$")
 
 
 # --- words and numbers ------------------------------------------------------------------------------------------
@@ -340,6 +226,8 @@ def _held_out_row(run: Run) -> dict[str, Any] | None:
     rows = []
     for name, label in (("avg", "avg"), ("pass", "pass")):
         change = difference(before, after, name) if before and after else None
+        if change and name == "avg" and (paired := paired_change(run)):
+            change = astuple(paired)
         rows.append(
             {
                 "label": f"{label}@{some['k']}",
@@ -361,6 +249,19 @@ def _held_out_csv(runs: Sequence[Run], names: Sequence[str]) -> str:
         if found.get(measure) is not None
     ]
     return "".join(csv_lines(["run", "when", "measure", "value", "low", "high", "problems"], rows))
+
+
+def _lines_csv(lines: Sequence[Line]) -> str:
+    """The CSV file of the comparison of groups, whose numbers are shares."""
+    rows = []
+    for line in lines:
+        for what, found in (
+            ("before", line.before), ("after", line.after), ("change", line.change), ("minus_first", line.minus_first),
+        ):  # fmt: skip
+            if found is not None:
+                seeds = line.pairs if what == "minus_first" else ", ".join(line.measured)
+                rows.append([line.group.name, what, *map(without_nan, astuple(found)), line.problems, seeds])
+    return "".join(csv_lines(["method", "what", "mean", "low", "high", "problems", "seeds"], rows))
 
 
 def _points(change: float, low: float, high: float) -> str:
@@ -394,14 +295,3 @@ def _differences(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[Any]]]:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     found = [(key, [row.get(key, "–") for row in rows]) for key in keys]
     return [(key, values) for key, values in found if any(v != values[0] for v in values)]
-
-
-def _distinct_names(runs: Sequence[Run]) -> list[str]:
-    """The names of the runs' folders; a name that occurred before gets a number."""
-    names: list[str] = []
-    for run in runs:
-        name, n = run.name, 2
-        while name in names:
-            name, n = f"{run.name} ({n})", n + 1
-        names.append(name)
-    return names

@@ -16,36 +16,11 @@ import numpy as np
 
 from ..errors import CheckpointError, DataError
 from ..tree import ReasoningTree, read_trees
+from .metrics_log import Curves, MetricsLog
 from .run_folder import RunFolder
 from .tree_file import tree_files
 
-LARGEST = 1e100  # a larger value counts as infinite: nothing can draw it
 MOST_TREE_FILES = 20  # a long run stores hundreds; the ones read are spread evenly over it
-
-
-@dataclass(frozen=True)
-class Curves:
-    """The rows of `metrics.jsonl` as columns. A row stands for a logged step; n is how many there are.
-
-    steps: (n,) their numbers, ascending.
-    tokens: (n,) tokens generated so far.
-    seconds: (n,) seconds of training so far, without the time of evaluations.
-    columns: (n,) values of each metric by its name, NaN where it was not logged or not finite.
-
-    `curves[name]` gives a metric's values, all NaN if it was never logged.
-    """
-
-    steps: np.ndarray
-    tokens: np.ndarray
-    seconds: np.ndarray
-    columns: dict[str, np.ndarray]
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.columns.get(name, np.full(len(self.steps), math.nan))
-
-    def has(self, name: str) -> bool:
-        """Whether the metric was logged with a finite value at least once."""
-        return name in self.columns and bool(np.isfinite(self.columns[name]).any())
 
 
 @dataclass(frozen=True)
@@ -74,8 +49,11 @@ class Run:
     notes: list[str] = field(default_factory=list)
 
 
-def read_run(path: str | Path) -> Run:
+def read_run(path: str | Path, log: MetricsLog | None = None) -> Run:
     """Reads a run folder, all but its trees, which `stored_trees` reads one by one.
+
+    path: the folder.
+    log: the reader of its metrics, if it was read before: only what is new of them is then read again.
 
     Raises `CheckpointError` if `path` is no run folder, and `CheckpointError` or `DataError`, naming the file and, if
     it has one a row, the line, where something in it is broken.
@@ -90,7 +68,7 @@ def read_run(path: str | Path) -> Run:
     notes: list[str] = []
     config = folder.settings()
     env = _read_env(folder.path / "env.json", notes)
-    curves = _read_curves(folder.metrics, notes)
+    curves = (log or MetricsLog(folder.metrics)).read(notes)
     evals = _check_evals(folder, notes)
     held_out = folder.read_evals()
     for row in held_out:
@@ -131,57 +109,6 @@ def _read_env(path: Path, notes: list[str]) -> dict[str, Any]:
     if not isinstance(env, dict):
         raise DataError(f"{path}:1: expected a JSON object, got {type(env).__name__}; delete the file to do without it")
     return env
-
-
-def _read_curves(path: Path, notes: list[str]) -> Curves:
-    """Reads `metrics.jsonl`. Of several rows of one step, as a resumed run leaves them, the last counts."""
-    rows: dict[int, dict[str, float]] = {}
-    lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    if not path.is_file():
-        notes.append("metrics.jsonl is missing: no step was finished.")
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as e:
-            if number == len(lines):  # no newline ends it, so the run was killed while it wrote this line
-                notes.append(f"The last line of metrics.jsonl (line {number}) is cut off and left out.")
-                continue
-            raise DataError(f"{path}:{number}: not valid JSON ({e}); remove the line") from e
-        step = row.get("step") if isinstance(row, dict) else None
-        if type(step) is not int or not 0 <= step < 2**53:
-            raise DataError(f"{path}:{number}: expected an object with a step, an integer >= 0, got {row!r:.80}")
-        # TRL logs a summary under the last step's number; only rows that count tokens are steps of the training.
-        if "ibtpo/generated_tokens" in row:
-            rows[step] = {key: _metric(value, key, f"{path}:{number}") for key, value in row.items() if "/" in key} | {
-                key: _metric(row[key], key, f"{path}:{number}") for key in ("kl", "entropy", "loss") if key in row
-            }
-    steps = np.array(sorted(rows), dtype=np.int64)
-    names = sorted({name for row in rows.values() for name in row})
-    columns = {name: np.array([rows[s].get(name, math.nan) for s in steps.tolist()]) for name in names}
-    if path.is_file() and not len(steps):
-        notes.append("metrics.jsonl holds no step: none was finished.")
-    none = np.full(len(steps), math.nan)
-    # With logging_steps > 1 a row holds means over all steps since the row before, so totals multiply by their number.
-    gaps = np.diff(steps, prepend=0)
-    tokens = columns.get("ibtpo/generated_tokens_total")
-    if tokens is None or np.isnan(tokens).any():
-        tokens = np.cumsum(gaps * columns["ibtpo/generated_tokens"]) if len(steps) else none
-    return Curves(steps, tokens, np.cumsum(gaps * columns.get("time/total", none)), columns)
-
-
-def _metric(value: Any, name: str, where: str) -> float:
-    """A value of `metrics.jsonl` as a float; NaN for null and for what is too large to be drawn."""
-    if value is None:
-        return math.nan
-    if type(value) not in (int, float):
-        raise DataError(f"{where}: {name} must be a number or null, got {value!r:.80}")
-    try:
-        number = float(value)
-    except OverflowError:
-        return math.nan
-    return number if abs(number) < LARGEST else math.nan
 
 
 def _check_evals(folder: RunFolder, notes: list[str]) -> dict[str, Any]:
