@@ -20,6 +20,7 @@ const panel = {
       this.path(t, node),
       el("h3", {}, nameOf(t, node).replace(/^(the )?./, (s) => s[0].toUpperCase() + s.slice(1)), node ? el("small", {}, ` ${depthWords(t, node)}`) : null),
       this.answers(t, node) ?? "",
+      node ? this.read(t, node) : "",
       this.text(visible(t.text[node].replace(/^\n+|\n+$/g, ""))),
       this.numbers(t, node),
       this.branches(t, node) ?? "",
@@ -47,6 +48,11 @@ const panel = {
     };
     const expected = t.answer === null ? null : el("p", {}, el("small", {}, "reference answer "), el("span", { class: "answer", dir: "auto" }, visible(t.answer.slice(0, 2000))));
     return el("div", { class: "answers" }, ...here.slice(0, 20).map(line), here.length > 20 ? `and ${here.length - 20} more` : "", expected ?? "");
+  },
+
+  read(t, node) {
+    const whole = t.verdicts[node].length > 0;
+    return el("p", {}, el("button", { type: "button", class: "read", title: "the whole text from the prompt on (r)", onclick: () => reader.open(t, node) }, whole ? "Read the whole answer" : "Read up to here"));
   },
 
   text(text) {
