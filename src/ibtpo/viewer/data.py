@@ -20,13 +20,15 @@ COLOURS = ("ib_score", "p_hat", "advantage")  # the numbers that can colour the 
 PROMPT_START = 120  # how many characters of a prompt the index holds
 
 
-def tree_key(tree_id: str, step: int | None = None) -> str:
+def tree_key(tree_id: str, step: int | None = None, label: str | None = None) -> str:
     """The key that names a tree in a link, as in `trees.html#tree=KEY`, escaped as a browser does it.
 
     tree_id: the id of the tree.
     step: its training step, for a tree of a run folder, which may hold trees with the same id at many steps.
+    label: the label of its set, on a page of several sets.
     """
-    return quote(tree_id if step is None else f"{step}:{tree_id}", safe="!'()*~")  # as encodeURIComponent
+    parts = [str(p) for p in (label, step, tree_id) if p is not None]
+    return quote(":".join(parts), safe="!'()*~")  # as encodeURIComponent
 
 
 def about_advantage(options: CreditOptions) -> str:

@@ -35,7 +35,7 @@ def _held_out(source: Source, several: bool) -> str:
     except (IBTPOError, OSError, KeyError, TypeError, IndexError):
         return ""
     whose = f"{source.label}: held-out" if several else "Held-out"
-    return f"{whose} accuracy before training {before[1]}, after it {after[1]} (avg@{k} on {n} problems)."
+    return f"{whose} accuracy went from {before[1]} to {after[1]} in training (avg@{k} on {n} problems)."
 
 
 def _verdict(file: Any) -> list[str]:
@@ -55,3 +55,14 @@ def _trees(entries: Sequence[Mapping[str, Any]]) -> str:
         f"{trees} tree{'s' * (trees != 1)} of {problems} problem{'s' * (problems != 1)}{when}. In {mixed} the answers "
         f"differ in correctness, so that they carry a signal; in {saved} of these only thanks to a branch."
     )
+
+
+def first_tree(entries: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], str] | None:
+    """The tree that tells a newcomer most, and what to call it: the latest that a branch rescued, else the latest whose
+    answers differ; None if there is neither.
+    """
+    for name, words in (("rescued", "a tree that a branch rescued"), ("effective", "a tree with right and wrong answers")):
+        found = [e for e in entries if e[name]]
+        if found:
+            return found[-1], words
+    return None

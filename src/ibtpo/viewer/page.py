@@ -23,7 +23,7 @@ from .._files import whole_file
 from .._text import visible
 from ..errors import ConfigError, DataError
 from .data import COLOURS, index_entry, pack, pack_index, tree_chunk, tree_key
-from .greeting import greeting
+from .greeting import first_tree, greeting
 from .sources import Source, open_sources
 from .token_texts import find_tokenizer, token_texts
 from .without_script import NestedLists
@@ -128,7 +128,11 @@ def write_viewer(
         remarks = [remark for s in sets for remark in s.remarks]
         if not entries:
             raise DataError("; ".join(notes) or f"{paths[0]} holds no trees")
-        told = greeting(sets, entries)
+        told = "".join(f"<p>{html.escape(visible(line))}</p>\n" for line in greeting(sets, entries))
+        if begin := first_tree(entries):
+            entry, words = begin
+            key = tree_key(entry["id"], entry["step"], visible(sets[entry["set"]].label, "") if len(sets) > 1 else None)
+            told += f'<p><a href="#tree={html.escape(key)}">Begin with {words}</a></p>\n'
         columns, shared = pack_index(entries)
         facts = {
             "run": any(s.is_run for s in sets),
@@ -210,7 +214,7 @@ def _scale(values: Sequence[float], name: str) -> list[float]:
     return [-most, 0.0, most]
 
 
-def _head(title: str, facts: dict[str, Any], index: str, words: str, told: Sequence[str], static: str) -> bytes:
+def _head(title: str, facts: dict[str, Any], index: str, words: str, told: str, static: str) -> bytes:
     """The beginning of the file: all of the page but the chunks of the trees, and the end tags."""
     page = resources.files(__package__) / "page_files"
     read = {name: (page / name).read_text("utf-8") for name in ("viewer.html", "viewer.css", *SCRIPTS, *LIBRARIES)}
@@ -224,7 +228,7 @@ def _head(title: str, facts: dict[str, Any], index: str, words: str, told: Seque
         "policy": html.escape(policy, quote=False),
         "title": html.escape(title),
         "style": read["viewer.css"],
-        "greeting": "".join(f"<p>{html.escape(visible(line))}</p>\n" for line in told),
+        "greeting": told,
         "facts": json.dumps(facts).replace("<", "\\u003c"),
         "index": index,
         "words": words,

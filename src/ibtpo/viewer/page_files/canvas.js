@@ -3,7 +3,7 @@
 
 const CARD = { width: 216, height: 84, across: 268, down: 98, margin: 28 };
 const LOW = { height: 62, down: 74 }; // for trees whose steps fit into a line
-const READABLE = 0.72; // the zoom under which the text of a card is too small to read
+const READABLE = 0.7; // the zoom under which the text of a card is too small to read
 const SVG = "http://www.w3.org/2000/svg";
 
 class Canvas {
@@ -40,11 +40,16 @@ class Canvas {
     Object.assign(this, { t, selected: t.parent[node] === undefined ? 0 : node, collapsed: new Set(), hits: [] });
     const lengths = t.text.slice(1).map((s) => oneLine(s.slice(0, 200)).length).sort((a, b) => a - b);
     const short = (lengths[Math.floor(0.9 * lengths.length)] ?? 99) <= 30;
-    // Cards as wide as lets all columns be seen at once, within bounds.
-    const room = (this.canvas.clientWidth / READABLE - 2 * CARD.margin) / (1 + t.depth.reduce((a, b) => Math.max(a, b), 0));
-    const across = Math.max(short ? this.least - 30 : this.least, Math.min(short ? 224 : CARD.across, room));
-    const width = Math.floor(across - (across < 200 ? 30 : CARD.across - CARD.width));
-    this.size = { ...CARD, ...(short ? LOW : {}), width, across };
+    // Cards as wide, and rows as far apart, as lets all of the tree be seen at once, within bounds.
+    const { clientWidth, clientHeight } = this.canvas;
+    const base = short ? { ...CARD, ...LOW } : CARD;
+    const columns = 1 + t.depth.reduce((a, b) => Math.max(a, b), 0);
+    const rows = t.children.filter((c) => !c.length).length;
+    const across = Math.max(short ? this.least - 20 : this.least, Math.min(CARD.across, (clientWidth / READABLE - 2 * CARD.margin) / columns));
+    const width = Math.min(CARD.width, Math.floor(across - (across < 200 ? 22 : 40)));
+    const down = Math.max(base.height + 5, Math.min(base.down, (clientHeight / READABLE - 2 * CARD.margin) / rows));
+    this.size = { ...base, width, across, down };
+    this.plane.classList.toggle("narrow", width < 170);
     this.plane.classList.toggle("short", short);
     this.plane.style.setProperty("--card", `${width}px`);
     this.zoom = 1;
@@ -94,7 +99,7 @@ class Canvas {
     const top = el("span", { class: "line" }, el("span", { class: "number" }, i ? `${i}` : "Prompt"));
     if (given) top.append(el("span", { class: "by", title: "an observation: the environment wrote it, the model sampled none of it" }, "↩ given"));
     if (t.draws[i] > 1) top.append(el("span", { class: "draws", title: `${given ? "given" : "drawn"} ${t.draws[i]} times` }, `×${count(t.draws[i])}`));
-    for (const v of summary(t.verdicts[i])) top.append(el("span", { class: `verdict ${v.kind}`, title: v.words }, `${v.sign} ${v.brief}${v.n > 1 ? ` ×${v.n}` : ""}`));
+    for (const v of summary(t.verdicts[i])) top.append(el("span", { class: `verdict ${v.kind}`, title: v.words }, v.sign, el("span", { class: "words" }, ` ${v.brief}`), v.n > 1 ? ` ×${v.n}` : ""));
     top.append(el("span", { class: "value" }));
     const card = el("div", {
       class: `card${i ? "" : " root"}${given ? " given" : ""}${t.verdicts[i].length ? " has-verdict" : ""}`, role: "treeitem", id: `${this.prefix}${i}`, tabIndex: -1, "data-node": i,

@@ -124,7 +124,7 @@ class Side extends Canvas {
     }
     if (this.places.has(i)) {
       const alone = twin < 0 || !this.other.places.has(twin);
-      mark(alone ? "place alone" : "place", alone ? "branched only here" : "branched", alone ? "the search branched after this step in this tree alone" : "the search branched after this step in both trees");
+      mark(alone ? "place alone" : "place", alone ? `${this.place ? "+" : "−"}branch` : "branch", alone ? "the search branched after this step in this tree alone" : "the search branched after this step in both trees");
     }
     card.classList.toggle("marked", marks.length > 0);
     if (marks.length) card.append(el("span", { class: "marks" }, ...marks));
@@ -267,6 +267,7 @@ const pairView = {
     const show = (key, v) => (key === "draws" ? count(v) : key === "p_hat" || key === "eta2" ? plain(v, 3) : signed(v));
     const row = ([name, key]) => {
       const [x, y] = [a[key][i], b[key][j]];
+      if (x === null && y === null) return "";
       const change = x === null || y === null ? null : y - x;
       return el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, show(key, x)), el("td", {}, show(key, y)), el("td", { class: change > 1e-9 ? "high" : change < -1e-9 ? "low" : "" }, signed(change, key === "draws" ? 0 : 3)));
     };
