@@ -36,7 +36,7 @@ def matches(entries: Sequence[Entry], first: int, last: int) -> list[Match]:
                 trees[entry["id"]] = entry
     before, after = sets
     found = [Match(e, after[id], _change(e, after[id])) for id, e in before.items() if id in after]
-    return sorted(found, key=lambda m: -1.0 if m.change is None else -abs(m.change))
+    return sorted(found, key=lambda m: 1.0 if m.change is None else -abs(m.change))
 
 
 def _change(before: Entry, after: Entry) -> float | None:

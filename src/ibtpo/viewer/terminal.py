@@ -93,11 +93,12 @@ def _print_changes(sets: Sequence[Source], options: Mapping[str, Any] | None, co
         return
     drawn = Table("", "change", "problem", "prompt", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in drawn.columns[:2]:
-        column.justify, column.no_wrap = "right", True
+        column.justify, column.no_wrap, column.min_width = "right", True, 6
+    drawn.columns[0].min_width = len("0.00 → 0.00")
     for column in drawn.columns[2:]:
         column.no_wrap, column.overflow = True, "ellipsis"
     for m in changed[:CHANGED]:
-        change = "–" if m.change is None else f"{m.change:+.2f}".replace("-", "−")
+        change = "–" if m.change is None else number(m.change, 2)
         style = "" if not m.change else "bold blue" if m.change > 0 else "bold yellow"
         prompt = " ".join(m.before["prompt"][: 4 * MOST_TEXT].split())[:MOST_TEXT]
         drawn.add_row(

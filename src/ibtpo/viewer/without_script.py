@@ -33,12 +33,12 @@ def marks_of(tree: ReasoningTree) -> dict[int, list[str]]:
     return marks
 
 
-def number(value: float | None) -> str:
+def number(value: float | None, decimals: int = 3) -> str:
     """A score as people read it: with its sign and three decimals (from 1000 on, three digits), "–" for None."""
     if value is None:
         return "–"
-    text = f"{value:+.3f}" if abs(value) < 1000 else f"{value:+.3g}"
-    return text[1:] if text[1:] == "0.000" else text.replace("-", "−")
+    text = f"{value:+.{decimals}f}" if abs(value) < 1000 else f"{value:+.3g}"
+    return text.replace("-", "−") if float(text) else text[1:]
 
 
 def answers(tree: ReasoningTree) -> str:

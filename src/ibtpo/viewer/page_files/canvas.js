@@ -141,7 +141,7 @@ class Canvas {
       const sign = arrow(value, this.by);
       card.querySelector(".value").replaceChildren(COLOURS[this.by].show(value), ...(sign ? [el("span", { class: "sign" }, sign)] : []));
       card.classList.toggle("hit", hits.has(i));
-      card.querySelector(".text").replaceChildren(...marked(excerpt(t, i, hits.has(i) ? wanted : ""), hits.has(i) ? wanted : ""));
+      card.querySelector(".text").replaceChildren(...highlighted(excerpt(t, i, hits.has(i) ? wanted : ""), hits.has(i) ? wanted : ""));
     }
     this.markPath();
     this.painted();

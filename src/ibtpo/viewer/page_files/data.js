@@ -147,7 +147,7 @@ function visible(text) {
 const oneLine = (text) => visible(text.replace(/\s+/g, " ").trim());
 
 /** Text with what was searched for marked. */
-function marked(text, wanted) {
+function highlighted(text, wanted) {
   if (!wanted) return [text];
   const out = [];
   const low = text.toLowerCase();

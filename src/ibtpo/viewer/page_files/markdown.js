@@ -37,7 +37,7 @@ const markdown = {
     switch (t.type) {
       case "space": case "def": return t.type === "def" ? [el("p", {}, visible(t.raw))] : [];
       case "hr": return [el("hr")];
-      case "heading": return [el(`h${Math.min(6, t.depth + 2)}`, { dir: "auto" }, ...this.spans(t.tokens))];
+      case "heading": return [el("p", { class: `heading level-${t.depth}`, dir: "auto" }, ...this.spans(t.tokens))]; // no heading of the page;
       case "paragraph": return [el("p", { dir: "auto" }, ...this.spans(t.tokens))];
       case "code": return [el("pre", { tabIndex: 0 }, el("code", {}, visible(t.text)))];
       case "blockquote": return [el("blockquote", {}, ...this.blocks(t.tokens))];
@@ -47,9 +47,9 @@ const markdown = {
       }
       case "table": {
         const row = (cells, tag) => el("tr", {}, ...cells.map((c, i) => el(tag, { class: t.align[i] ? `to-${t.align[i]}` : undefined }, ...this.spans(c.tokens))));
-        return [el("div", { class: "wide", tabIndex: 0, role: "region", "aria-label": "Table" }, el("table", {}, el("thead", {}, row(t.header, "th")), el("tbody", {}, ...t.rows.map((r) => row(r, "td")))))];
+        return [el("div", { class: "wide", tabIndex: 0, role: "group", "aria-label": "Table" }, el("table", {}, el("thead", {}, row(t.header, "th")), el("tbody", {}, ...t.rows.map((r) => row(r, "td")))))];
       }
-      case "display": return [el("div", { class: "wide", tabIndex: 0, role: "region", "aria-label": "Formula" }, math(t.text, true, t.raw))];
+      case "display": return [el("div", { class: "wide", tabIndex: 0, role: "group", "aria-label": "Formula" }, math(t.text, true, t.raw))];
       case "text": return t.tokens ? this.spans(t.tokens) : [visible(t.text)];
       default: return this.span(t, "p");
     }

@@ -246,7 +246,7 @@ const pairView = {
     const name = nameOf(side.t, node);
     return el("section", {},
       el("h3", {}, `${label}: ${name}`, node ? el("small", {}, ` ${depthWords(side.t, node)}`) : null),
-      panel.answers(side.t, node) ?? "", node ? panel.read(side.t, node) : "", panel.text(visible(side.t.text[node].replace(/^\n+|\n+$/g, ""))));
+      panel.answers(side.t, node) ?? "", node ? panel.read(side.t, node) : "", panel.text(visible(side.t.text[node].replace(/^\n+|\n+$/g, "")), `, ${label}`));
   },
 
   /** What a side without a step has in its place: the steps after the last one that both trees have. */

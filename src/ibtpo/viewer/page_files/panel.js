@@ -55,15 +55,15 @@ const panel = {
     return el("p", {}, el("button", { type: "button", class: "read", title: "the whole text from the prompt on (r)", onclick: () => reader.open(t, node) }, whole ? "Read the whole answer" : "Read up to here"));
   },
 
-  text(text) {
+  text(text, of = "") {
     const wanted = app.text;
-    const box = el("div", { class: "step-text", dir: "auto", tabIndex: 0, role: "region", "aria-label": "Text of the step" });
-    box.append(...marked(text.slice(0, this.mostText), wanted));
+    const box = el("div", { class: "step-text", dir: "auto", tabIndex: 0, role: "region", "aria-label": `Text of the step${of}` });
+    box.append(...highlighted(text.slice(0, this.mostText), wanted));
     if (!text) box.append(el("i", {}, "no text"));
     const grow = (from) => {
       if (from >= text.length) return;
       const to = from + 5 * this.mostText; // a million characters at once would hold the page up
-      const more = el("button", { type: "button", onclick: () => { more.replaceWith(...marked(text.slice(from, to), wanted)); grow(to); } },
+      const more = el("button", { type: "button", onclick: () => { more.replaceWith(...highlighted(text.slice(from, to), wanted)); grow(to); } },
         `Show more (${count(text.length - from)} characters)`);
       box.append(more);
     };

@@ -60,17 +60,18 @@ const reader = {
     this.told.textContent = mode === "tokens" ? "Point at a token, or walk with ← and →, to see its probability." : "";
     const text = this.path.map((i) => this.t.text[i]).join("");
     const long = mode === "read" && text.length > MOST_RENDERED;
-    if (mode === "read" && !long) await markdown.ready();
+    const rendered = mode === "read" && !long;
+    if (rendered) await markdown.ready();
     if (mode !== this.mode) return; // meanwhile another was chosen
     this.body.className = `reading ${mode}${this.numbers ? " with-numbers" : ""}`;
     this.body.replaceChildren(...(long ? [el("p", {}, el("small", {}, `This answer has ${count(text.length)} characters, which is too long to render: here is its raw text.`))] : []),
-      ...(mode === "tokens" ? this.tokens() : this.texts(mode === "read" && !long ? (s) => markdown.render(s) : (s) => [visible(s)], text)));
+      ...(mode === "tokens" ? this.tokens() : this.texts(rendered, text)));
     this.body.scrollTop = 0;
   },
 
   /** The text as a whole or, with borders, step by step, each with its scores; what was given always stands apart. */
-  texts(render, text) {
-    const pieces = (part) => (this.mode === "read" ? render(part) : [el("div", { class: "step-text", dir: "auto" }, ...render(part.slice(0, 500_000)))]);
+  texts(rendered, text) {
+    const pieces = (part) => (rendered ? markdown.render(part) : [el("div", { class: "step-text", dir: "auto" }, visible(part))]);
     if (!text.trim()) return [el("p", {}, el("i", {}, "no text"))];
     if (!this.borders && !this.path.some((i) => this.t.given.has(i))) return pieces(text);
     const out = [];
