@@ -151,7 +151,7 @@ def test_what_the_environment_gave_stands_apart(open_page, url) -> None:
     assert page.inner_text("#reader h2") == "The text up to observation 6"
     assert page.locator(".reading .given").last.inner_text() == "↩ given by the environment\n\n<52 53>"
     page.keyboard.press("3")
-    page.hover(".tok.given >> nth=0")
+    page.hover(".tok.given >> nth=1")
     assert page.inner_text("#reader .told").endswith(" · step 6 · given by the environment")
 
 

@@ -106,7 +106,7 @@ function math(tex, display, raw) {
   const box = el("span", { class: "math", title: visible(raw.trim()) });
   try {
     // No trust: \includegraphics, \class, \style and their like are errors. Sizes and the growth of macros are bounded.
-    temml.render(tex, box, { displayMode: display, throwOnError: true, trust: false, maxSize: [20, 240], maxExpand: 200 });
+    temml.render(tex, box, { displayMode: display, throwOnError: true, trust: false, maxSize: [10, 72], maxExpand: 200 });
     harmless(box);
   } catch {
     return el("code", { class: "math", title: "not read as mathematics" }, visible(raw));
