@@ -125,14 +125,17 @@ def trained_with(advantage: str, **credit: object) -> ReasoningTree:
 
 
 def test_the_advantage_shown_is_the_one_the_run_trained_with(tmp_path: Path) -> None:
-    trees = [trained_with("treepo", prefix_weight="sqrt"), trained_with("grpo"), BUILDERS["three_leaf"]()]
-    treepo, grpo, plain = page_of(trees, tmp_path).trees
-    # rewards 1, 0, 0 of the paths 1-2, 3 and 1-4
-    assert treepo["advantage"][1:] == pytest.approx([1 / 12, 7 / 12, -1 / 3, -5 / 12])
+    trees = [trained_with("treepo", prefix_weight="sqrt", batch_divisor=0.5), trained_with("grpo")]
+    trees += [BUILDERS["three_leaf"](), trained_with("treepo")]
+    treepo, grpo, plain, unknown = page_of(trees, tmp_path).trees
+    # rewards 1, 0, 0 of the paths 1-2, 3 and 1-4; two answers share step 1
+    assert unknown["advantage"][1:] == pytest.approx([1 / 12, 7 / 12, -1 / 3, -5 / 12])
+    assert unknown["about"] == "mean over the answers through the step, before the batch is divided by its scale"
+    assert treepo["advantage"][1:] == pytest.approx([2 / 12 / math.sqrt(2), 14 / 12, -2 / 3, -10 / 12])
     assert treepo["method"] == "treepo"
     assert treepo["about"] == (
-        "mean over the answers through the step, before shared tokens are weighed down (sqrt) and the batch is divided "
-        "by its scale"
+        "mean over the answers through the step, times the weight of shared tokens (sqrt), divided by 0.5, the batch's "
+        "scale"
     )
     up = 2 / 3 / (math.sqrt(1 / 3) + 1e-4)
     assert grpo["advantage"][1:] == pytest.approx([up / 4, up, -up / 2, -up / 2])
@@ -140,8 +143,8 @@ def test_the_advantage_shown_is_the_one_the_run_trained_with(tmp_path: Path) -> 
     assert grpo["about"] == "mean over the answers through the step"
     assert (plain["method"], plain["about"]) == ("ibtpo", "A_GL + λ·A_IB")
     other = page_of(trees, tmp_path, options={"advantage": "grpo"}).trees
-    assert [t["advantage"] for t in other] == [grpo["advantage"]] * 3
-    assert [t["method"] for t in other] == ["grpo"] * 3
+    assert [t["advantage"] for t in other] == [grpo["advantage"]] * 4
+    assert [t["method"] for t in other] == ["grpo"] * 4
     with pytest.raises(ConfigError, match="unknown advantage 'grop'; did you mean 'grpo'"):
         page_of(trees, tmp_path, options={"advantage": "grop"})
 

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from ..credit import CreditOptions, find_advantage
 from ..metrics import COLUMNS, correctness, rescued
 from ..tree import ReasoningTree
+from .sources import stored_advantage, stored_divisor
 
 COLOURS = ("ib_score", "p_hat", "advantage")  # the numbers that can colour the steps of a tree
 PROMPT_START = 120  # how many characters of a prompt the index holds
@@ -31,15 +32,20 @@ def tree_key(tree_id: str, step: int | None = None, label: str | None = None) ->
     return quote(":".join(parts), safe="!'()*~")  # as encodeURIComponent
 
 
-def about_advantage(options: CreditOptions) -> str:
-    """Says in words what the column "advantage" of `tree_scores` holds, for the legend of the page."""
-    words = "A_GL + λ·A_IB" if options.advantage == "ibtpo" else "mean over the answers through the step"
-    left_out = []
+def about_advantage(tree: ReasoningTree, options: CreditOptions) -> str:
+    """Says in words what the column "advantage" of a tree holds, for the legend of the page.
+
+    tree: the tree.
+    options: the options it is shown with; see `Source.scored`.
+    """
+    words = ["A_GL + λ·A_IB" if options.advantage == "ibtpo" else "mean over the answers through the step"]
+    trained = options.advantage == stored_advantage(tree)
     if options.prefix_weight != "trajectories":
-        left_out.append(f"shared tokens are weighed down ({options.prefix_weight})")
+        words.append(("times " if trained else "before ") + f"the weight of shared tokens ({options.prefix_weight})")
     if getattr(find_advantage(options.advantage), "batch_scale", None) is not None:
-        left_out.append("the batch is divided by its scale")
-    return words + (f", before {' and '.join(left_out)}" if left_out else "")
+        divisor = stored_divisor(tree) if trained else None
+        words.append("before the batch is divided by its scale" if divisor is None else f"divided by {divisor:.3g}, the batch's scale")
+    return ", ".join(words)
 
 
 def index_entry(tree: ReasoningTree, place: int, step: int | None, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,7 +134,7 @@ def tree_chunk(
         "effective": record["effective"],
         "rescued": rescued(tree),
         "method": options.advantage[:500],
-        "about": about_advantage(options),
+        "about": about_advantage(tree, options),
         "made": _made(tree, options),
     }
 

@@ -5,13 +5,16 @@ side: the trees of one checkpoint, or of one method, matched with those of anoth
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .._options import todays_names
-from ..credit import CreditOptions
+from ..credit import CreditOptions, weigh_prefixes
 from ..errors import ConfigError, DataError
 from ..metrics import tree_scores
 from ..score import ScoreOptions
@@ -83,7 +86,10 @@ class Source:
             given.setdefault("advantage", "ibtpo")
         try:
             options = options_of(tree, given)
-            return options, tree_scores(tree, options)
+            record = tree_scores(tree, options)
+            if "advantage" not in given:
+                _as_trained(tree, options, record)
+            return options, record
         except ConfigError as e:
             if "advantage" in given or name == "ibtpo":
                 raise  # no stored function is at fault, so an override must be
@@ -198,6 +204,28 @@ def options_of(tree: ReasoningTree, overrides: Mapping[str, Any] | None = None) 
     score = replace(options.score, **{k: v for k, v in given.items() if k in SCORE_OPTIONS})
     advantage = given.get("advantage", stored_advantage(tree))
     return replace(options, advantage=advantage, lam=given.get("lam", options.lam), score=score)
+
+
+def stored_divisor(tree: ReasoningTree) -> float | None:
+    """The number that the advantages of the tree's batch were divided by in training; None if its meta names none."""
+    credit = tree.meta.get("credit")
+    value = credit.get("batch_divisor") if isinstance(credit, dict) else None
+    return value if isinstance(value, int | float) and 0 < value < math.inf else None
+
+
+def _as_trained(tree: ReasoningTree, options: CreditOptions, record: dict[str, Any]) -> None:
+    """Makes the advantages of a record those that the tokens of each step got in training.
+
+    `tree_scores` gives them before the weight of shared tokens and before the division by the batch's scale.
+    """
+    divisor = stored_divisor(tree) or 1.0
+    ones = [np.ones(len(tree.path(leaf.node))) for leaf in tree.leaves]
+    weight: dict[int, float] = {}
+    for leaf, weights in zip(tree.leaves, weigh_prefixes(tree, ones, options.prefix_weight), strict=True):
+        weight.update(zip(tree.path(leaf.node), weights.tolist(), strict=True))
+    for node, scores in enumerate(record["nodes"]):
+        if scores["advantage"] is not None:
+            scores["advantage"] *= weight.get(node, 1.0) / divisor
 
 
 def stored_advantage(tree: ReasoningTree) -> str:
