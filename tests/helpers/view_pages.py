@@ -145,8 +145,11 @@ def csp_hash(text: str) -> str:
 
 
 def pair_of_trees() -> tuple[ReasoningTree, ReasoningTree]:
-    """A problem before and after training. Steps 10, 20 and 30 are in both; 21 is gone, and with it the branch after 10;
-    40 is new; the confidence in 10 rose from 0.5 to 0.75, and two of three answers were right where now one is."""
+    """A problem before and after training.
+
+    Steps 10, 20 and 30 are in both; 21 is gone, and with it the branch after 10; 40 is new. The confidence in 10 rose
+    from 0.5 to 0.75, and two of three answers were right where now one is.
+    """
     before, after = (ReasoningTree("q1", [1], "Which way?", "20") for _ in range(2))
     before.add(0, [step([10], [0.5]), step([20], [0.5])], 1.0, "eos")
     before.add(0, [step([30], [0.25])], 0.0, "eos")

@@ -60,10 +60,7 @@ def test_which_problems_did_training_break_takes_three_clicks(open_page, url) ->
 def test_differences_are_marked_on_both_sides(open_page, url) -> None:
     page = open_page(f"{url}#pair=q1", "#pair .card")
     marks = [
-        {
-            c.get_attribute("id"): c.locator(".mark").all_inner_texts()
-            for c in page.locator(CARDS.format(side)).all()
-        }
+        {c.get_attribute("id"): c.locator(".mark").all_inner_texts() for c in page.locator(CARDS.format(side)).all()}
         for side in (1, 2)
     ]
     assert marks == [
@@ -75,7 +72,8 @@ def test_differences_are_marked_on_both_sides(open_page, url) -> None:
     rows = [r.split("\t") for r in page.locator(".both .numbers tbody tr").all_inner_texts()]
     assert [[v.strip() for v in r] for r in rows] == [
         ["right answers p̂", "1.000", "1.000", "0.000"], ["confidence π", "0.500", "0.750", "+0.250"],
-        ["IB-Score", "−0.600", "−0.600", "0.000"], ["advantage", "+0.592", "+1.290", "+0.697"], ["draws", "1", "1", "0"],
+        ["IB-Score", "−0.600", "−0.600", "0.000"], ["advantage", "+0.592", "+1.290", "+0.697"],
+        ["draws", "1", "1", "0"],
     ]  # fmt: skip
     page.click("#a4")
     assert page.get_attribute("#b1", "aria-selected") == "true"  # what came before it
@@ -138,8 +136,12 @@ def test_any_two_sets_can_be_chosen_and_linked_and_the_trees_listed(open_page, u
 def test_two_sets_without_a_problem_in_common_say_so(open_page, tmp_path) -> None:
     for name in ("a", "b"):
         write_trees(tmp_path / f"{name}.jsonl", [short_tree(name, 1.0)])
-    page = open_page(write_viewer([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "p.html").output.as_uri(), "#list")
-    assert page.inner_text("#greeting p:first-child") == "a and b have no problem in common, so nothing can be compared."
+    page = open_page(
+        write_viewer([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "p.html").output.as_uri(), "#list"
+    )
+    assert (
+        page.inner_text("#greeting p:first-child") == "a and b have no problem in common, so nothing can be compared."
+    )
     assert "No problem here is “all” (every problem that both have a tree of)." in page.inner_text(".empty")
 
 

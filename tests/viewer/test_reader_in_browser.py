@@ -13,7 +13,8 @@ from ibtpo.viewer.page import write_viewer
 pytestmark = pytest.mark.browser
 STEPS = (
     "## The *sum*\n\nLet $x_1 < x_2$ solve \\(x^2 - 5x + 6 = 0\\).\n\n",
-    "$$x = \\frac{5 \\pm \\sqrt{25 - 24}}{2}$$\n\n| root | value |\n|---|--:|\n| $x_1$ | 2 |\n\n1. **two**\n2. `three`\n\n",
+    "$$x = \\frac{5 \\pm \\sqrt{25 - 24}}{2}$$\n\n| root | value |\n|---|--:|\n| $x_1$ | 2 |\n\n"
+    "1. **two**\n2. `three`\n\n",
     "\\[\\begin{aligned} x_1 + x_2 &= 2 + 3 \\\\ &= 5 \\end{aligned}\\]\n\nIt costs $5 or $6: \\boxed{5}",
 )
 # Each would fetch, run or lead somewhere if a page took it for more than text.
@@ -32,7 +33,9 @@ ATTACKS = (
 def tree_of(id: str, *texts: str) -> ReasoningTree:
     """A tree of one answer; each step has two tokens, of probability 0.5 and 0.125."""
     tree = ReasoningTree(id, [1], f"Question of {id}: $x^2$?", "5")
-    steps = [Step((10 * i + 1, 10 * i + 2), t, (math.log(0.5), math.log(0.125)), (0.7, 0.1)) for i, t in enumerate(texts)]
+    steps = [
+        Step((10 * i + 1, 10 * i + 2), t, (math.log(0.5), math.log(0.125)), (0.7, 0.1)) for i, t in enumerate(texts)
+    ]
     tree.add(0, steps, 1.0, "eos")
     return tree
 
@@ -119,14 +122,17 @@ def test_nothing_gets_out_of_an_answer(open_page, url) -> None:
     text = inside.inner_text().replace("\xa0", " ")
     for words in (
         "<img src=https://evil.example/a.png onerror='window.pwned=1'>", "<script>window.pwned=2</script>",
-        "click (javascript:window.pwned=3)", "![picture](https://evil.example/b.png)", "\\href{javascript:window.pwned=4}{x}",
+        "click (javascript:window.pwned=3)", "![picture](https://evil.example/b.png)",
+        "\\href{javascript:window.pwned=4}{x}",
         "\\includegraphics{https://evil.example/c.png}", "\\style{background:url(https://evil.example/d)}{y}",
         "<img src=x onerror=window.pwned=5>", "<iframe src='https://evil.example'></iframe>", "[U+202E]live",
     ):  # fmt: skip
         assert words in text
     sizes = page.evaluate("[...document.querySelectorAll('.reading math *')].map(e => e.getBoundingClientRect().width)")
     assert max(sizes) < 1000
-    assert page.evaluate("[...document.querySelectorAll('.reading [style]')].every(e => !/url|position/.test(e.style.cssText))")
+    assert page.evaluate(
+        "[...document.querySelectorAll('.reading [style]')].every(e => !/url|position/.test(e.style.cssText))"
+    )
     for part in ("p[dir]", ".math", ".address"):
         for element in inside.locator(part).all()[:20]:
             element.click(force=True, position={"x": 1, "y": 1})

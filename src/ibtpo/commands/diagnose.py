@@ -43,7 +43,13 @@ if TYPE_CHECKING:
 # The columns of the printed tables: of checkpoints, with their titles, and of a log without trees.
 SHOWN = ("avg_rate", "policy_rate", "eff_rate", "cov_eta", "ib_score", "entropy")
 TITLES = ("Avg-Rate", "policy's own", "Eff-Rate", "Cov(η1,η2)", "IB-Score", "entropy")
-OWN = {"diagnosis.html", "trees.html", "curve.csv", "summary.json", "trees"}  # --overwrite refuses a folder that holds more
+OWN = {
+    "diagnosis.html",
+    "trees.html",
+    "curve.csv",
+    "summary.json",
+    "trees",
+}  # --overwrite refuses a folder that holds more
 FLAT = ("step", "groups", "answers", "eff_rate", "avg_rate", "pass_at_g", "uniform", "distinct", "characters")
 
 

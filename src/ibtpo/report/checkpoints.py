@@ -74,7 +74,8 @@ def write_diagnosis(
         for row in measured
     ]
     page = render(
-        "checkpoints.html.j2", sheet, title="Diagnosis of checkpoints", facts=facts, trees=quote(trees), changes=changes, axis=axis,
+        "checkpoints.html.j2", sheet, title="Diagnosis of checkpoints", facts=facts, changes=changes, axis=axis,
+        trees=quote(trees),
         broken=[row["error"] for row in rows if "error" in row], titles=[p.title for p in CURVES],
         figures=[f for p in CURVES if (f := _figure(p, measured, x, label, sheet))],
         table=[(row["label"], [str(Measured(**row[p.metrics[0]])) for p in CURVES]) for row in measured],

@@ -44,7 +44,11 @@ def about_advantage(tree: ReasoningTree, options: CreditOptions) -> str:
         words.append(("times " if trained else "before ") + f"the weight of shared tokens ({options.prefix_weight})")
     if getattr(find_advantage(options.advantage), "batch_scale", None) is not None:
         divisor = stored_divisor(tree) if trained else None
-        words.append("before the batch is divided by its scale" if divisor is None else f"divided by {divisor:.3g}, the batch's scale")
+        words.append(
+            "before the batch is divided by its scale"
+            if divisor is None
+            else f"divided by {divisor:.3g}, the batch's scale"
+        )
     return ", ".join(words)
 
 

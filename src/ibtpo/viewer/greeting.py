@@ -61,7 +61,10 @@ def first_tree(entries: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any],
     """The tree that tells a newcomer most, and what to call it: the latest that a branch rescued, else the latest whose
     answers differ; None if there is neither.
     """
-    for name, words in (("rescued", "a tree that a branch rescued"), ("effective", "a tree with right and wrong answers")):
+    for name, words in (
+        ("rescued", "a tree that a branch rescued"),
+        ("effective", "a tree with right and wrong answers"),
+    ):
         found = [e for e in entries if e[name]]
         if found:
             return found[-1], words

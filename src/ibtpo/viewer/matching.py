@@ -57,10 +57,13 @@ def summary(found: Sequence[Match], first: str, last: str) -> str:
         return f"{_many(len(found))} in both {first} and {last}; none was graded in both."
     fell, rose = (sum(way * m.change > 1e-9 for m in known if m.change is not None) for way in (-1, 1))
     lost = sum(m.before["success"] > 0 and m.after["success"] <= 0 for m in known)
-    a, b = (sum(e["success"] for e in side) / len(known) for side in ([m.before for m in known], [m.after for m in known]))
+    a, b = (
+        sum(e["success"] for e in side) / len(known) for side in ([m.before for m in known], [m.after for m in known])
+    )
     return (
-        f"From {first} to {last}, over {_many(len(known))} in both: {100 * a:.1f} % → {100 * b:.1f} % of a tree's answers "
-        f"are right. {fell} fell, {rose} rose, {len(known) - fell - rose} stayed; {lost} lost every right answer."
+        f"From {first} to {last}, over {_many(len(known))} in both: {100 * a:.1f} % → {100 * b:.1f} % of a tree's "
+        f"answers are right. {fell} fell, {rose} rose, {len(known) - fell - rose} stayed; {lost} lost every right "
+        "answer."
     )
 
 

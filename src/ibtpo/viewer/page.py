@@ -9,6 +9,7 @@ import base64
 import hashlib
 import html
 import json
+import re
 import shutil
 import tempfile
 from array import array
@@ -36,7 +37,8 @@ SCRIPTS = (
     "d3-hierarchy.min.js", "data.js", "list.js", "canvas.js", "tree.js", "panel.js", "markdown.js",
     "reader.js", "pairs.js", "app.js",
 )  # fmt: skip
-LIBRARIES = ("marked.umd.js", "temml.min.js")  # Markdown and mathematics
+MARKDOWN, MATHEMATICS = "marked.umd.js", "temml.min.js"
+_LATEX = re.compile(r"\$|\\[(\[A-Za-z]")  # what a text holds that may be LaTeX
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ def write_viewer(
     static = NestedLists()
     used: set[int] = set()
     models: list[object] = [None] * len(sets)
+    libraries = [MARKDOWN]
     with tempfile.TemporaryFile() as chunks:
         for place, step, tree in ((i, *found) for i, one in enumerate(sets) for found in one.trees()):
             credit, record = sets[place].scored(tree, options)
@@ -121,6 +124,8 @@ def write_viewer(
             entries.append(index_entry(tree, place, step, record))
             static.add(tree, step, record)
             used.update(i for n in tree.nodes[1:] for i in n.step.token_ids)
+            if len(libraries) == 1 and any(_LATEX.search(n.step.text) for n in tree.nodes[1:]):
+                libraries.append(MATHEMATICS)  # a quarter of the page's own size, so only where it is needed
             models[place] = models[place] or tree.meta.get("model")
             if on_tree:
                 on_tree(len(entries))
@@ -149,6 +154,7 @@ def write_viewer(
             pack(columns),
             pack(_words(sets, models, tokenizer, sorted(used))),
             told,
+            libraries,
             static.finish([*remarks, *notes]),
         )
         with whole_file(output) as part, open(part, "wb") as f:
@@ -197,8 +203,9 @@ def _scale(values: Sequence[float], name: str) -> list[float]:
     """[low, middle, high] of a colour scale, the same for all trees of the page.
 
     That of p-hat covers all its values, and at least 0 to 1. Advantages are told apart by their sign, so theirs is
-    symmetric around 0; IB-Scores are compared with each other and mostly below 0, so the middle of theirs is the median.
-    Of these two, one value in fifty may lie beyond an end, so that a few large ones do not make all others pale.
+    symmetric around 0; IB-Scores are compared with each other and mostly below 0, so the middle of theirs is the
+    median. Of these two, one value in fifty may lie beyond an end, so that a few large ones do not make all others
+    pale.
     """
     if name == "p_hat":
         low, high = min(0.0, *values, 1.0), max(0.0, *values, 1.0)
@@ -214,13 +221,15 @@ def _scale(values: Sequence[float], name: str) -> list[float]:
     return [-most, 0.0, most]
 
 
-def _head(title: str, facts: dict[str, Any], index: str, words: str, told: str, static: str) -> bytes:
+def _head(
+    title: str, facts: dict[str, Any], index: str, words: str, told: str, libraries: Sequence[str], static: str
+) -> bytes:
     """The beginning of the file: all of the page but the chunks of the trees, and the end tags."""
     page = resources.files(__package__) / "page_files"
-    read = {name: (page / name).read_text("utf-8") for name in ("viewer.html", "viewer.css", *SCRIPTS, *LIBRARIES)}
-    hashes = {name: _hash(read[name]) for name in ("viewer.css", *SCRIPTS, *LIBRARIES)}
+    read = {name: (page / name).read_text("utf-8") for name in ("viewer.html", "viewer.css", *SCRIPTS, *libraries)}
+    hashes = {name: _hash(read[name]) for name in ("viewer.css", *SCRIPTS, *libraries)}
     policy = (
-        f"default-src 'none'; script-src {' '.join(hashes[n] for n in (*SCRIPTS, *LIBRARIES))}; "
+        f"default-src 'none'; script-src {' '.join(hashes[n] for n in (*SCRIPTS, *libraries))}; "
         f"style-src {hashes['viewer.css']}; base-uri 'none'; form-action 'none'"
     )
     parts = {
@@ -233,10 +242,10 @@ def _head(title: str, facts: dict[str, Any], index: str, words: str, told: str, 
         "index": index,
         "words": words,
         "static": static,
-        "licence": "\n".join(_licence(page, name) for name in ("d3-hierarchy", "marked", "temml")),
+        "licence": "\n".join(_licence(page, name) for name in (SCRIPTS[0], *libraries)),
         # Unpacked and run only when an answer is read; the policy names the hashes of what comes out.
         "libraries": "\n".join(
-            f'<script type="application/x-ibtpo" id="{name}">{pack(read[name])}</script>' for name in LIBRARIES
+            f'<script type="application/x-ibtpo" id="{name}">{pack(read[name])}</script>' for name in libraries
         ),
         "scripts": "\n".join(f"<script>{read[name]}</script>" for name in SCRIPTS),
     }
@@ -249,6 +258,7 @@ def _head(title: str, facts: dict[str, Any], index: str, words: str, told: str, 
 
 def _licence(page: Traversable, name: str) -> str:
     """The licence of a library that the page holds, as a comment."""
+    name = name.partition(".")[0]
     text = (page / f"{name}.LICENSE").read_text("utf-8").replace("--", "- -")
     return f"<!-- {name}:\n{text}-->"
 

@@ -15,7 +15,7 @@ const markdown = {
   async ready() {
     if (this.reader) return;
     await useLibrary("marked.umd.js");
-    await useLibrary("temml.min.js");
+    if (byId("temml.min.js")) await useLibrary("temml.min.js"); // a page without LaTeX does not hold it
     this.reader = new marked.Marked({ gfm: true, extensions: [] }).use({ extensions: [
       { name: "display", level: "block", start: (s) => /\$\$|\\\[|\\begin\{/.exec(s)?.index, tokenizer: (s) => formula(s, true) },
       { name: "math", level: "inline", start: (s) => /\$|\\[([]|\\begin\{|\\boxed\{/.exec(s)?.index, tokenizer: (s) => formula(s, false) },
