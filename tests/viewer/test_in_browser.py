@@ -186,6 +186,10 @@ def test_cards_and_panel_show_the_hand_made_numbers(open_page, pages) -> None:
     page = open_page(f"{pages['trees']}#tree=three_leaf&node=1")
     assert page.inner_text("#n2 .value") == "1.00▲"
     assert page.inner_text("#n1 .value") == "0.50="
+    tints = [page.evaluate(f"getComputedStyle(document.querySelector('#n{i}')).backgroundColor") for i in (1, 2, 3, 4)]
+    assert "rgba(0, 0, 0, 0)" not in tints
+    assert tints[2] == tints[3]
+    assert len(set(tints)) == 3  # by value: 0.5, 1, 0, 0
     assert "none" not in page.get_attribute("#n3", "class").split()  # zero is not none
     page.click("#tree .segments label:has-text('IB-Score')")
     assert page.inner_text("#n1 .value") == "+0.300▲"

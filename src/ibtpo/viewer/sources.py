@@ -109,10 +109,10 @@ def open_sources(paths: Sequence[str | Path]) -> list[Source]:
 
     Raises `DataError` for a folder that holds no such files, and `ConfigError` for a path that is given twice.
     """
-    paths = [Path(p) for p in paths]
     found: list[Source] = []
-    for i, path in enumerate(paths):
-        if path.resolve() in [p.resolve() for p in paths[:i]]:
+    given = [Path(p) for p in paths]
+    for i, path in enumerate(given):
+        if path.resolve() in [p.resolve() for p in given[:i]]:
             raise ConfigError(f"{path} is given twice; name each run or file of trees once")
         found += _open(path)
     for source, label in zip(found, _labels([_parts(s) for s in found]), strict=True):

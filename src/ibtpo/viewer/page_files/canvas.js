@@ -51,7 +51,7 @@ class Canvas {
     this.size = { ...base, width, across, down };
     this.plane.classList.toggle("narrow", width < 170);
     this.plane.classList.toggle("short", short);
-    this.plane.style.setProperty("--card", `${width}px`);
+    this.plane.style.setProperty("--card-width", `${width}px`);
     this.zoom = 1;
     this.lay();
   }
