@@ -13,6 +13,7 @@ class Canvas {
   by = "p_hat";
   zoom = 1;
   least = 170; // pixels from a column to the next
+  more = 0; // pixels of height beyond those of number and text
   hits = [];
 
   /** prefix: what the ids of the cards begin with; label: what a screen reader calls the tree. */
@@ -42,7 +43,8 @@ class Canvas {
     const short = (lengths[Math.floor(0.9 * lengths.length)] ?? 99) <= 30;
     // Cards as wide, and rows as far apart, as lets all of the tree be seen at once, within bounds.
     const { clientWidth, clientHeight } = this.canvas;
-    const base = short ? { ...CARD, ...LOW } : CARD;
+    const { height, down: apart } = short ? LOW : CARD;
+    const base = { ...CARD, height: height + this.more, down: apart + this.more };
     const columns = 1 + t.depth.reduce((a, b) => Math.max(a, b), 0);
     const rows = t.children.filter((c) => !c.length).length;
     const across = Math.max(short ? this.least - 20 : this.least, Math.min(CARD.across, (clientWidth / READABLE - 2 * CARD.margin) / columns));
@@ -52,6 +54,7 @@ class Canvas {
     this.plane.classList.toggle("narrow", width < 170);
     this.plane.classList.toggle("short", short);
     this.plane.style.setProperty("--card-width", `${width}px`);
+    this.plane.style.setProperty("--card-height", `${base.height}px`);
     this.zoom = 1;
     this.lay();
   }

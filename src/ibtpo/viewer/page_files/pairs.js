@@ -99,6 +99,7 @@ class Side extends Canvas {
   twins = [];
   places = new Set();
   least = 210; // the marks need room
+  more = 14;
 
   /** place: 0 for the tree on the left, 1 for the one on the right. */
   constructor(place) {
