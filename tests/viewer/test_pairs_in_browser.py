@@ -111,6 +111,10 @@ def test_two_trees_are_walked_with_the_keyboard(open_page, url) -> None:
 
 def test_any_two_sets_can_be_chosen_and_linked_and_the_trees_listed(open_page, url) -> None:
     page = open_page(url)
+    page.click("text=Begin with the problem that changed most")
+    page.wait_for_selector("#pair .card")
+    assert page.inner_text("#pair h2") == "q2"
+    page.click("#to-list")
     page.select_option("[aria-label='to which set']", label="middle")
     assert page.inner_text("#greeting p:first-child").startswith("From start to middle, over 3 problems in both:")
     assert ids(page) == ["q1", "q2", "q3"]

@@ -11,10 +11,10 @@ from helpers.view_pages import Page, pair_of_trees, short_tree, write_diagnosis_
 from ibtpo import cli
 from ibtpo.errors import ConfigError, DataError
 from ibtpo.tree import write_trees
-from ibtpo.viewer.greeting import first_tree
+from ibtpo.viewer.greeting import first_link
 from ibtpo.viewer.matching import matches, summary
 from ibtpo.viewer.page import default_output, write_viewer
-from ibtpo.viewer.sources import open_sources
+from ibtpo.viewer.sources import Source, open_sources
 from ibtpo.viewer.terminal import print_tree
 
 
@@ -105,7 +105,7 @@ def test_a_page_greets_with_what_was_learned_before_any_script_runs(tmp_path: Pa
         "Eff-Rate fell.",
         "4 trees of 2 problems. In 2 the answers differ in correctness, so that they carry a signal; in 0 of these "
         "only thanks to a branch.",
-        '<a href="#tree=end%3Aq1">Begin with a tree with right and wrong answers</a>',
+        '<a href="#pair=q2">Begin with the problem that changed most</a>',
     ]
     write_run(tmp_path / "run", [short_tree("q", 1.0)], at=3)
     shares = {
@@ -119,8 +119,23 @@ def test_a_page_greets_with_what_was_learned_before_any_script_runs(tmp_path: Pa
     assert "Begin with" not in page
     (tmp_path / "run" / "eval.json").write_text("{")  # as far as it can be read
     assert "Held-out" not in write_viewer(tmp_path / "run").output.read_text()
-    found = [{"effective": 1, "rescued": i == 1, "id": i} for i in range(3)]
-    assert first_tree(found) == (found[1], "a tree that a branch rescued")
+
+
+def test_a_page_says_where_to_begin() -> None:
+    one, two = (Source(Path("x"), label, [], is_run=False) for label in ("a", "b/c"))
+
+    def found(*rows: tuple[int, int, int | None], sets: list[Source]) -> tuple[str, str] | None:
+        entries = [
+            {**entry(f"q {i}", place, 0.5), "effective": effective, "rescued": saved is not None, "step": saved}
+            for i, (place, effective, saved) in enumerate(rows)
+        ]
+        return first_link(sets, entries)
+
+    rescued, mixed = "a tree that a branch rescued", "a tree with right and wrong answers"
+    assert found((0, 1, 3), (0, 1, 7), (0, 1, None), sets=[one]) == ("tree=7%3Aq%201", rescued)
+    assert found((0, 1, None), (0, 0, None), sets=[one]) == ("tree=q%200", mixed)
+    assert found((0, 0, None), sets=[one]) is None
+    assert found((0, 0, None), (1, 1, 2), sets=[one, two]) == ("tree=b%2Fc%3A2%3Aq%201", rescued)  # none in both
 
 
 def printed(*sources: Path, wanted: str | None = None) -> list[str]:

@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .._text import percent
+from .._text import percent, visible
 from ..errors import IBTPOError
 from ..storage.run_folder import RunFolder
+from .data import tree_key
 from .matching import matches, summary
 from .sources import Source
 
@@ -57,15 +58,20 @@ def _trees(entries: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def first_tree(entries: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], str] | None:
-    """The tree that tells a newcomer most, and what to call it: the latest that a branch rescued, else the latest whose
-    answers differ; None if there is neither.
+def first_link(sets: Sequence[Source], entries: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """Where a newcomer best begins: the part of the address after #, and what it leads to; None for nothing special.
+
+    Of several sets this is the problem that changed most, else the latest tree that a branch rescued, or whose answers
+    differ.
     """
+    if len(sets) > 1 and (found := matches(entries, 0, len(sets) - 1)) and found[0].change:
+        return f"pair={tree_key(found[0].before['id'])}", "the problem that changed most"
     for name, words in (
         ("rescued", "a tree that a branch rescued"),
         ("effective", "a tree with right and wrong answers"),
     ):
-        found = [e for e in entries if e[name]]
-        if found:
-            return found[-1], words
+        for entry in reversed(entries):
+            if entry[name]:
+                label = visible(sets[entry["set"]].label, "") if len(sets) > 1 else None
+                return f"tree={tree_key(entry['id'], entry['step'], label)}", words
     return None

@@ -24,7 +24,7 @@ from .._files import whole_file
 from .._text import visible
 from ..errors import ConfigError, DataError
 from .data import COLOURS, index_entry, pack, pack_index, tree_chunk, tree_key
-from .greeting import first_tree, greeting
+from .greeting import first_link, greeting
 from .sources import Source, open_sources
 from .token_texts import find_tokenizer, token_texts
 from .without_script import NestedLists
@@ -134,10 +134,9 @@ def write_viewer(
         if not entries:
             raise DataError("; ".join(notes) or f"{paths[0]} holds no trees")
         told = "".join(f"<p>{html.escape(visible(line))}</p>\n" for line in greeting(sets, entries))
-        if begin := first_tree(entries):
-            entry, words = begin
-            key = tree_key(entry["id"], entry["step"], visible(sets[entry["set"]].label, "") if len(sets) > 1 else None)
-            told += f'<p><a href="#tree={html.escape(key)}">Begin with {words}</a></p>\n'
+        if begin := first_link(sets, entries):
+            address, words = begin
+            told += f'<p><a href="#{html.escape(address)}">Begin with {words}</a></p>\n'
         columns, shared = pack_index(entries)
         facts = {
             "run": any(s.is_run for s in sets),

@@ -70,7 +70,7 @@ class Source:
     def scored(
         self, tree: ReasoningTree, overrides: Mapping[str, Any] | None = None
     ) -> tuple[CreditOptions, dict[str, Any]]:
-        """The options that a tree is shown with, and its `tree_scores`, whose advantages are made those of the training.
+        """The options that a tree is shown with, and its `tree_scores`, with the advantages as the training used them.
 
         If the tree was trained with an advantage that is a function of the user's, and this does not load here or
         fails, IB-TPO's advantage takes its place, and a remark says so.
