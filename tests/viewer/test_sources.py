@@ -37,6 +37,13 @@ def test_a_diagnosis_is_a_set_a_checkpoint_in_the_order_of_its_summary(diagnosis
     assert result.output == diagnosis / "trees.html"
     page = Page(result.output)
     assert page.facts["sets"] == ["end", "start"]
+    assert "q1 start, 3 answers, average reward 0.67" in page.text  # without a script, too
+    assert [attrs["id"] for tag, attrs in page.tags if tag == "details"] == [
+        "end%3Aq2",
+        "end%3Aq1",
+        "start%3Aq1",
+        "start%3Aq2",
+    ]
     assert page.data("index")["set"] == [0, 0, 1, 1]
     assert page.data("index")["success"] == [1, pytest.approx(1 / 3), pytest.approx(2 / 3), 0]
 

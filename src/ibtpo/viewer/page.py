@@ -122,7 +122,7 @@ def write_viewer(
             chunk = pack(tree_chunk(tree, step, record, credit))
             chunks.write(f'<script type="application/x-ibtpo" id="t{len(entries)}">{chunk}</script>\n'.encode())
             entries.append(index_entry(tree, place, step, record))
-            static.add(tree, step, record)
+            static.add(tree, step, record, visible(sets[place].label, "") if len(sets) > 1 else None)
             used.update(i for n in tree.nodes[1:] for i in n.step.token_ids)
             if len(libraries) == 1 and any(_LATEX.search(n.step.text) for n in tree.nodes[1:]):
                 libraries.append(MATHEMATICS)  # a quarter of the page's own size, so only where it is needed
