@@ -156,7 +156,12 @@ def test_a_broken_checkpoint_is_named_and_the_others_go_on(call, place, tmp_path
     assert code == 1
     assert "left out: cannot load model 'half/checkpoint-7'" in out
     assert "checkpoint-5 " in out
-    assert out.splitlines()[-1] == f"curves: {tmp_path / 'd' / 'diagnosis.html'}"
+    assert out.splitlines()[-2:] == [
+        f"curves: {tmp_path / 'd' / 'diagnosis.html'}",
+        f"trees: {tmp_path / 'd' / 'trees.html'}",
+    ]
+    assert (tmp_path / "d" / "trees.html").exists()
+    assert 'href="trees.html' in (tmp_path / "d" / "diagnosis.html").read_text(encoding="utf-8")
     assert "Left out: cannot load model" in (tmp_path / "d" / "diagnosis.html").read_text(encoding="utf-8")
     first, second = json.loads((tmp_path / "d" / "summary.json").read_text())["checkpoints"]
     assert "checkpoint-7" in first["error"]

@@ -12,6 +12,9 @@ from typing import Any
 from helpers.trees import BUILDERS, HAND, step
 from ibtpo.tree import ReasoningTree, Step, write_trees
 
+WIDE = {"width": 1400, "height": 900}
+PHONE = {"width": 390, "height": 844}
+
 # A text that would take over a page that does not escape it: it closes every element that the page has text in, opens
 # those that make a parser skip what follows, and holds event handlers, template marks and control characters.
 EVIL = (
@@ -139,3 +142,35 @@ class Page(HTMLParser):
 def csp_hash(text: str) -> str:
     """How a Content-Security-Policy names a script or a style sheet of this text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def pair_of_trees() -> tuple[ReasoningTree, ReasoningTree]:
+    """A problem before and after training.
+
+    Steps 10, 20 and 30 are in both; 21 is gone, and with it the branch after 10; 40 is new. The confidence in 10 rose
+    from 0.5 to 0.75, and two of three answers were right where now one is.
+    """
+    before, after = (ReasoningTree("q1", [1], "Which way?", "20") for _ in range(2))
+    before.add(0, [step([10], [0.5]), step([20], [0.5])], 1.0, "eos")
+    before.add(0, [step([30], [0.25])], 0.0, "eos")
+    before.add(1, [step([21], [0.5])], 1.0, "eos", round=1, score=-0.5)
+    after.add(0, [step([10], [0.75]), step([20], [0.5])], 1.0, "eos")
+    after.add(0, [step([40], [0.125])], 0.0, "eos")
+    after.add(0, [step([30], [0.25])], 0.0, "eos")
+    return before, after
+
+
+def short_tree(id: str, *rewards: float) -> ReasoningTree:
+    """A tree with an answer of one step for each reward."""
+    tree = ReasoningTree(id, [1], f"Question {id}.", "?")
+    for i, reward in enumerate(rewards):
+        tree.add(0, [step([50 + i], [0.5])], reward, "eos")
+    return tree
+
+
+def write_diagnosis_trees(folder: Path, **checkpoints: list[ReasoningTree]) -> None:
+    """Writes the trees of checkpoints as `ibtpo diagnose --output` does, with a summary that names them in order."""
+    for label, trees in checkpoints.items():
+        write_trees(folder / "trees" / f"{label}.jsonl", trees)
+    rows = [{"label": label} for label in checkpoints]
+    (folder / "summary.json").write_text(json.dumps({"checkpoints": rows, "verdict": ["Eff-Rate fell"]}))

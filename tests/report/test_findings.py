@@ -157,6 +157,15 @@ def test_a_rule_on_a_curve_of_known_answer(tmp_path, plot, name, values, state, 
     assert (f.state, words in f.title) == (state, True), f
 
 
+def test_ib_score_may_fall_where_confidence_grows_with_its_covariance(tmp_path):
+    falls = ramp(-0.5, -0.8, 0.05)
+    f = finding("ib-score", findings(tmp_path / "a", ib_score=falls, cov_eta=ramp(0.008, 0.02, 0.002)))
+    assert (f.state, "confidence follows information" in f.title) == ("good", True)
+    assert f.evidence.count("trend p < 0.0001") == 2
+    f = finding("ib-score", findings(tmp_path / "b", ib_score=falls, cov_eta=ramp(-0.03, -0.01, 0.002)))  # not above 0
+    assert (f.state, "without information" in f.title) == ("look", True)
+
+
 def test_accuracy_in_training_names_the_policys_own_rate_beside_that_of_the_leaves(tmp_path):
     leaves = ramp(0.2, 0.4, 0.05)
     assert "first answers" not in finding("accuracy-tokens", findings(tmp_path / "a", avg_rate=leaves)).evidence

@@ -192,8 +192,10 @@ def test_treepos_divisor_is_that_of_the_advantages_before_shared_prefixes_are_we
     signal = [len({leaf.reward for leaf in tree.leaves}) > 1 for tree in t.trees]
     values = [a[0] for paths, differs in zip(plain, signal, strict=True) if differs for a in paths if len(a)]
     rows = [r for tree in t.trees for r in token_advantages(tree, path_advantages(tree, t.args.credit_options()))]
+    divisor = np.std(values, ddof=1) + 1e-4
     for got, row in zip(t.step_advantages.numpy(), rows, strict=True):
-        np.testing.assert_allclose(got[: len(row)], row / (np.std(values, ddof=1) + 1e-4), rtol=1e-5)
+        np.testing.assert_allclose(got[: len(row)], row / divisor, rtol=1e-5)
+    assert [tree.meta["credit"]["batch_divisor"] for tree in t.trees] == [pytest.approx(divisor)] * len(t.trees)
 
 
 MINE = """

@@ -1,33 +1,18 @@
 """The tree viewer in a real browser: headless Chromium, opened from disk. Skipped where there is none."""
 
 import json
-import os
-import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from helpers.trees import BUILDERS
-from helpers.view_pages import evil_tree, example_trees, wide_tree, write_run
+from helpers.view_pages import PHONE, WIDE, evil_tree, example_trees, wide_tree, write_run
 from ibtpo.tree import ReasoningTree, write_trees
 from ibtpo.viewer.page import tree_key, write_viewer
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-
-CHROMIUM = os.environ.get("CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
-)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH, or its path in CHROMIUM"),
-]
-ARGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-ARGS += ["--disable-background-networking", "--disable-component-update"]
-WIDE = {"width": 1400, "height": 900}
-PHONE = {"width": 390, "height": 844}
+pytestmark = pytest.mark.browser
 WIDTHS = "[...document.querySelectorAll('.plane path')].map(p => parseFloat(getComputedStyle(p).strokeWidth))"
 BOXES = """[...document.querySelectorAll('.card')].map(card => {
     const r = card.getBoundingClientRect();
@@ -41,14 +26,6 @@ def rescued_tree() -> ReasoningTree:
     tree.add(0, [s[1].step, s[3].step], 0.0, "eos")
     tree.add(1, [s[4].step], 1.0, "eos", round=1, score=0.25)
     return tree
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as p:
-        running = p.chromium.launch(executable_path=CHROMIUM, args=ARGS)
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")
@@ -69,35 +46,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     write_run(folder / "run", [rescued_tree()], at=30)
     out = {n: write_viewer(folder / f"{n}.jsonl").output.as_uri() for n in ("trees", "evil", "many", "given")}
     return {**out, "run": write_viewer(folder / "run").output.as_uri()}
-
-
-@pytest.fixture
-def open_page(browser: Any) -> Iterator[Any]:
-    """Opens an address; at the end nothing may have gone wrong and nothing but the file been asked for."""
-    contexts = []
-    wrong: list[str] = []
-
-    def open_(url: str, wait: str = ".rows a:visible, .card:visible", **options: Any) -> Any:
-        context = browser.new_context(**{"viewport": WIDE, **options})
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(8000)
-        page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda e: wrong.append(str(e)))
-        page.on("dialog", lambda d: wrong.append(f"dialog {d.message}") or d.dismiss())
-        page.on(
-            "request",
-            lambda r: wrong.append(f"request {r.url}") if r.url.partition("#")[0] != url.partition("#")[0] else None,
-        )
-        page.goto(url)
-        if wait:
-            page.wait_for_selector(wait)
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
-    assert wrong == []
 
 
 def selected(page: Any) -> int:
@@ -236,8 +184,16 @@ def test_a_tree_of_64_answers_is_drawn_with_edges_as_wide_as_its_draws(open_page
 
 def test_cards_and_panel_show_the_hand_made_numbers(open_page, pages) -> None:
     page = open_page(f"{pages['trees']}#tree=three_leaf&node=1")
+    assert page.inner_text("#n2 .value") == "1.00▲"
+    assert page.inner_text("#n1 .value") == "0.50="
+    tints = [page.evaluate(f"getComputedStyle(document.querySelector('#n{i}')).backgroundColor") for i in (1, 2, 3, 4)]
+    assert "rgba(0, 0, 0, 0)" not in tints
+    assert tints[2] == tints[3]
+    assert len(set(tints)) == 3  # by value: 0.5, 1, 0, 0
+    assert "none" not in page.get_attribute("#n3", "class").split()  # zero is not none
+    page.click("#tree .segments label:has-text('IB-Score')")
     assert page.inner_text("#n1 .value") == "+0.300▲"
-    assert page.inner_text("#n0 .value") == "−0.450▼"
+    assert page.inner_text("#n0 .value") == "−0.450▲"  # above the median of this file's steps
     assert page.inner_text("#n3 .value") == "–"
     assert "none" in page.get_attribute("#n3", "class").split()
     assert page.inner_text("#n3 .verdict") == "✗ wrong"
@@ -252,10 +208,6 @@ def test_cards_and_panel_show_the_hand_made_numbers(open_page, pages) -> None:
     assert [r.split() for r in page.locator(".tokens tbody tr").all_inner_texts()] == [
         ["10", "0.500", "−0.693", "1.000"], ["11", "0.500", "−0.693", "0.500"]
     ]  # fmt: skip
-    page.click("text=Value p̂")
-    assert page.inner_text("#n2 .value") == "1.00▲"
-    assert page.inner_text("#n1 .value") == "0.50="
-    assert "none" not in page.get_attribute("#n3", "class").split()  # zero is not none
     page.keyboard.press("c")
     assert page.inner_text("#n0 .value") == "–"
     page.click(".path button:first-child")
@@ -266,6 +218,7 @@ def test_cards_and_panel_show_the_hand_made_numbers(open_page, pages) -> None:
 def test_what_the_environment_gave_says_so_and_has_no_probability(open_page, pages) -> None:
     page = open_page(f"{pages['given']}#tree=replies&node=6")
     assert page.locator(".card.given .by").all_inner_texts() == ["↩ given"] * 4
+    page.keyboard.press("c")
     assert page.inner_text("#n2 .value") == "+0.900▲"  # branches start after it
     assert page.inner_text("#n1 .value") == "–"  # and not before
     assert "↩ given by the environment" in page.inner_text(".legend")
@@ -280,7 +233,6 @@ def test_what_the_environment_gave_says_so_and_has_no_probability(open_page, pag
     assert selected(page) == 1
     assert page.inner_text(".panel h3").startswith("Step 1 · depth 1")
     assert "none: the environment answers here" in page.inner_text(".numbers")
-    page.keyboard.press("c")
     page.keyboard.press("c")
     assert page.inner_text("#n2 .value") == "–"  # no advantage
 
@@ -379,6 +331,8 @@ def test_growth_says_why_each_rule_branched_there(open_page, tmp_path, rule, sco
 def test_zoom_by_keys_and_buttons(open_page, pages) -> None:
     page = open_page(f"{pages['trees']}#tree=wide")
     size = lambda: page.inner_text("[aria-label='Original size']")  # noqa: E731
+    assert size() == "70 %"  # 64 answers do not fit, but can be read
+    page.keyboard.press("0")
     page.keyboard.press("+")
     assert size() == "125 %"
     page.click("[aria-label=Smaller]")

@@ -125,14 +125,17 @@ def trained_with(advantage: str, **credit: object) -> ReasoningTree:
 
 
 def test_the_advantage_shown_is_the_one_the_run_trained_with(tmp_path: Path) -> None:
-    trees = [trained_with("treepo", prefix_weight="sqrt"), trained_with("grpo"), BUILDERS["three_leaf"]()]
-    treepo, grpo, plain = page_of(trees, tmp_path).trees
-    # rewards 1, 0, 0 of the paths 1-2, 3 and 1-4
-    assert treepo["advantage"][1:] == pytest.approx([1 / 12, 7 / 12, -1 / 3, -5 / 12])
+    trees = [trained_with("treepo", prefix_weight="sqrt", batch_divisor=0.5), trained_with("grpo")]
+    trees += [BUILDERS["three_leaf"](), trained_with("treepo")]
+    treepo, grpo, plain, unknown = page_of(trees, tmp_path).trees
+    # rewards 1, 0, 0 of the paths 1-2, 3 and 1-4; two answers share step 1
+    assert unknown["advantage"][1:] == pytest.approx([1 / 12, 7 / 12, -1 / 3, -5 / 12])
+    assert unknown["about"] == "mean over the answers through the step, before the batch is divided by its scale"
+    assert treepo["advantage"][1:] == pytest.approx([2 / 12 / math.sqrt(2), 14 / 12, -2 / 3, -10 / 12])
     assert treepo["method"] == "treepo"
     assert treepo["about"] == (
-        "mean over the answers through the step, before shared tokens are weighed down (sqrt) and the batch is divided "
-        "by its scale"
+        "mean over the answers through the step, times the weight of shared tokens (sqrt), divided by 0.5, the batch's "
+        "scale"
     )
     up = 2 / 3 / (math.sqrt(1 / 3) + 1e-4)
     assert grpo["advantage"][1:] == pytest.approx([up / 4, up, -up / 2, -up / 2])
@@ -140,8 +143,8 @@ def test_the_advantage_shown_is_the_one_the_run_trained_with(tmp_path: Path) -> 
     assert grpo["about"] == "mean over the answers through the step"
     assert (plain["method"], plain["about"]) == ("ibtpo", "A_GL + λ·A_IB")
     other = page_of(trees, tmp_path, options={"advantage": "grpo"}).trees
-    assert [t["advantage"] for t in other] == [grpo["advantage"]] * 3
-    assert [t["method"] for t in other] == ["grpo"] * 3
+    assert [t["advantage"] for t in other] == [grpo["advantage"]] * 4
+    assert [t["method"] for t in other] == ["grpo"] * 4
     with pytest.raises(ConfigError, match="unknown advantage 'grop'; did you mean 'grpo'"):
         page_of(trees, tmp_path, options={"advantage": "grop"})
 
@@ -248,20 +251,32 @@ def test_token_texts_come_with_the_embedded_models_tokenizer(tmp_path: Path) -> 
 def test_the_policy_allows_our_own_scripts_and_styles_and_nothing_else(tmp_path: Path) -> None:
     page = page_of(example_trees(), tmp_path)
     assert page.policy["default-src"] == ["'none'"]
-    assert page.policy["script-src"] == [csp_hash(s) for s in page.ours]
+    assert page.policy["script-src"] == [*map(csp_hash, page.ours), csp_hash(page.data("marked.umd.js"))]
     assert page.policy["style-src"] == [csp_hash(s) for s in page.styles]
     assert set(page.policy) == {"default-src", "script-src", "style-src", "base-uri", "form-action"}
-    assert len(page.ours) == 6
+    assert len(page.ours) == 10
     assert len(page.styles) == 1
     attributes = {name for _, attrs in page.tags for name in attrs}
     assert not attrs_that_run(attributes)
     raw = (tmp_path / "t.html").read_text()
-    assert "Copyright 2010-2026 Mike Bostock" in raw
+    for holder in ("Copyright 2010-2026 Mike Bostock", "2018+, MarkedJS"):
+        assert holder in raw
     assert "THE SOFTWARE IS PROVIDED" in raw
     assert not re.search(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", raw)
     assert "innerHTML" not in raw
     assert "insertAdjacentHTML" not in raw
     assert "document.write" not in raw
+
+
+def test_only_a_page_with_latex_holds_the_library_for_it(tmp_path: Path) -> None:
+    page_of([BUILDERS["three_leaf"]()], tmp_path)
+    assert (tmp_path / "t.html").stat().st_size < 200_000
+    tree = BUILDERS["three_leaf"]()
+    tree.nodes[1].step.text = "So \\(x = 2\\)."
+    page = page_of([tree], tmp_path)
+    packed = [page.data(name) for name in ("marked.umd.js", "temml.min.js")]
+    assert page.policy["script-src"] == [csp_hash(s) for s in [*page.ours, *packed]]
+    assert "Copyright (c) 2020 Ron Kok" in (tmp_path / "t.html").read_text()
 
 
 def attrs_that_run(names: set[str]) -> list[str]:
@@ -383,7 +398,9 @@ def test_a_wrong_tree_file_is_an_error_that_names_file_and_line(tmp_path: Path) 
     assert not (tmp_path / "t.html").exists()
     with pytest.raises(DataError, match=r"nowhere\.jsonl: cannot be read"):
         write_viewer(tmp_path / "nowhere.jsonl")
-    with pytest.raises(DataError, match=r"holds no trees \(trees/step_\*\.jsonl\.gz\)"):
+    with pytest.raises(
+        DataError, match=r"holds no trees: neither trees/step_\*\.jsonl\.gz, .* nor the trees/\*\.jsonl of"
+    ):
         write_viewer(tmp_path)
     tree = BUILDERS["merged"]()
     tree.meta["credit"] = {"lam": "much"}

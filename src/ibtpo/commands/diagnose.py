@@ -43,7 +43,13 @@ if TYPE_CHECKING:
 # The columns of the printed tables: of checkpoints, with their titles, and of a log without trees.
 SHOWN = ("avg_rate", "policy_rate", "eff_rate", "cov_eta", "ib_score", "entropy")
 TITLES = ("Avg-Rate", "policy's own", "Eff-Rate", "Cov(η1,η2)", "IB-Score", "entropy")
-OWN = {"diagnosis.html", "curve.csv", "summary.json", "trees"}  # --overwrite refuses a folder that holds more
+OWN = {
+    "diagnosis.html",
+    "trees.html",
+    "curve.csv",
+    "summary.json",
+    "trees",
+}  # --overwrite refuses a folder that holds more
 FLAT = ("step", "groups", "answers", "eff_rate", "avg_rate", "pass_at_g", "uniform", "distinct", "characters")
 
 
@@ -197,8 +203,11 @@ def _write_summary(args: argparse.Namespace, curve: "Curve", verifier_name: str)
 
 
 def _write_page(args: argparse.Namespace, curve: "Curve", problems: int, verifier_name: str) -> None:
-    """Writes the page of curves, where the packages that draw them are installed."""
-    page = args.output / "diagnosis.html"
+    """Writes the page of trees and that of curves, the latter where the packages that draw them are installed."""
+    page, trees = args.output / "diagnosis.html", args.output / "trees.html"
+    from ..viewer.page import write_viewer
+
+    write_viewer(args.output, trees)
     try:
         from ..report.checkpoints import write_diagnosis
     except ModuleNotFoundError as e:  # the numbers are on disk already: a missing plot package is no failure
@@ -206,9 +215,9 @@ def _write_page(args: argparse.Namespace, curve: "Curve", problems: int, verifie
         return
     facts = [("data", args.data), ("problems", problems), ("verifier", verifier_name), ("tree", args.tree),
              ("seed", args.seed)]  # fmt: skip
-    write_diagnosis(curve.rows, curve.changes(), facts, page)
+    write_diagnosis(curve.rows, curve.changes(), facts, page, trees.name)
     if not args.json:
-        print(f"\ncurves: {page}")
+        print(f"\ncurves: {page}\ntrees: {trees}")
 
 
 def _table(curve: "Curve") -> str:

@@ -1,8 +1,9 @@
 """Trees as one offline HTML page to explore, or in the terminal.
 
-TREES is a file of trees (.jsonl, .jsonl.gz), a run folder, be the run finished or not, or a folder of step_*.jsonl.gz
-such as the trees_dir of IBScoreCallback. The scores are those of the options stored in each tree; options given here
-take their place.
+TREES is a file of trees (.jsonl, .jsonl.gz), a run folder, be the run finished or not, a folder of step_*.jsonl.gz
+such as the trees_dir of IBScoreCallback, or the --output of ibtpo diagnose. Of several, or of a diagnosis of several
+checkpoints, the trees of the same problems are laid side by side, those that changed most first. The scores are those
+of the options stored in each tree; options given here take their place.
 """
 
 import argparse
@@ -19,12 +20,19 @@ OPTIONS = ("advantage", "lam", *SCORE)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `ibtpo view`."""
-    parser.add_argument("trees", metavar="TREES|RUN", type=Path, help="a file of trees or a run folder")
     parser.add_argument(
-        "-o", "--output", type=file_name, help="default: trees.html in the run folder, or TREES with .html"
+        "trees", metavar="TREES", type=Path, nargs="+", help="a file of trees, a run folder, or one of ibtpo diagnose"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=file_name,
+        help="default: trees.html in the folder, or TREES with .html; compared.html for several",
     )
     parser.add_argument("--title", help="of the page (default: the name of the file or run)")
-    parser.add_argument("--terminal", action="store_true", help="print one tree here instead of writing a page")
+    parser.add_argument(
+        "--terminal", action="store_true", help="print one tree, or what changed most, instead of writing a page"
+    )
     parser.add_argument(
         "--tree", metavar="ID", help="which one, with --terminal; STEP:ID in a run (default: the first)"
     )

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from markupsafe import Markup
@@ -43,7 +44,11 @@ DATA = "curve.csv"
 
 
 def write_diagnosis(
-    rows: Sequence[Mapping[str, Any]], changes: Sequence[str], facts: Sequence[tuple[str, Any]], output: Path
+    rows: Sequence[Mapping[str, Any]],
+    changes: Sequence[str],
+    facts: Sequence[tuple[str, Any]],
+    output: Path,
+    trees: str = "",
 ) -> Path:
     """Writes the page and, beside it, `curve.csv`; returns the page's path.
 
@@ -52,6 +57,7 @@ def write_diagnosis(
     changes: sentences that say what changed from the first checkpoint to the last.
     facts: (name, value) pairs that say how it was measured.
     output: the page's file.
+    trees: file name of the tree viewer beside it, for the links; empty if there is none.
     """
     measured = [row for row in rows if "error" not in row]
     x, label = places([row["step"] for row in measured])
@@ -69,6 +75,7 @@ def write_diagnosis(
     ]
     page = render(
         "checkpoints.html.j2", sheet, title="Diagnosis of checkpoints", facts=facts, changes=changes, axis=axis,
+        trees=quote(trees),
         broken=[row["error"] for row in rows if "error" in row], titles=[p.title for p in CURVES],
         figures=[f for p in CURVES if (f := _figure(p, measured, x, label, sheet))],
         table=[(row["label"], [str(Measured(**row[p.metrics[0]])) for p in CURVES]) for row in measured],

@@ -279,10 +279,14 @@ def _length(run: Run, t: Trend) -> Answer:
     "ibtpo/ib_score",
     "IB-Score",
     "ib-score",
-    f"A fall beyond chance ({_TEST}) by a tenth or more of the first fourth's absolute value.",
+    f"A fall beyond chance ({_TEST}) by a tenth or more of the first fourth's absolute value, unless Cov(η1, η2) rose "
+    f"beyond chance and is above 0: IB-Score is Cov(η1, η2) minus a share of the mean confidence.",
 )
 def _ib_score(run: Run, t: Trend) -> Answer:
     if fell := _find(run, "ibtpo/ib_score", lambda t: not t.rising and -t.change >= 0.1 * abs(t.first.mean)):
+        if informed := _find(run, "ibtpo/cov_eta", lambda t: t.rising and t.last.above(0)):
+            title = "IB-Score falls as confidence grows, and Cov(η1, η2) rises with it: confidence follows information."
+            return "good", title, f"{_evidence(fell)} Cov(η1, η2) {_evidence(informed)}"
         return "look", "IB-Score is falling: confidence grows without information.", _evidence(fell)
     return "good", "IB-Score does not fall.", _evidence(t)
 

@@ -359,7 +359,8 @@ class IBTPOTrainer(GRPOTrainer):
             advantages[i, : len(row)] = torch.from_numpy(row)
         shares = batch_values(self.trees, plain, options.advantage)
         # Some advantages are divided by one number for the whole batch, which the trees of all processes give together.
-        divisor = 1.0 if shares is None else batch_divisor(gather_object(shares), options.advantage)
+        self._batch_divisor = None if shares is None else batch_divisor(gather_object(shares), options.advantage)
+        divisor = self._batch_divisor or 1.0
         advantages /= divisor
         output["advantages"] = advantages.to(self.accelerator.device)
         # TRL has put its own advantage of each row into the table by now. The mean over its sampled tokens replaces it.
@@ -468,6 +469,8 @@ class IBTPOTrainer(GRPOTrainer):
         that of the optimiser step which the trees are for, counted from 1.
         """
         settings = {**asdict(self._credit_options), "ib_policy": self.args.ib_policy}
+        if self._batch_divisor is not None:
+            settings["batch_divisor"] = self._batch_divisor
         for tree in self.trees:
             tree.meta["credit"] = settings
             tree.meta["model"] = str(self.model.name_or_path)

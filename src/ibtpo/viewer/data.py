@@ -1,4 +1,4 @@
-"""What the tree viewer shows: the trees of a file or a run folder, scored, and packed for the page.
+"""What the tree viewer shows: the trees of its sets, scored, and packed for the page.
 
 A page holds an index, with an entry for each tree, in one compressed chunk, and each tree in a chunk of its own, which
 the browser unpacks only when the tree is opened.
@@ -8,174 +8,56 @@ import base64
 import gzip
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from .._options import todays_names
 from ..credit import CreditOptions, find_advantage
-from ..errors import ConfigError, DataError
-from ..metrics import COLUMNS, correctness, rescued, tree_scores
-from ..score import ScoreOptions
-from ..storage.tree_file import tree_files
-from ..tree import ReasoningTree, read_trees
+from ..metrics import COLUMNS, correctness, rescued
+from ..tree import ReasoningTree
+from .sources import stored_advantage, stored_divisor
 
-SCORE_OPTIONS = tuple(f.name for f in fields(ScoreOptions))
 COLOURS = ("ib_score", "p_hat", "advantage")  # the numbers that can colour the steps of a tree
 PROMPT_START = 120  # how many characters of a prompt the index holds
 
 
-@dataclass(slots=True)
-class Source:
-    """A file or a folder of trees to look at.
-
-    path: the file or folder.
-    files: the files of trees in order, each with its training step; the step is None for a file by itself.
-    is_run: whether `path` is a folder, whose broken lines are left out in place of raising.
-    notes: what could not be read and is left out; filled by `trees`.
-    remarks: what is shown otherwise than it was trained, and why; filled by `scored`.
-    """
-
-    path: Path
-    files: Sequence[tuple[int | None, Path]]
-    is_run: bool
-    notes: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-    _unusable: set[str] = field(default_factory=set)  # names of stored advantages that do not load or that fail here
-
-    def trees(self) -> Iterator[tuple[int | None, ReasoningTree]]:
-        """Yields all trees in order, each with its training step or None.
-
-        A tree that cannot be read or scored becomes a note in a run folder; in a file by itself it raises `DataError`.
-        """
-        note = (lambda error: self.notes.append(str(error))) if self.is_run else None
-        for step, file in self.files:
-            for tree in read_trees(file, note):
-                try:
-                    # Checks the stored options, except for the advantage: if that is a function which cannot be loaded
-                    # here, the file is still right, and `scored` finds a way.
-                    options_of(tree, {"advantage": "ibtpo"})
-                except DataError as e:
-                    error = DataError(f"{file}: {e}")
-                    if note is None:
-                        raise error from e
-                    note(error)
-                    continue
-                yield step, tree
-
-    def scored(
-        self, tree: ReasoningTree, overrides: Mapping[str, Any] | None = None
-    ) -> tuple[CreditOptions, dict[str, Any]]:
-        """The options that a tree is shown with, and its `tree_scores`.
-
-        If the tree was trained with an advantage that is a function of the user's, and this does not load here or
-        fails, IB-TPO's advantage takes its place, and a remark says so.
-
-        tree: the tree.
-        overrides: options that take the place of the stored ones; see `options_of`.
-
-        Raises `ConfigError` for an override that is wrong.
-        """
-        given = {k: v for k, v in (overrides or {}).items() if v is not None}
-        name = stored_advantage(tree)
-        if name in self._unusable:
-            given.setdefault("advantage", "ibtpo")
-        try:
-            options = options_of(tree, given)
-            return options, tree_scores(tree, options)
-        except ConfigError as e:
-            if "advantage" in given or name == "ibtpo":
-                raise  # no stored function is at fault, so an override must be
-            error = e
-        options = options_of(tree, {**given, "advantage": "ibtpo"})  # raises if it is another option that is wrong
-        record = tree_scores(tree, options)
-        self._unusable.add(name)
-        self.remarks.append(f"Trees that were trained with {name!r:.200} are shown with IB-TPO's advantages: {error}")
-        return options, record
-
-
-def open_source(path: str | Path) -> Source:
-    """Finds the trees of a path: a file of trees, a run folder, or a folder of `step_*.jsonl.gz`.
-
-    A run of several processes has several files a step; all of them are taken.
-
-    Raises `DataError` for a folder that holds no such files.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        return Source(path, [(None, path)], is_run=False)
-    files = tree_files(path / "trees") or tree_files(path)
-    if not files:
-        raise DataError(
-            f"{path} holds no trees (trees/step_*.jsonl.gz); a run writes them at its first step and then every "
-            f"save_trees_every steps"
-        )
-    return Source(path, files, is_run=True)
-
-
-def tree_key(tree_id: str, step: int | None = None) -> str:
+def tree_key(tree_id: str, step: int | None = None, label: str | None = None) -> str:
     """The key that names a tree in a link, as in `trees.html#tree=KEY`, escaped as a browser does it.
 
     tree_id: the id of the tree.
     step: its training step, for a tree of a run folder, which may hold trees with the same id at many steps.
+    label: the label of its set, on a page of several sets.
     """
-    return quote(tree_id if step is None else f"{step}:{tree_id}", safe="!'()*~")  # as encodeURIComponent
+    parts = [str(p) for p in (label, step, tree_id) if p is not None]
+    return quote(":".join(parts), safe="!'()*~")  # as encodeURIComponent
 
 
-def options_of(tree: ReasoningTree, overrides: Mapping[str, Any] | None = None) -> CreditOptions:
-    """The options that a tree was trained with, else grown with, else the defaults, as its meta says.
-
-    tree: the tree, whose meta is free-form.
-    overrides: options that go before the stored ones: advantage, lam and the names of `SCORE_OPTIONS`. None is the
-        same as leaving one out.
-
-    Raises `ConfigError` for an override that is wrong and for a stored advantage that cannot be loaded here,
-    `DataError` for other stored options that are wrong.
-    """
-    given = {k: v for k, v in (overrides or {}).items() if v is not None}
-    credit, search = (m if isinstance(m := tree.meta.get(k), dict) else {} for k in ("credit", "search"))
-    stored = credit.get("score") or search.get("score")
-    stored = todays_names(stored) if isinstance(stored, dict) else {}
-    try:
-        score = ScoreOptions(**{k: stored[k] for k in SCORE_OPTIONS if k in stored})
-        options = CreditOptions(
-            lam=credit.get("lam", 0.1),
-            score=score,
-            ib_on_uniform_trees=credit.get("ib_on_uniform_trees") is not False,
-            prefix_weight=credit.get("prefix_weight", "trajectories"),
-            divisor=credit.get("divisor"),
-        )
-    except (TypeError, ValueError, AttributeError) as e:  # anybody may have written the meta
-        raise DataError(f"tree {tree.id!r}: the options in its meta cannot be used: {e}") from e
-    score = replace(options.score, **{k: v for k, v in given.items() if k in SCORE_OPTIONS})
-    advantage = given.get("advantage", stored_advantage(tree))
-    return replace(options, advantage=advantage, lam=given.get("lam", options.lam), score=score)
-
-
-def stored_advantage(tree: ReasoningTree) -> str:
-    """The name of the advantage that the tree was trained with; "ibtpo" if its meta names none."""
-    credit = tree.meta.get("credit")
-    name = credit.get("advantage") if isinstance(credit, dict) else None
-    return name if isinstance(name, str) and name else "ibtpo"
-
-
-def about_advantage(options: CreditOptions) -> str:
-    """Says in words what the column "advantage" of `tree_scores` holds, for the legend of the page."""
-    words = "A_GL + λ·A_IB" if options.advantage == "ibtpo" else "mean over the answers through the step"
-    left_out = []
-    if options.prefix_weight != "trajectories":
-        left_out.append(f"shared tokens are weighed down ({options.prefix_weight})")
-    if getattr(find_advantage(options.advantage), "batch_scale", None) is not None:
-        left_out.append("the batch is divided by its scale")
-    return words + (f", before {' and '.join(left_out)}" if left_out else "")
-
-
-def index_entry(tree: ReasoningTree, step: int | None, record: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree's entry in the index, its prompt not cut yet. `kind` is "right" or "wrong" if all answers are, else "".
+def about_advantage(tree: ReasoningTree, options: CreditOptions) -> str:
+    """Says in words what the column "advantage" of a tree holds, for the legend of the page.
 
     tree: the tree.
+    options: the options it is shown with; see `Source.scored`.
+    """
+    words = ["A_GL + λ·A_IB" if options.advantage == "ibtpo" else "mean over the answers through the step"]
+    trained = options.advantage == stored_advantage(tree)
+    if options.prefix_weight != "trajectories":
+        words.append(("times " if trained else "before ") + f"the weight of shared tokens ({options.prefix_weight})")
+    if getattr(find_advantage(options.advantage), "batch_scale", None) is not None:
+        divisor = stored_divisor(tree) if trained else None
+        words.append(
+            "before the batch is divided by its scale"
+            if divisor is None
+            else f"divided by {divisor:.3g}, the batch's scale"
+        )
+    return ", ".join(words)
+
+
+def index_entry(tree: ReasoningTree, place: int, step: int | None, record: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree's entry in the index, its prompt not cut yet. `kind` is "right" or "wrong" if all answers are, else "".
+    `success` is the share of right answers among those that were judged, whatever the reward adds to it.
+
+    tree: the tree.
+    place: that of its set among the sets of the page.
     step: its training step, or None.
     record: its `tree_scores`.
     """
@@ -184,9 +66,12 @@ def index_entry(tree: ReasoningTree, step: int | None, record: Mapping[str, Any]
     kind = "right" if uniform and correct[0] >= 1 else "wrong" if uniform and correct[0] <= 0 else ""
     return {
         "id": tree.id,
+        "set": place,
         "step": step,
         "prompt": tree.prompt,
         "answers": len(tree.leaves),
+        "success": compact(sum(correct) / len(correct)) if correct else None,
+        "policy": compact(record["policy_rate"]),
         "reward": compact(record["avg_reward"]),
         "effective": int(record["effective"]),
         "uniform": int(uniform),
@@ -253,7 +138,7 @@ def tree_chunk(
         "effective": record["effective"],
         "rescued": rescued(tree),
         "method": options.advantage[:500],
-        "about": about_advantage(options),
+        "about": about_advantage(tree, options),
         "made": _made(tree, options),
     }
 

@@ -1,12 +1,13 @@
-"""Shows a tree in the terminal, for people who work over SSH and have no browser at hand."""
+"""Shows trees in the terminal, for people who work over SSH and have no browser at hand."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
@@ -14,31 +15,45 @@ from .._text import visible
 from ..errors import DataError, unknown
 from ..metrics import correctness, rescued
 from ..tree import ROOT, ReasoningTree
-from .data import open_source
+from .data import index_entry
+from .matching import matches, summary
+from .sources import Source, open_sources
 from .without_script import answers, marks_of, number
 
 MOST_TEXT = 400  # characters of a step's text; a narrower terminal cuts it further
+CHANGED = 20  # problems listed of those that changed
 NAMED = 10  # how many other trees are named below the one shown
 
 
 def print_tree(
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     wanted: str | None = None,
     options: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> None:
-    """Prints one tree of a tree file or a run folder.
+    """Prints one tree, or, of several sets without a wanted tree, which problems changed most.
 
-    source: the tree file or the run folder.
+    source: what `open_sources` takes: a path, or several to compare.
     wanted: the tree's id, or STEP:ID in a run folder, where an id alone means the first tree that has it; None means
-        the first tree of all.
+        the first tree of all. Of several sets, the tree of each is printed.
     options: options to score the tree with in place of those stored in it, as in `write_viewer`.
     console: where to print; default the standard output.
 
     Control characters in the model's texts are shown as signs, so that none of them reaches the terminal as a command.
     Raises `DataError` for a wrong file, and `ConfigError` for an id that is not there or a wrong option.
     """
-    found = open_source(source)
+    sets = open_sources([source] if isinstance(source, str | Path) else source)
+    console = console or Console(highlight=False, markup=False, emoji=False)
+    if len(sets) > 1 and wanted is None:
+        _print_changes(sets, options, console)
+        return
+    for found in sets:
+        if len(sets) > 1:
+            console.print(Text(visible(found.label, ""), "bold reverse"))
+        _print_one(found, wanted, options, console)
+
+
+def _print_one(found: Source, wanted: str | None, options: Mapping[str, Any] | None, console: Console) -> None:
     shown: ReasoningTree | None = None
     names: list[str] = []
     for step, tree in found.trees():
@@ -56,11 +71,45 @@ def print_tree(
     if shown is None:
         near = get_close_matches(wanted or "", names, n=1) or names[:NAMED]  # a run can hold thousands of names
         raise unknown("tree", wanted or "", [visible(n, "") for n in near])
-    console = console or Console(highlight=False, markup=False, emoji=False)
     console.print(_as_rich_tree(shown, title, found.scored(shown, options)[1]))
     if names and wanted is None:
         others = ", ".join(visible(n, "") for n in names[:NAMED]) + (", …" if len(names) > NAMED else "")
         print(f"this is the first tree; --tree shows another: {others}", file=sys.stderr)
+
+
+def _print_changes(sets: Sequence[Source], options: Mapping[str, Any] | None, console: Console) -> None:
+    """Prints what changed from the first set to the last, and the problems that changed most, a line each."""
+    entries = [
+        index_entry(tree, place, step, found.scored(tree, options)[1])
+        for place, found in ((0, sets[0]), (1, sets[-1]))
+        for step, tree in found.trees()
+    ]
+    for note in (note for found in sets for note in found.notes):
+        print(f"left out: {visible(note)}", file=sys.stderr)
+    changed = matches(entries, 0, 1)
+    first, last = (visible(found.label, "") for found in (sets[0], sets[-1]))
+    console.print(Text(summary(changed, first, last)))
+    if not changed:
+        return
+    drawn = Table("", "change", "problem", "prompt", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in drawn.columns[:2]:
+        column.justify, column.no_wrap, column.min_width = "right", True, 6
+    drawn.columns[0].min_width = len("0.00 → 0.00")
+    for column in drawn.columns[2:]:
+        column.no_wrap, column.overflow = True, "ellipsis"
+    for m in changed[:CHANGED]:
+        change = "–" if m.change is None else number(m.change, 2)
+        style = "" if not m.change else "bold blue" if m.change > 0 else "bold yellow"
+        prompt = " ".join(m.before["prompt"][: 4 * MOST_TEXT].split())[:MOST_TEXT]
+        drawn.add_row(
+            f"{_share(m.before['success'])} → {_share(m.after['success'])}",
+            Text(change, style),
+            Text(visible(m.before["id"], "")),
+            Text(visible(prompt, "")),
+        )
+    console.print(drawn)
+    more = len(changed) - CHANGED
+    print(f"{f'and {more} more; ' if more > 0 else ''}--tree ID shows the trees of a problem", file=sys.stderr)
 
 
 def _as_rich_tree(tree: ReasoningTree, title: str, record: Mapping[str, Any]) -> Tree:

@@ -33,12 +33,12 @@ def marks_of(tree: ReasoningTree) -> dict[int, list[str]]:
     return marks
 
 
-def number(value: float | None) -> str:
+def number(value: float | None, decimals: int = 3) -> str:
     """A score as people read it: with its sign and three decimals (from 1000 on, three digits), "–" for None."""
     if value is None:
         return "–"
-    text = f"{value:+.3f}" if abs(value) < 1000 else f"{value:+.3g}"
-    return text[1:] if text[1:] == "0.000" else text.replace("-", "−")
+    text = f"{value:+.{decimals}f}" if abs(value) < 1000 else f"{value:+.3g}"
+    return text.replace("-", "−") if float(text) else text[1:]
 
 
 def answers(tree: ReasoningTree) -> str:
@@ -58,17 +58,18 @@ class NestedLists:
         self._parts: list[str] = []
         self._size = self._shown = self._all = 0
 
-    def add(self, tree: ReasoningTree, step: int | None, record: Mapping[str, Any]) -> None:
+    def add(self, tree: ReasoningTree, step: int | None, record: Mapping[str, Any], label: str | None = None) -> None:
         """Adds a tree if there is still room, and counts it if not.
 
         tree: the tree.
         step: its training step, or None.
         record: its `tree_scores`.
+        label: the label of its set, on a page of several sets.
         """
         self._all += 1
         if self._shown < self._all - 1:
             return
-        part = _tree(tree, step, record, " open" if self._all == 1 else "")
+        part = _tree(tree, step, record, label, " open" if self._all == 1 else "")
         size = len(part.encode("utf-8", "replace"))
         if self._size + size > MOST_BYTES:
             return
@@ -89,11 +90,11 @@ class NestedLists:
         return f"<p>{told}</p>{lines}\n{''.join(self._parts)}"
 
 
-def _tree(tree: ReasoningTree, step: int | None, record: Mapping[str, Any], opened: str) -> str:
-    where = "" if step is None else f"step {step}, "
+def _tree(tree: ReasoningTree, step: int | None, record: Mapping[str, Any], label: str | None, opened: str) -> str:
+    where = "".join(f"{p}, " for p in (label and html.escape(label), step is not None and f"step {step}") if p)
     reward, own = ("–" if (v := record[k]) is None else f"{v:.2f}" for k in ("avg_reward", "policy_rate"))
     return (
-        f'<details id="{html.escape(tree_key(tree.id, step))}"{opened}><summary>{html.escape(visible(tree.id))} '
+        f'<details id="{html.escape(tree_key(tree.id, step, label))}"{opened}><summary>{html.escape(visible(tree.id))} '
         f"<small>{where}{html.escape(answers(tree))}, average reward {reward}, first answers right {own}, "
         f"IB-Score {number(record['ib_score'])}</small></summary>\n"
         f"<pre>{_text(tree.prompt)}</pre>\n{_steps(tree, record)}</details>\n"

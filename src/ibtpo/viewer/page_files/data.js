@@ -32,6 +32,14 @@ async function unpack(element) {
   return new Response(stream).json();
 }
 
+/** Runs a library that the page holds packed, once; the page's policy names its hash, so nothing else would run. */
+async function useLibrary(id) {
+  const packed = byId(id);
+  if (packed.dataset.runs) return;
+  packed.dataset.runs = "yes";
+  document.head.append(el("script", {}, await unpack(packed)));
+}
+
 const wholePage = new Promise((done) => {
   if (document.readyState !== "loading") done();
   else document.addEventListener("DOMContentLoaded", () => done(), { once: true });
@@ -53,7 +61,8 @@ async function readTree(at, shaped = true) {
 async function readIndex() {
   const columns = await unpack(byId("index"));
   const names = Object.keys(columns);
-  const keys = columns.id.map((id, at) => (facts.run ? `${columns.step[at]}:${id}` : id));
+  const several = facts.sets.length > 1;
+  const keys = columns.id.map((id, at) => [...(several ? [facts.sets[columns.set[at]]] : []), ...(columns.step[at] === null ? [] : [columns.step[at]]), id].join(":"));
   const [own, taken] = [new Set(keys), new Set()];
   return keys.map((key, at) => {
     const row = { at, key };
@@ -61,6 +70,7 @@ async function readIndex() {
     // An id may occur twice in a file from elsewhere; no tree's own key is given to another one's second.
     if (taken.has(key)) do row.key += "~2"; while (own.has(row.key) || taken.has(row.key));
     taken.add(row.key);
+    row.set ??= 0;
     row.low = `${row.key}\n${row.prompt}`.toLowerCase();
     return row;
   });
@@ -137,7 +147,7 @@ function visible(text) {
 const oneLine = (text) => visible(text.replace(/\s+/g, " ").trim());
 
 /** Text with what was searched for marked. */
-function marked(text, wanted) {
+function highlighted(text, wanted) {
   if (!wanted) return [text];
   const out = [];
   const low = text.toLowerCase();
@@ -168,17 +178,17 @@ const count = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, "\u202f");
 const many = (n, one, more = `${one}s`) => `${count(n)} ${n === 1 ? one : more}`;
 
 const COLOURS = {
-  ib_score: { name: "IB-Score", show: (v) => signed(v), none: "none: no step follows, the environment answers there, or no reward is known" },
-  p_hat: { name: "Value p̂", show: (v) => plain(v), none: "none: no reward is known below" },
-  advantage: { name: "Advantage", show: (v) => signed(v), none: "none: no reward is known below, the prompt, or given by the environment" },
+  p_hat: { name: "Value p̂", show: (v) => plain(v), scale: "", none: "none: no reward is known below" },
+  ib_score: { name: "IB-Score", show: (v) => signed(v), scale: "; its middle is the median of all steps", none: "none: no step follows, the environment answers there, or no reward is known" },
+  advantage: { name: "Advantage", show: (v) => signed(v), scale: ", by square roots, so that small ones can be told apart", none: "none: no reward is known below, the prompt, or given by the environment" },
 };
 
-/** Where a value lies on the file's scale, −1 to 1; null for none. Scores by square roots: most are near zero. */
+/** Where a value lies on the file's scale, −1 to 1; null for none. Advantages by square roots: most are near zero. */
 function onScale(v, by) {
   if (v === null || v === undefined) return null;
   const [low, middle, high] = facts.scale[by];
   const part = Math.min(1, v >= middle ? (v - middle) / (high - middle) : (middle - v) / (middle - low));
-  return Math.sign(v - middle) * (by === "p_hat" ? part : Math.sqrt(part));
+  return Math.sign(v - middle) * (by === "advantage" ? Math.sqrt(part) : part);
 }
 
 /** ▲ above the middle of the scale, ▼ below, ＝ on it: the sign without the colour. */

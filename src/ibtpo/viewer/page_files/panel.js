@@ -20,6 +20,7 @@ const panel = {
       this.path(t, node),
       el("h3", {}, nameOf(t, node).replace(/^(the )?./, (s) => s[0].toUpperCase() + s.slice(1)), node ? el("small", {}, ` ${depthWords(t, node)}`) : null),
       this.answers(t, node) ?? "",
+      node ? this.read(t, node) : "",
       this.text(visible(t.text[node].replace(/^\n+|\n+$/g, ""))),
       this.numbers(t, node),
       this.branches(t, node) ?? "",
@@ -49,15 +50,20 @@ const panel = {
     return el("div", { class: "answers" }, ...here.slice(0, 20).map(line), here.length > 20 ? `and ${here.length - 20} more` : "", expected ?? "");
   },
 
-  text(text) {
+  read(t, node) {
+    const whole = t.verdicts[node].length > 0;
+    return el("p", {}, el("button", { type: "button", class: "read", title: "the whole text from the prompt on (r)", onclick: () => reader.open(t, node) }, whole ? "Read the whole answer" : "Read up to here"));
+  },
+
+  text(text, of = "") {
     const wanted = app.text;
-    const box = el("div", { class: "step-text", dir: "auto", tabIndex: 0, role: "region", "aria-label": "Text of the step" });
-    box.append(...marked(text.slice(0, this.mostText), wanted));
+    const box = el("div", { class: "step-text", dir: "auto", tabIndex: 0, role: "region", "aria-label": `Text of the step${of}` });
+    box.append(...highlighted(text.slice(0, this.mostText), wanted));
     if (!text) box.append(el("i", {}, "no text"));
     const grow = (from) => {
       if (from >= text.length) return;
       const to = from + 5 * this.mostText; // a million characters at once would hold the page up
-      const more = el("button", { type: "button", onclick: () => { more.replaceWith(...marked(text.slice(from, to), wanted)); grow(to); } },
+      const more = el("button", { type: "button", onclick: () => { more.replaceWith(...highlighted(text.slice(from, to), wanted)); grow(to); } },
         `Show more (${count(text.length - from)} characters)`);
       box.append(more);
     };
