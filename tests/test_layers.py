@@ -17,8 +17,20 @@ REPOSITORY = Path(__file__).parents[1]
 # Low to high; CONTRIBUTING.md has the same list. A module may import from its own layer and from those before it.
 LAYERS = (
     ("errors", "_text", "_files", "_seeds", "_version", "_extras", "_options"),
-    ("tree", "steps", "score", "incremental", "branching", "credit", "metrics", "engines", "verify", "tasks"),
-    ("search",),
+    (
+        "tree",
+        "steps",
+        "score",
+        "incremental",
+        "branching",
+        "credit",
+        "metrics",
+        "engines",
+        "environments",
+        "verify",
+        "tasks",
+    ),
+    ("rollout", "search"),
     ("storage", "evaluation"),
     ("training", "viewer", "integrations"),
     ("report",),
@@ -28,7 +40,7 @@ LAYERS = (
 )
 ENTRANCES = ("__init__", "__main__")  # above all: they hand on what is below and nobody imports them
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
-SCIENCE = ("tree", "steps", "score", "incremental", "branching", "credit", "metrics", "search")
+SCIENCE = ("tree", "steps", "score", "incremental", "branching", "credit", "metrics", "rollout", "search")
 
 Module = tuple[str, ...]  # ("engines", "kv"); a package is ("engines",), ibtpo itself ()
 

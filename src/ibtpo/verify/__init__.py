@@ -21,6 +21,11 @@ BUILTIN = {
 # the thinking at its end. Reward functions are not given it.
 PROMPT_TEXT = "ibtpo_prompt_text"
 
+# The columns of a row of an answer with an environment: the environment after the last turn, which functions in this
+# process get as TRL's `environments`, and what its `get_reward` said, a number or the reason why it failed.
+ENVIRONMENT = "ibtpo_environment"
+OWN_REWARD = "environment_reward"
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -66,11 +71,12 @@ class Verifier(Protocol):
 def completion_text(completion: Any) -> str:
     """The text of a completion in either of TRL's forms.
 
-    completion: a string, or a list of messages, of which the content of the last counts.
+    completion: a string, or a list of messages, of which the content of the model's last counts.
     """
     if isinstance(completion, str):
         return completion
-    content = completion[-1]["content"] if completion else ""
+    turns = [message for message in completion if message.get("role") in ("assistant", None)]
+    content = turns[-1].get("content") if turns else ""
     if isinstance(content, str):
         return content
     return "".join(part.get("text", "") for part in content or ())
