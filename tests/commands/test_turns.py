@@ -1,6 +1,7 @@
 """`--environment` in the verbs: answers of several turns, the environment's own reward, and runs that go on."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,8 @@ def test_train_takes_an_environment_from_its_recipe_and_measures_with_it(here: P
 
     run = ibtpo.train(
         model="nano", data="walk", eval_data="walk:test", eval_limit=2, eval_k=2, limit=8, environment="twice:Twice",
-        prompts_per_step=2, num_generations=4, max_steps=2, max_completion_length=80, output=str(here / "run"),
-        save_trees_every=1, report_to="none", max_environments=6,
+        prompts_per_step=2, tree="2,3,1,1", num_generations=4, max_steps=2, max_completion_length=80,
+        output=str(here / "run"), save_trees_every=1, report_to="none", max_environments=6,
     )  # fmt: skip
     trees = list(read_trees(next(iter(sorted((here / "run" / "trees").glob("*.jsonl*"))))))
     assert all(tree.meta["environment"]["name"] == "Twice" for tree in trees)
@@ -94,3 +95,22 @@ def test_train_takes_an_environment_from_its_recipe_and_measures_with_it(here: P
     assert run.after is not None
     rows = [json.loads(line) for line in (here / "run" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["tools/call_frequency"] > 0
+
+
+def test_the_example_referee_has_wrong_answers_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples" / "turns"))
+    told = ["--model", "nano", "--data", "walk", "--limit", "4", "--environment", "referee:Referee", "--quiet"]
+    out = str(tmp_path / "turns.jsonl")
+    assert main(["sample", *told, "--tree", "3,3,1,1", "--max-completion-length", "120", "--output", out]) == 0
+    trees = list(read_trees(out))
+    rewards = []
+    for tree in trees:
+        for i, leaf in enumerate(tree.leaves):
+            given = [n for n in tree.path(leaf.node) if tree.nodes[n].step.given]
+            assert all(tree.nodes[n].step.text.strip() == tree.prompt.strip() for n in given)
+            last = re.findall(r"= (-?\d+)\.", tree.completion_text(i))
+            if leaf.stop == "eos" and leaf.reward:
+                assert last[-1] == tree.answer
+                assert leaf.reward == (0.5 if given else 1.0)
+            rewards.append(leaf.reward)
+    assert {0.0, 1.0} <= set(rewards)

@@ -1,6 +1,7 @@
 """Tools and environments in training: TRL's arguments, TRL's batches on star trees, and trees of turns."""
 
 import asyncio
+import importlib.util
 import re
 import warnings
 from pathlib import Path
@@ -195,6 +196,7 @@ def train(cls: Any, model: Path, data: Dataset, out: Path, monkeypatch: Any, tur
     engine = ScriptEngine(spoken)
     monkeypatch.setattr(ibtpo.training.rollouts, "policy_engine", lambda trainer, model: engine)
     rewards = kwargs.pop("rewards", [length])
+    rewards = rewards and list(rewards)  # TRL appends the reward of an environment to the list
     if issubclass(cls, IBTPOTrainer):
         args: Any = IBTPOConfig(str(out), **options)
     else:
@@ -218,6 +220,8 @@ def test_star_trees_give_trls_batch_loss_and_metrics(
     star = {"branching": "independent", "advantage": "grpo", "packed_tokens": 0}
     theirs = train(Theirs, model, data, tmp_path / "a", monkeypatch, **dict(kwargs))
     ours = train(Ours, model, data, tmp_path / "b", monkeypatch, options=star, **dict(kwargs))
+    rewards = list(theirs._logs["rewards"])
+    assert [list(ours._logs["rewards"][n]) for n in rewards] == [list(theirs._logs["rewards"][n]) for n in rewards]
     for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "tool_mask"):
         assert torch.equal(ours.output[key], theirs.output[key]), key
     mask = theirs.output["completion_mask"] * theirs.output["tool_mask"]
@@ -234,8 +238,6 @@ def test_star_trees_give_trls_batch_loss_and_metrics(
     ):  # fmt: skip
         a, b = ([row[name] for row in t.state.log_history if name in row] for t in (ours, theirs))
         assert a == pytest.approx(b), name
-    rewards = list(theirs._logs["rewards"])
-    assert [list(ours._logs["rewards"][n]) for n in rewards] == [list(theirs._logs["rewards"][n]) for n in rewards]
     assert list(ours._logs["prompt"]) == list(theirs._logs["prompt"])
     assert list(ours._logs["completion"]) == list(theirs._logs["completion"])
 
@@ -341,8 +343,48 @@ def test_what_does_not_fit_is_refused_with_the_reason(tiny_model: Path, tmp_path
     for kwargs, message in (
         ({"rollout_func": print}, "rollout_func returns whole answers"),
         ({"environment_factory": broken}, "the environment's factory failed: OSError: no server"),
-        ({"environment_factory": {"a": Box, "b": Both}}, "respond and with tools do not go together"),
+        ({"environment_factory": {"a": Box, "b": Both}}, "respond, and methods that are tools, do not go"),
         ({"environment_factory": Count, "eval_dataset": LETTERS}, "TRL's evaluation does not know environments"),
     ):
         with pytest.raises(ConfigError, match=message):
             IBTPOTrainer(str(tiny_model), length, IBTPOConfig(str(tmp_path), **PLAIN), LETTERS, **kwargs)
+
+
+def test_the_example_of_trls_surface_trains_on_trees_of_turns(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location(
+        "guess", Path(__file__).parents[2] / "examples" / "turns" / "guess.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+
+    def said(text: str, number: int) -> str:
+        # It takes what it was told for the next guess, and gives up after three.
+        guesses = [int(n) for n in re.findall(r'"number": (\d+)', text.partition("</tools>")[2])]
+        if len(guesses) == 3 or "right" in text:
+            return f"I am done ({number})."
+        return f"Hm {number}.\n\n" + call("guess", number=50 + 5 * len(guesses) + number)
+
+    engine = ScriptEngine(Script(AutoTokenizer.from_pretrained(model), said))
+    monkeypatch.setattr(ibtpo.training.rollouts, "policy_engine", lambda trainer, model: engine)
+    defaults = {**QUIET, "bf16": False}
+    monkeypatch.setattr(example, "IBTPOConfig", lambda **options: IBTPOConfig(**{**options, **defaults}))
+    trainer = example.main(str(model), str(tmp_path), 1)
+    (tree,) = trainer.trees
+    assert tree.meta["environment"]["name"] == "Guess"
+    assert tree.meta["environment"]["restored_by"] == "copy"
+    assert tree.prompt.count("The number is from 1 to 100.") == 1
+    assert "Guesses the number." in tree.prompt
+    assert any(tree.nodes[r.at].step.given or tree.path(r.at) for r in tree.rollouts)
+    assert 0 < trainer.state.log_history[0]["tools/call_frequency"] <= 3
+    for i, leaf in enumerate(tree.leaves):
+        secret = int(trainer._rows[0]["secret"])
+        text = tree.completion_text(i)
+        guesses = [int(n) for n in re.findall(r'"number": (\d+)', text)]
+        found = next((k for k, guess in enumerate(guesses, 1) if guess == secret), None)
+        assert leaf.reward == pytest.approx(1 / len(guesses) if found else 0.0)
+        for guess in guesses:
+            assert ("higher" in text) if guess < secret else ("lower" in text or "right" in text)

@@ -78,7 +78,7 @@ class Turns:
         self.responds = any(kind.responds for kind in kinds.values())
         if self.responds and not all(kind.responds for kind in kinds.values()):
             raise ConfigError(
-                "environments with a method respond and such with tools do not go together; give one kind"
+                "a method respond, and methods that are tools, do not go together; give environments of one kind"
             )
         if self.responds and evaluates:
             raise ConfigError(
