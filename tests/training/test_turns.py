@@ -124,6 +124,23 @@ class Box:
         return float(self.total)
 
 
+class Safe(Box):
+    """Another environment, which shows no reward of its own, and other tools."""
+
+    get_reward = None  # type: ignore[assignment]
+
+    def open(self, code: str) -> str:
+        """
+        Opens the safe.
+
+        Args:
+            code: its code
+        """
+        return f"{code} is wrong"
+
+
+BY_NAME = Dataset.from_list([{"environment": "box", "start": 3}, {"environment": "safe", "start": 4}])
+
 FIRST = (
     call("multiply", a=2, b=21),
     "No tools.",
@@ -212,12 +229,16 @@ def train(cls: Any, model: Path, data: Dataset, out: Path, monkeypatch: Any, tur
         {"tools": [multiply, wait, refuse, talk]},
         {"tools": [multiply, wait, refuse, talk], "environment_factory": Box, "rewards": [length, held]},
         {"environment_factory": Box, "rewards": None},
+        {"environment_factory": {"box": Box, "safe": Safe}, "data": BY_NAME},  # rows without a prompt
+        {"environment_factory": Box, "rewards": None, "data": None},  # no rows at all
     ],
 )
 def test_star_trees_give_trls_batch_loss_and_metrics(
     model: Path, data: Dataset, tmp_path: Path, monkeypatch: Any, kwargs: dict[str, Any]
 ) -> None:
     star = {"branching": "independent", "advantage": "grpo", "packed_tokens": 0}
+    kwargs = dict(kwargs)
+    data = kwargs.pop("data", data)
     theirs = train(Theirs, model, data, tmp_path / "a", monkeypatch, **dict(kwargs))
     ours = train(Ours, model, data, tmp_path / "b", monkeypatch, options=star, **dict(kwargs))
     rewards = list(theirs._logs["rewards"])

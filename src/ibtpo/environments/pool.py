@@ -45,6 +45,11 @@ class Kind:
         return self.made.__name__
 
     @property
+    def rewards(self) -> bool:
+        """Whether they give a reward of their own."""
+        return callable(getattr(self.made, "get_reward", None))
+
+    @property
     def responds(self) -> bool:
         """Whether they answer turns themselves, and not by tools."""
         return callable(getattr(self.made, "respond", None))
@@ -113,8 +118,10 @@ class Environments:
         self.warned = False  # that an environment cannot be replayed
         self._several = isinstance(factories, Mapping)
         self._factories: dict[str | None, Any] = {}
-        if factories is not None:
-            self._factories = dict(factories) if isinstance(factories, Mapping) else {None: factories}
+        if isinstance(factories, Mapping):
+            self._factories.update(factories)
+        elif factories is not None:
+            self._factories[None] = factories
         self._kinds: dict[str | None, Kind] = {}
         self._idle: dict[str | None, list[Live]] = {name: [] for name in self._factories}
         self._forked: OrderedDict[int, tuple[Live, Callable[[], None]]] = OrderedDict()  # kept states, oldest first

@@ -69,10 +69,10 @@ def _schemas(kind: Kind) -> list[Any]:
 def gives_reward(factory: Any) -> bool:
     """Whether the environments of a factory have `get_reward`; one is made to see it, unless the factory is a class."""
     if isinstance(factory, type):
-        return hasattr(factory, "get_reward")
+        return callable(getattr(factory, "get_reward", None))
     environment = factory()
     try:
-        return hasattr(environment, "get_reward")
+        return callable(getattr(environment, "get_reward", None))
     finally:
         getattr(environment, "close", lambda: None)()
 

@@ -74,7 +74,7 @@ class Turns:
             max_turns=args.max_tool_calling_iterations,
         )
         kinds = run_async(self.environments.kinds())
-        self.own = [k for k in {k.made: k for k in kinds.values()}.values() if hasattr(k.made, "get_reward")]
+        self.own = [kind for kind in {k.made: k for k in kinds.values()}.values() if kind.rewards]
         self.responds = any(kind.responds for kind in kinds.values())
         if self.responds and not all(kind.responds for kind in kinds.values()):
             raise ConfigError(
