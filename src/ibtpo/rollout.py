@@ -16,7 +16,7 @@ from .engines import Completion, Engine, Sampling, check_completion
 from .environments import Message
 from .environments.branches import Branches, CannotRestoreError, Exchange, Key
 from .environments.live import Live
-from .environments.pool import Environments, Opening
+from .environments.pool import Opening
 from .errors import EngineError, IBTPOError
 from .steps import Splitter, cut
 from .tree import ReasoningTree, Step
@@ -123,7 +123,6 @@ class Rollouts:
     pieces: token ids of an answer -> the text of each, see `PieceDecoder`.
     scorer: has answers verified.
     together: whether all answers are verified at the end, and not each as it ends.
-    environments: what answers turns, or None.
 
     The attribute `requests`, which lets as many requests at the engine through as `max_in_flight` says, must be set
     when a search begins.
@@ -136,7 +135,6 @@ class Rollouts:
         pieces: Callable[[Sequence[int]], list[str]],
         scorer: Scorer,
         together: bool,
-        environments: Environments | None,
     ) -> None:
         self.requests = asyncio.Semaphore(1)
         self._held: dict[int, tuple[Answer, Branches, Live]] = {}
@@ -145,7 +143,6 @@ class Rollouts:
         self._pieces = pieces
         self._scorer = scorer
         self._together = together
-        self._environments = environments
 
     async def run(self, prompt: Prompt, place: Place, seed: int, branches: Branches | None) -> Answer:
         """Samples the rest of an answer and has the whole answer verified.

@@ -209,7 +209,7 @@ class TreeSearch:
             environments.caller.deterministic = options.deterministic
         self._scorer = Scorer(verifier, options.deterministic)
         self._pieces = PieceDecoder(decode)
-        self._rollouts = Rollouts(engine, options, self._pieces, self._scorer, self.together, environments)
+        self._rollouts = Rollouts(engine, options, self._pieces, self._scorer, self.together)
         self._splitter = make_splitter(options.splitter)
         self._rule = find_rule(options.branching)
         # Answers that all start at the root need not wait for each other, unless their tokens are counted as they end.

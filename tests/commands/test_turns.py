@@ -97,6 +97,46 @@ def test_train_takes_an_environment_from_its_recipe_and_measures_with_it(here: P
     assert rows[0]["tools/call_frequency"] > 0
 
 
+ENGINE = """
+import re
+
+from helpers.tool_model import Script, ScriptEngine, call
+
+
+def said(text, number):
+    guesses = re.findall(r'"number": (\\d+)', text.partition("</tools>")[2])
+    return "Done." if len(guesses) == 2 else f"{number} " + call("guess", number=len(guesses) + number)
+
+
+def open_engine(model, tokenizer, **options):
+    return ScriptEngine(Script(tokenizer, said))
+"""
+
+
+def test_methods_are_tools_on_the_command_line_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trl")
+    from helpers.tool_model import make_tool_model
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples" / "turns"))
+    (tmp_path / "spoken.py").write_text(ENGINE)
+    (tmp_path / "data.jsonl").write_text('{"question": "Find it.", "secret": 1}\n')
+    model = str(make_tool_model(tmp_path / "model"))
+    told = ["--model", model, "--data", "data.jsonl", "--engine", "spoken:open_engine", "--environment", "guess:Guess"]
+    assert main(["sample", *told, "--tree", "2,3,1,1", "--max-completion-length", "900", "--output", "t.jsonl"]) == 0
+    (tree,) = read_trees("t.jsonl")
+    assert "Guesses the number." in tree.prompt
+    assert tree.prompt.count("The number is from 1 to 100.") == 1
+    assert tree.meta["environment"]["calls"] >= 4
+    assert tree.meta["environment"]["failures"] == 0
+    for i, leaf in enumerate(tree.leaves):
+        guesses = [int(n) for n in re.findall(r'"number": (\d+)', tree.completion_text(i))]
+        assert len(guesses) == 2
+        assert leaf.reward == (1 / 2 if 1 in guesses else 0.0)
+    assert 0.5 in {leaf.reward for leaf in tree.leaves}
+
+
 def test_the_example_referee_has_wrong_answers_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples" / "turns"))
     told = ["--model", "nano", "--data", "walk", "--limit", "4", "--environment", "referee:Referee", "--quiet"]

@@ -133,9 +133,12 @@ def test_what_a_call_raises_becomes_an_error_with_its_words(deterministic: bool)
     async def late() -> None:
         raise ValueError("too late")
 
+    def slow_server() -> None:
+        raise TimeoutError("the server did not answer")
+
     async def work() -> list[tuple[str, str]]:
         live, found = Live(5, Caller(deterministic)), []
-        for call in (fail, leave, late, lambda: late()):
+        for call in (fail, leave, late, lambda: late(), slow_server):
             with pytest.raises(CallError) as error:
                 await live.call(call)
             found.append((str(error.value), error.value.reason))
@@ -144,9 +147,10 @@ def test_what_a_call_raises_becomes_an_error_with_its_words(deterministic: bool)
 
     assert asyncio.run(work()) == [
         ("KeyError: 'door'", "'door'"),
-        ("SystemExit: 3", "SystemExit: 3"),
+        ("SystemExit: 3", "3"),
         ("ValueError: too late", "too late"),
         ("ValueError: too late", "too late"),
+        ("TimeoutError: the server did not answer", "the server did not answer"),
     ]
 
 

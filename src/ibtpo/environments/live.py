@@ -221,7 +221,7 @@ class _Worker:
                 result = call()
             except BaseException as error:  # a SystemExit of user code must not vanish with the thread
                 self.busy = False
-                future.set_exception(error if isinstance(error, Exception) else CallError(describe(error)))
+                future.set_exception(_told(error))
             else:
                 self.busy = False
                 future.set_result(result)
@@ -243,8 +243,17 @@ def is_async(method: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(method) or inspect.iscoroutinefunction(getattr(method, "__call__", None))  # noqa: B004
 
 
+def _told(error: BaseException) -> Exception:
+    """An error of user code that is told apart from a call's time limit, and from the end of a thread."""
+    plain = isinstance(error, Exception) and not isinstance(error, TimeoutError)
+    return error if plain else CallError(describe(error), str(error))  # type: ignore[return-value]
+
+
 def _in_loop(call: Callable[[], Any]) -> "Future[Any]":
     async def run() -> Any:
-        return await call()
+        try:
+            return await call()
+        except TimeoutError as error:
+            raise _told(error) from error
 
     return asyncio.run_coroutine_threadsafe(run(), background_loop())
