@@ -80,6 +80,7 @@ def test_a_wrong_environment_is_one_line(here: Path, capsys: Any) -> None:
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_train_takes_an_environment_from_its_recipe_and_measures_with_it(here: Path, capsys: Any) -> None:
     import ibtpo
 
@@ -113,6 +114,7 @@ def open_engine(model, tokenizer, **options):
 """
 
 
+@pytest.mark.slow
 def test_methods_are_tools_on_the_command_line_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("trl")
     from helpers.tool_model import make_tool_model

@@ -224,6 +224,7 @@ def train(cls: Any, model: Path, data: Dataset, out: Path, monkeypatch: Any, tur
     return trainer
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "kwargs",
     [
@@ -373,6 +374,7 @@ def test_what_does_not_fit_is_refused_with_the_reason(tiny_model: Path, tmp_path
             IBTPOTrainer(str(tiny_model), length, IBTPOConfig(str(tmp_path), **PLAIN), LETTERS, **kwargs)
 
 
+@pytest.mark.thorough
 def test_the_example_of_trls_surface_trains_on_trees_of_turns(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,7 @@ def losses(run: Path) -> dict[int, Any]:
     return {r["step"]: r["loss"] for r in rows if "loss" in r}
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_its_environments_are_at_work_ends_with_the_losses_of_an_undisturbed_one(
     place: Path,
 ) -> None:
@@ -95,6 +96,10 @@ def test_a_run_killed_while_its_environments_are_at_work_ends_with_the_losses_of
     for step in range(1, 7):
         name = f"trees/step_{step:06d}.jsonl.gz"
         trees, others = (list(read_trees(place / run / name)) for run in ("whole", "killed"))
-        assert [t.to_dict()["nodes"] for t in trees] == [t.to_dict()["nodes"] for t in others]
+        for tree, other in zip(trees, others, strict=True):
+            for n, m in zip(tree.nodes, other.nodes, strict=True):
+                assert (n.parent, n.step.token_ids, n.step.given) == (m.parent, m.step.token_ids, m.step.given)
+                # Two processes' updates may differ in last bits, where memory is aligned differently.
+                np.testing.assert_allclose(n.step.logprobs, m.step.logprobs, atol=1e-4)
         assert all(t.meta["environment"]["restored_by"] == "replay" for t in trees)
     assert any(t.given_tokens for t in trees)
