@@ -70,6 +70,7 @@ from ..storage.tree_file import step_file
 from ..tasks.prompts import fixed_date, prompt_id
 from ..tree import ReasoningTree, write_trees
 from ..verify.open import open_verifier, reward_functions
+from ..verify.pool import VerifierPool
 from ..verify.rewards import RewardFunctions
 from .absent_rows import count_completions, drop_absent, fill_up, row_weights
 from .announce import announce
@@ -122,6 +123,7 @@ class IBTPOTrainer(GRPOTrainer):
 
     args: IBTPOConfig
     eos_token_ids: list[int]
+    verifier: VerifierPool | RewardFunctions
     _buffered_inputs: Any  # TRL's micro-batches of the last generation, or None
 
     _tag_names: ClassVar[list[str]] = ["trl", "ibtpo"]
@@ -153,6 +155,8 @@ class IBTPOTrainer(GRPOTrainer):
         self._turns = Turns(args, kwargs.pop("tools", None), kwargs.pop("environment_factory", None), evaluates)
         several = reward_funcs if isinstance(reward_funcs, list | tuple) else [reward_funcs]
         several = self._turns.without_own(several)
+        if isinstance(reward_funcs, list | tuple):
+            reward_funcs = several
         models = any(is_reward_model(reward) for reward in several)
         if not several:  # the environment gives the reward
             self.verifier = RewardFunctions([own_reward(kind) for kind in self._turns.own])
