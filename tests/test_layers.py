@@ -19,9 +19,9 @@ LAYERS = (
     ("errors", "_text", "_files", "_seeds", "_version", "_extras", "_options"),
     (
         *("tree", "steps", "score", "incremental", "branching", "credit", "metrics"),
-        *("engines", "verify", "tasks", "sandbox", "tools"),
+        *("engines", "environments", "verify", "tasks", "sandbox", "tools"),
     ),
-    ("search",),
+    ("rollout", "search"),
     ("storage", "evaluation"),
     ("training", "viewer", "integrations"),
     ("report",),
@@ -31,7 +31,7 @@ LAYERS = (
 )
 ENTRANCES = ("__init__", "__main__")  # above all: they hand on what is below and nobody imports them
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
-SCIENCE = ("tree", "steps", "score", "incremental", "branching", "credit", "metrics", "search")
+SCIENCE = ("tree", "steps", "score", "incremental", "branching", "credit", "metrics", "rollout", "search")
 
 Module = tuple[str, ...]  # ("engines", "kv"); a package is ("engines",), ibtpo itself ()
 

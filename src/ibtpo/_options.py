@@ -57,7 +57,7 @@ OPTIONS = {
     "splitter": Option(
         "blank_line",
         "what ends a step",
-        ("blank_line", "delimiter:TEXT", "regex:PATTERN", "tokens:COUNT", "sentence", "noisy:SHARE", DOTTED),
+        ("blank_line", "delimiter:TEXT", "regex:PATTERN", "tokens:COUNT", "sentence", "noisy:SHARE", "turn", DOTTED),
     ),
     "lookahead": Option(0, "rounds a tree starts before the running one has returned: faster with few problems"),
     "max_in_flight": Option(64, "rollouts at the engine at once"),
@@ -66,6 +66,11 @@ OPTIONS = {
     "top_p": Option(0.95, "nucleus sampling; 1 is off"),
     "top_k": Option(20, "sample from the k most likely tokens; 0 is off"),
     "max_completion_length": Option(2048, "most tokens of an answer"),
+    # Environments.
+    "environment": Option(None, "what answers the model between turns: package.module:factory"),
+    "environment_timeout": Option(60.0, "seconds a call of an environment or a tool may take"),
+    "max_environments": Option(None, "environments that exist at once; default: one an answer under way"),
+    "max_tool_calling_iterations": Option(None, "most turns of an answer that are answered; default: no limit"),
     # Scores.
     "ib_beta": Option(5.0, "beta of the Information Bottleneck"),
     "value": Option("leaves", "value of a node", ("leaves", "draws")),

@@ -28,14 +28,16 @@ from typing import Any, TypeVar
 from ._extras import load_object
 from ._options import option
 from ._seeds import stable_hash
-from ._text import describe
 from .branching import BRANCHING, NEEDS_NO_REWARD, BranchingRule, BranchPoint, agreement, choose_places
-from .engines import Completion, Engine, Sampling, check_completion
-from .errors import ConfigError, EngineError, IBTPOError, unknown
+from .engines import Engine, Sampling
+from .environments.branches import Branches
+from .environments.pool import Environments
+from .errors import ConfigError, unknown
+from .rollout import Answer, Prompt, Rollouts, place_at
 from .score import ScoreOptions
-from .steps import PieceDecoder, cut, make_splitter
+from .steps import PieceDecoder, make_splitter
 from .tree import ROOT, Node, ReasoningTree
-from .verify import PROMPT_TEXT, Verdict, Verifier
+from .verify import Verdict, Verifier
 from .verify.scorer import Scorer
 
 T = TypeVar("T")
@@ -159,24 +161,6 @@ def find_rule(name: str) -> BranchingRule:
     raise unknown("branching rule", name, BRANCHING)
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A question as the engine and the verifier need it.
-
-    id: a name that no other prompt of the same search has.
-    ids: (T,) the prompt's token ids.
-    text: the prompt's text.
-    columns: what the verifier gets besides, such as the reference answer under "answer".
-    conversational: whether the verifier gets a completion as TRL's list of one assistant message, and not as a string.
-    """
-
-    id: str
-    ids: tuple[int, ...]
-    text: str
-    columns: dict[str, Any] = field(default_factory=dict)
-    conversational: bool = False
-
-
 class TreeSearch:
     """Grows reasoning trees with an engine and a verifier.
 
@@ -185,6 +169,8 @@ class TreeSearch:
     decode: token ids -> text, special tokens skipped.
     options: everything else that a tree depends on.
     on_rollout: called with (tree, index of the leaf) for each trajectory that is added.
+    environments: what answers the turns of an answer, and the tools it may call; None for answers of one turn. They are
+        left open, for the next search.
 
     `seconds` counts time since construction: under "verifying" that spent waiting for verdicts (with `deterministic`
     only), and under "credit" that spent choosing places. `verdicts` holds, for each tree that `grow_all` returned, its
@@ -193,7 +179,8 @@ class TreeSearch:
 
     Functions in this process (`RewardFunctions`) are called as TRL calls them where the branching rule needs no rewards
     (`branching.NEEDS_NO_REWARD`): with all answers of all trees at once, in the order of the trees and their leaves, or
-    with those of one tree in `grow_each`. So they may compare answers. `together` says whether that is so.
+    with those of one tree in `grow_each`. So they may compare answers. `together` says whether that is so. It is not
+    where the number of environments has a limit, because answers then have to be verified to free theirs.
     """
 
     def __init__(
@@ -204,6 +191,7 @@ class TreeSearch:
         options: SearchOptions,
         *,
         on_rollout: Callable[[ReasoningTree, int], None] | None = None,
+        environments: Environments | None = None,
     ) -> None:
         self.engine = engine
         self.verifier = verifier
@@ -213,8 +201,15 @@ class TreeSearch:
         self.verdicts: dict[str, list[Verdict]] = {}
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self.together = getattr(verifier, "takes_all", False) and options.branching in NEEDS_NO_REWARD
+        self.environments = environments
+        self._stateful = environments is not None and environments.stateful
+        if self._stateful and environments is not None and environments.max_live is not None:
+            self.together = False  # an answer holds its environment until it is verified, and others wait for it
+        if environments is not None:
+            environments.caller.deterministic = options.deterministic
         self._scorer = Scorer(verifier, options.deterministic)
         self._pieces = PieceDecoder(decode)
+        self._rollouts = Rollouts(engine, options, self._pieces, self._scorer, self.together)
         self._splitter = make_splitter(options.splitter)
         self._rule = find_rule(options.branching)
         # Answers that all start at the root need not wait for each other, unless their tokens are counted as they end.
@@ -232,7 +227,7 @@ class TreeSearch:
         prompts = list(prompts)
         trees: dict[str, ReasoningTree] = {}
 
-        async def keep(tree: ReasoningTree, answers: list[_Answer]) -> None:
+        async def keep(tree: ReasoningTree, answers: list[Answer]) -> None:
             trees[tree.id] = tree
             self.rows[tree.id] = [answer.row for answer in answers]
             if not self.together:
@@ -245,6 +240,7 @@ class TreeSearch:
             for tree in whole:
                 self.verdicts[tree.id] = [next(verdicts) for _ in tree.leaves]
                 self._reward(tree, self.verdicts[tree.id])
+            await self._rollouts.release()
         return whole
 
     async def grow_each(self, prompts: Iterable[Prompt], on_tree: Callable[[ReasoningTree], None]) -> None:
@@ -258,19 +254,20 @@ class TreeSearch:
         Raises `ConfigError` for a prompt id that occurs twice and for wrong results of an engine or a branching rule.
         """
 
-        async def hand_over(tree: ReasoningTree, answers: list[_Answer]) -> None:
+        async def hand_over(tree: ReasoningTree, answers: list[Answer]) -> None:
             if self.together:
                 self._reward(tree, await self._scorer.all([answer.row for answer in answers]))
+                await self._rollouts.release(answers)
             on_tree(tree)
 
         await self._grow_many(list(prompts), hand_over)
 
     async def _grow_many(
-        self, prompts: Sequence[Prompt], on_tree: Callable[[ReasoningTree, list["_Answer"]], Awaitable[None]]
+        self, prompts: Sequence[Prompt], on_tree: Callable[[ReasoningTree, list[Answer]], Awaitable[None]]
     ) -> None:
         """Grows a tree for each prompt, and awaits `on_tree` with it and its (L,) answers as soon as it is whole."""
         o = self.options
-        requests = asyncio.Semaphore(o.max_in_flight)
+        self._rollouts.requests = asyncio.Semaphore(o.max_in_flight)
         # `each` is how many requests a growing tree has under way. Only as many trees grow at once as keep the engine
         # full: with more of them, each would wait longer for its requests, and all would be whole late.
         each = o.budget.k * o.budget.b * (1 + self._lookahead)
@@ -278,7 +275,7 @@ class TreeSearch:
 
         async def one(prompt: Prompt) -> None:
             async with growing:
-                tree, answers = await self._grow(prompt, requests)
+                tree, answers = await self._grow(prompt)
             await on_tree(tree, answers)
 
         twice = [i for i, n in Counter(p.id for p in prompts).items() if n > 1]
@@ -286,7 +283,13 @@ class TreeSearch:
             raise ConfigError(f"prompt id {twice[0]!r} occurs twice: its trees would be copies; ids must differ")
         try:
             await _all_or_none([one(p) for p in prompts])
+        except BaseException:
+            await self._rollouts.release()
+            raise
         finally:
+            if self.environments is not None:
+                self.seconds["environments"] += self.environments.caller.seconds
+                self.environments.caller.seconds = 0.0
             self.seconds["verifying"] += self._scorer.seconds
             self._scorer.seconds, self._scorer.sampling = 0.0, 0
 
@@ -294,45 +297,59 @@ class TreeSearch:
         """Grows the tree of one prompt. Raises `EngineError` when a rollout failed for good."""
         return (await self.grow_all([prompt]))[0]
 
-    async def _grow(self, prompt: Prompt, requests: asyncio.Semaphore) -> tuple[ReasoningTree, list["_Answer"]]:
-        """Grows one tree, and returns it with the (L,) answers of its leaves.
-
-        requests: lets as many requests of all trees together through as `max_in_flight` says.
-        """
+    async def _grow(self, prompt: Prompt) -> tuple[ReasoningTree, list[Answer]]:
+        """Grows one tree, and returns it with the (L,) answers of its leaves."""
         o = self.options
         answer = prompt.columns.get("answer")
         tree = ReasoningTree(prompt.id, prompt.ids, prompt.text, None if answer is None else str(answer))
         # How the requests were run does not touch the tree, and so does not belong to it.
         tree.meta["search"] = {k: v for k, v in asdict(o).items() if k not in HOW_REQUESTS_RUN}
-        answers: list[_Answer] = []
-        started: Counter[tuple[int, ...]] = Counter()  # sampled tokens before a place -> rollouts that started there
+        branches = self._branches(prompt)
+        answers: list[Answer] = []
+        started: Counter[tuple[int, ...]] = Counter()  # tokens from prompt to place -> rollouts that started there
         running: deque[list[_Job]] = deque()  # rounds whose rollouts are under way, oldest first
         try:
-            running.append(self._start([BranchPoint(ROOT)], o.budget.b0, 0, tree, prompt, started, running, requests))
+            running.append(self._start([BranchPoint(ROOT)], o.budget.b0, 0, tree, prompt, started, running, branches))
             if not self._at_once:
-                await self._finish(running, tree, answers)
+                await self._finish(running, tree, answers, branches)
             round = 1
             while True:
-                points = self._choose(tree, round, running)
+                points = self._choose(tree, round, running, branches)
                 if points:
-                    running.append(self._start(points, o.budget.b, round, tree, prompt, started, running, requests))
+                    running.append(self._start(points, o.budget.b, round, tree, prompt, started, running, branches))
                     round += 1
                 elif not running:
                     return tree, answers
                 if not points or len(running) > self._lookahead:
-                    await self._finish(running, tree, answers)
+                    await self._finish(running, tree, answers, branches)
         finally:
             await _cancel([job.task for jobs in running for job in jobs])
+            if branches is not None:
+                tree.meta["environment"] = branches.report()
+                await branches.close()
 
-    def _choose(self, tree: ReasoningTree, round: int, running: Iterable[list["_Job"]]) -> list[BranchPoint]:
+    def _branches(self, prompt: Prompt) -> Branches | None:
+        """The environments of a prompt's tree."""
+        if self.environments is None:
+            return None
+        row = prompt.opening.row if prompt.opening else {"prompt": prompt.text, **prompt.columns}
+        may_branch = self.options.branching != "independent"
+        return Branches(self.environments, prompt.ids, row, prompt.opening, branching=may_branch)
+
+    def _choose(
+        self, tree: ReasoningTree, round: int, running: Iterable[list["_Job"]], branches: Branches | None
+    ) -> list[BranchPoint]:
         """The places of the next round: K of them, or none when the budget is spent or the rule wants no more.
 
         Where the rule gives fewer than K, they are taken again in turn. Where it gives none, it is asked again when the
         next round under way has ended; with none under way the tree is finished, and its meta says under "stopped" what
         its answers have in common, or "by its rule".
 
+        Where the environment cannot be brought into the state of another place, it is the root.
+
         round: the number of the next round, 1 or more.
         running: the rounds under way.
+        branches: the tree's environments, or None.
         """
         o = self.options
         if o.budget.tokens is None and round >= o.budget.rounds:
@@ -346,6 +363,8 @@ class TreeSearch:
                 tree.meta["stopped"] = agreement(tree) or "by its rule"
             self.seconds["credit"] += time.perf_counter() - begin
             return []
+        if branches is not None and branches.root_only:
+            points = [BranchPoint(ROOT)]
         # Rollouts under way will change the scores of the places they started from, so other places go first.
         points.sort(key=lambda p: p.offset is None and p.node in taken)
         points = [points[i % min(len(points), o.budget.k)] for i in range(o.budget.k)]
@@ -367,7 +386,7 @@ class TreeSearch:
         prompt: Prompt,
         started: Counter[tuple[int, ...]],
         running: Iterable[list["_Job"]],
-        requests: asyncio.Semaphore,
+        branches: Branches | None,
     ) -> list["_Job"]:
         """Starts `count` rollouts from each place, and returns them as jobs without waiting for any.
 
@@ -387,26 +406,29 @@ class TreeSearch:
                     job.node = tree.nodes[node.id + 1]  # it started after the whole step
         jobs = []
         for node, p, cost in places:
-            prefix = tree.prefix_ids(node.id)
-            sampled = tuple(prefix[len(tree.prompt_ids) :])
+            place = place_at(tree, node.id)
             for _ in range(count):
-                seed = stable_hash(o.seed, tree.id, sampled, started[sampled])
-                started[sampled] += 1
+                seed = stable_hash(o.seed, tree.id, place.after, started[place.after])
+                started[place.after] += 1
                 self._scorer.sampling += 1
-                task = asyncio.ensure_future(self._rollout(prompt, prefix, sampled, seed, requests))
+                task = asyncio.ensure_future(self._rollouts.run(prompt, place, seed, branches))
                 jobs.append(_Job(node, p.score, round, cost, task))
         return jobs
 
-    async def _finish(self, running: "deque[list[_Job]]", tree: ReasoningTree, answers: list["_Answer"]) -> None:
+    async def _finish(
+        self, running: "deque[list[_Job]]", tree: ReasoningTree, answers: list[Answer], branches: Branches | None
+    ) -> None:
         """Waits for the oldest round under way, and adds its trajectories to the tree.
 
         They are added in the order in which they were asked for, so that timing cannot change the tree.
         """
         results = await asyncio.gather(*(job.task for job in running[0]))
         for job, answer in zip(running.popleft(), results, strict=True):
-            completion = answer.completion
-            steps = cut(completion.token_ids, completion.logprobs, completion.entropies, answer.pieces, self._splitter)
-            tree.add(job.node.id, steps, None, completion.stop_reason, round=job.round, score=job.score)
+            node, score = job.node.id, job.score
+            if answer.from_root and branches is not None:
+                node, score = ROOT, None
+                branches.give_up()
+            tree.add(node, answer.steps(self._splitter), None, answer.stop, round=job.round, score=score)
             answers.append(answer)
             if answer.verdict is not None:
                 self._reward(tree, [answer.verdict])
@@ -424,55 +446,6 @@ class TreeSearch:
                 tree.meta.setdefault("verifier_errors", []).append(verdict.error)
             if self.on_rollout:
                 self.on_rollout(tree, i)
-
-    async def _rollout(
-        self, prompt: Prompt, prefix: list[int], sampled: tuple[int, ...], seed: int, requests: asyncio.Semaphore
-    ) -> "_Answer":
-        """Samples one continuation and has the whole answer verified.
-
-        prefix: the tokens that the engine continues, the prompt's included.
-        sampled: those of them that were sampled, the prompt's left out.
-        """
-        room = self.options.max_completion_length - len(sampled)
-        try:
-            async with requests:
-                completion = await self._generate(prompt, prefix, seed, room)
-        finally:
-            self._scorer.sampling -= 1
-        ids = [*sampled, *completion.token_ids]
-        pieces = self._pieces(ids)  # of the whole answer, since a token's text depends on what stands before it
-        text = "".join(pieces)
-        row = {
-            "prompt": prompt.text,
-            **prompt.columns,
-            "completion": [{"role": "assistant", "content": text}] if prompt.conversational else text,
-            "completion_ids": ids,
-            PROMPT_TEXT: prompt.text,
-        }
-        verdict = None if self.together else await self._scorer.one(row)
-        return _Answer(completion, pieces[len(sampled) :], row, verdict)
-
-    async def _generate(self, prompt: Prompt, prefix: list[int], seed: int, room: int) -> Completion:
-        """Samples a continuation of at most `room` tokens; a request that fails is made again after a while.
-
-        Only an `EngineError` is a failure that another try may mend. Anything else is a mistake in the engine.
-        """
-        o = self.options
-        for attempt in range(o.retries + 1):
-            try:
-                completion = await self.engine.generate(prefix, o.sampling, seed, room)
-                check_completion(completion, room)
-                return completion
-            except EngineError as e:
-                if attempt == o.retries:
-                    raise EngineError(f"prompt {prompt.id!r}: a rollout failed {attempt + 1} times: {e}") from e
-                await asyncio.sleep(0.1 * 4**attempt)
-            except IBTPOError:
-                raise
-            except Exception as e:  # the engine may be the user's own, and may raise anything
-                name = type(self.engine).__name__
-                raise EngineError(f"prompt {prompt.id!r}: engine {name} failed: {describe(e)}") from e
-        raise AssertionError("unreachable: the loop returns or raises")
 
     def _cost(self, tree: ReasoningTree, point: BranchPoint) -> float:
         """How many tokens a rollout from a place is expected to take.
@@ -517,23 +490,7 @@ class _Job:
     score: float | None
     round: int
     cost: float
-    task: "asyncio.Task[_Answer]"
-
-
-@dataclass(slots=True)
-class _Answer:
-    """What `TreeSearch._rollout` brings home.
-
-    completion: what was sampled.
-    pieces: (T,) the text of each of its tokens.
-    row: what the verifier gets.
-    verdict: what it says, or None where answers are verified together at the end.
-    """
-
-    completion: Completion
-    pieces: list[str]
-    row: dict[str, Any]
-    verdict: Verdict | None
+    task: "asyncio.Task[Answer]"
 
 
 async def _all_or_none(jobs: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -156,6 +156,11 @@ def _delay(step: str, share: float) -> int:
     return -1 if digest[8] % 2 else 1 + digest[8] // 2 % 4
 
 
+def turn() -> Splitter:
+    """A splitter whose step is a whole turn, since turns are cut one by one; without environments, a whole answer."""
+    return lambda pieces: _closed([], len(pieces))
+
+
 def _closed(ends: list[int], total: int) -> list[int]:
     """`ends` with the end of the completion, which closes the last step, added if it is missing.
 
@@ -176,6 +181,7 @@ def make_splitter(name: str) -> Splitter:
         "tokens:COUNT": it has a fixed number of tokens.
         "sentence": it ends with a sentence.
         "noisy:SHARE": it ends at a blank line, a share of which is put in the wrong place.
+        "turn": it is a whole turn. With every other splitter, too, a turn's end ends a step.
         "package.module:function": a splitter of your own. A module called like one of the kinds above is not found.
 
     Raises `ConfigError` for an unknown name, a wrong value after the colon, and a function that cannot be loaded.
@@ -200,7 +206,9 @@ def make_splitter(name: str) -> Splitter:
             except ValueError as e:
                 raise ConfigError(f"splitter 'noisy:SHARE' needs a share, got {value!r:.80}; e.g. noisy:0.1") from e
             return noisy(share)
-    known = ("blank_line", "delimiter:TEXT", "regex:PATTERN", "tokens:COUNT", "sentence", "noisy:SHARE")
+        case "turn":
+            return turn()
+    known = ("blank_line", "delimiter:TEXT", "regex:PATTERN", "tokens:COUNT", "sentence", "noisy:SHARE", "turn")
     if value.isidentifier():
         try:
             return load_object(name, "splitter")

@@ -18,11 +18,17 @@ BUILTIN = {
     "code": "ibtpo.verify.code:code_reward",
     "reasoning_gym": "ibtpo.verify.reasoning_gym:reasoning_gym_reward",
     "verifiers": "ibtpo.verify.verifiers:verifiers_reward",
+    "environment": "ibtpo.verify.own:own_reward",
 }
 
 # The column of a row that holds the prompt as the model read it, where that is known: a chat template may have opened
 # the thinking at its end. Reward functions are not given it.
 PROMPT_TEXT = "ibtpo_prompt_text"
+
+# The columns of a row of an answer with an environment: the environment after the last turn, which functions in this
+# process get as TRL's `environments`, and what its `get_reward` said, a number or the reason why it failed.
+ENVIRONMENT = "ibtpo_environment"
+OWN_REWARD = "environment_reward"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +75,12 @@ class Verifier(Protocol):
 def completion_text(completion: Any) -> str:
     """The text of a completion in either of TRL's forms.
 
-    completion: a string, or a list of messages, of which the content of the last counts.
+    completion: a string, or a list of messages, of which the content of the model's last counts.
     """
     if isinstance(completion, str):
         return completion
-    content = completion[-1]["content"] if completion else ""
+    turns = [message for message in completion if message.get("role") in ("assistant", None)]
+    content = turns[-1].get("content") if turns else ""
     if isinstance(content, str):
         return content
     return "".join(part.get("text", "") for part in content or ())

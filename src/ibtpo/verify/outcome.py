@@ -11,7 +11,7 @@ from .._options import OPTIONS
 from .._text import describe, short
 from ..errors import ConfigError
 from ..tree import MOST_REWARD
-from . import PROMPT_TEXT, Verdict
+from . import ENVIRONMENT, PROMPT_TEXT, Verdict
 
 # What every verifier has where nothing else is given.
 TIMEOUT: float = OPTIONS["verifier_timeout"].default  # seconds a row
@@ -56,8 +56,10 @@ def is_async(func: RewardFunction) -> bool:
 
 def _arguments(rows: Sequence[Mapping[str, Any]], extra: Mapping[str, Any] | None) -> dict[str, Any]:
     """The keyword arguments of a reward function for some rows."""
-    columns = {key for row in rows for key in row} - {"prompt", "completion", PROMPT_TEXT, *ARGUMENTS}
+    columns = {key for row in rows for key in row} - {"prompt", "completion", PROMPT_TEXT, ENVIRONMENT, *ARGUMENTS}
+    environments = any(ENVIRONMENT in row for row in rows)
     return {
+        **({"environments": [row.get(ENVIRONMENT) for row in rows]} if environments else {}),
         **{key: [row.get(key) for row in rows] for key in sorted(columns)},
         "prompts": [row.get("prompt") for row in rows],
         "completions": [row["completion"] for row in rows],

@@ -42,6 +42,12 @@ class Scorer:
         loop.call_soon(self._score_waiting)
         return await future
 
+    def pause(self) -> None:
+        """Takes a rollout out of `sampling` that waits for something else; answers that waited for it need not."""
+        self.sampling -= 1
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._score_waiting)
+
     async def all(self, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
         """The (R,) verdicts on (R,) rows, in one call of the verifier."""
         return self._timed(rows) if self.deterministic else await self.verifier.ascore(rows)
