@@ -332,7 +332,7 @@ class TreeSearch:
         """The environments of a prompt's tree."""
         if self.environments is None:
             return None
-        row = {"prompt": prompt.text, **prompt.columns}
+        row = prompt.opening.row if prompt.opening else {"prompt": prompt.text, **prompt.columns}
         may_branch = self.options.branching != "independent"
         return Branches(self.environments, prompt.ids, row, prompt.opening, branching=may_branch)
 

@@ -30,14 +30,24 @@ OUTSIDE = (
 class Kind:
     """What the environments of one factory are like.
 
-    title: the name of their class.
+    made: their class.
     methods: the names of the methods that are tools.
     restores: how a branch gets its environment, one of `RESTORES`; "copy" becomes "replay" when copying fails.
     """
 
-    title: str
+    made: type
     methods: tuple[str, ...]
     restores: str
+
+    @property
+    def title(self) -> str:
+        """The name of their class."""
+        return self.made.__name__
+
+    @property
+    def responds(self) -> bool:
+        """Whether they answer turns themselves, and not by tools."""
+        return callable(getattr(self.made, "respond", None))
 
 
 @dataclass(slots=True)
@@ -150,6 +160,27 @@ class Environments:
         except CallError as error:
             return f"failed: {error}"
 
+    async def kinds(self) -> dict[str | None, Kind]:
+        """What the environments of each factory are like; one of each is made, if there was none yet."""
+        for name in self._factories:
+            if name not in self._kinds:
+                live = await self._take(name)
+                try:
+                    await self._make(name, live)
+                except CallError as error:
+                    await self.drop(live)
+                    raise ConfigError(f"the environment's factory failed: {error}") from error
+                except BaseException:
+                    await self.drop(live)
+                    raise
+                await self.give_back(name, live)
+        return dict(self._kinds)
+
+    async def _make(self, name: str | None, live: Live) -> None:
+        if live.environment is None:
+            await live.make(self._factories[name])
+            self._kinds.setdefault(name, _kind(live.environment))
+
     # --- beginning and ending ------------------------------------------------------------------------------------
 
     async def start(self, name: str | None, row: Mapping[str, Any]) -> tuple[Live, str | None]:
@@ -161,9 +192,7 @@ class Environments:
         for attempt in range(1, TRIES + 1):
             live = await self._take(name)
             try:
-                if live.environment is None:
-                    await live.make(self._factories[name])
-                    self._kinds.setdefault(name, _kind(live.environment))
+                await self._make(name, live)
                 text = await live.call(live.environment.reset, **columns)
                 if text is not None and not isinstance(text, str):
                     raise ConfigError(f"reset must return text or None, got {type(text).__name__}: {text!r:.80}")
@@ -376,4 +405,4 @@ def _kind(environment: Any) -> Kind:
         restores = "replay" if callable(getattr(environment, "close", None)) else "copy"
     if restores not in RESTORES:
         raise unknown("restores", str(restores), RESTORES)
-    return Kind(title, methods, restores)
+    return Kind(type(environment), methods, restores)

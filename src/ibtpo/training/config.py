@@ -25,6 +25,7 @@ from .regularizers import CLIP_HIGHER_EPSILON, DEFAULT_COEFFICIENT, check_regula
 # The least value of each number, TRL's and our own: TRL checks these late or not at all.
 _LEAST: dict[str, float] = {
     **dict.fromkeys(("max_completion_length", "max_generated_tokens", "max_in_flight", "verifier_workers"), 1),
+    **dict.fromkeys(("max_environments", "max_tool_calling_iterations"), 1),
     **dict.fromkeys(("num_iterations", "steps_per_generation", "generation_batch_size"), 1),
     **dict.fromkeys(("kv_memory_gb", "lookahead", "packed_tokens", "save_trees_every"), 0),
     **dict.fromkeys(("learning_rate", "beta", "epsilon", "epsilon_high", "seed"), 0),
@@ -118,6 +119,9 @@ class IBTPOConfig(GRPOConfig):
         8192, "most tokens of one update forward over the distinct tokens of trees; 0 trains every trajectory by itself"
     )
     engine: str = _own("transformers", "what samples: transformers, or package.module:factory; vLLM is TRL's use_vllm")
+    environment: str | None = option("environment")
+    environment_timeout: float = option("environment_timeout")
+    max_environments: int | None = option("max_environments")
     max_in_flight: int = option("max_in_flight")
     kv_memory_gb: float = _own(2.0, "memory for kept keys and values of finished rollouts")
     deterministic_rollouts: bool | None = _own(None, "wait for each verdict; default: on without an accelerator")
@@ -211,6 +215,10 @@ class IBTPOConfig(GRPOConfig):
                 "out deterministic_rollouts=False"
             )
         check_engine(self.engine, self.use_vllm)
+        if self.environment is not None:
+            load_object(self.environment, "environment")
+        if not 0 < self.environment_timeout < math.inf:
+            raise ConfigError(f"environment_timeout must be > 0 seconds, got {self.environment_timeout}")
         self.search_options()  # made only for their checks, which raise `ConfigError`
         self.credit_options()
         if self.ib_policy == "ref" and not takes_confidence(self.advantage):

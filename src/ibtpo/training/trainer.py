@@ -31,7 +31,7 @@ completion, N nodes of a tree, F reward functions.
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Sized
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -44,7 +44,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging as hf_logging
 from trl import GRPOTrainer
 from trl.data_utils import is_conversational
-from trl.trainer.utils import split_tensor_dict
 
 from .._seeds import stable_hash
 from .._version import __version__
@@ -61,6 +60,7 @@ from ..credit import (
 )
 from ..engines import Engine
 from ..engines.models import decoder
+from ..environments.pool import Opening
 from ..errors import ConfigError, VerifierError
 from ..metrics import single_step_warning, single_steps, summarise, tree_record
 from ..score import step_confidence
@@ -74,7 +74,8 @@ from ..verify.rewards import RewardFunctions
 from .absent_rows import count_completions, drop_absent, fill_up, row_weights
 from .announce import announce
 from .config import IBTPOConfig
-from .packed import PackedForward, read_rows
+from .order import EpochOrder, regroup
+from .packed import PackedForward
 from .regularizers import ibro_term
 from .rewards import (
     comparing_function,
@@ -92,16 +93,16 @@ from .tensor_parallel import group_of
 from .timing import StepTimer
 from .token_rows import hide_absent, lengths, loss_mask, token_rows
 from .trackers import show_tree
-from .trie import keep_together
+from .turns import NO_ROLLOUT_FUNC, Turns, conversations, own_reward
 
-REFUSED = ("tools", "rollout_func", "environment_factory")
 MOST_CHECKS = 8  # generation batches after which no function that compares answers is looked for any more
 
 
 class IBTPOTrainer(GRPOTrainer):
     """Trains a causal language model with IB-TPO (arXiv 2605.28109).
 
-    It takes the arguments of `trl.GRPOTrainer`, except for `tools`, `rollout_func` and `environment_factory`.
+    It takes the arguments of `trl.GRPOTrainer`, except for `rollout_func`. With `tools` or `environment_factory`,
+    answers are conversations (docs/turns.md).
 
     model: the model, or its name, as for TRL.
     reward_funcs: one or several: functions with TRL's signature and reward models, as in TRL, or names: "math",
@@ -142,16 +143,21 @@ class IBTPOTrainer(GRPOTrainer):
         train_dataset: Any = None,
         **kwargs: Any,
     ) -> None:
-        given = [name for name in REFUSED if kwargs.get(name) is not None]
-        if given:
-            raise ConfigError(f"IBTPOTrainer does not support {', '.join(given)}; remove it or use trl.GRPOTrainer")
+        if kwargs.get("rollout_func") is not None:
+            raise ConfigError(f"IBTPOTrainer does not support rollout_func: {NO_ROLLOUT_FUNC}")
         if args is None:
             args = IBTPOConfig(output_dir="ibtpo-output")
         if not isinstance(args, IBTPOConfig):
             raise ConfigError(f"args must be an IBTPOConfig, got {type(args).__name__}")
+        evaluates = kwargs.get("eval_dataset") is not None
+        self._turns = Turns(args, kwargs.pop("tools", None), kwargs.pop("environment_factory", None), evaluates)
         several = reward_funcs if isinstance(reward_funcs, list | tuple) else [reward_funcs]
+        if reward_funcs is None and self._turns.own:
+            several = []
         models = any(is_reward_model(reward) for reward in several)
-        if not models:
+        if not several:  # the environment gives the reward
+            self.verifier = RewardFunctions([own_reward(kind) for kind in self._turns.own])
+        elif not models:
             self.verifier = open_verifier(
                 reward_funcs,
                 weights=args.reward_weights,
@@ -166,11 +172,13 @@ class IBTPOTrainer(GRPOTrainer):
             )
         self.timer = StepTimer()
         with tree_generation():
-            for_trl = list(several) if models else reward_functions(self.verifier)
-            super().__init__(model, for_trl, args, train_dataset, **kwargs)
+            for_trl = list(several) if models or not several else reward_functions(self.verifier)
+            rewards = self._turns.rewards_for_trl(for_trl)
+            super().__init__(model, rewards, args, train_dataset, **kwargs, **self._turns.for_trl)
         make_saveable(self.model)
         if models:  # TRL loads them
             self.verifier = trainer_rewards(self, args.reward_weights, args.verifier_timeout)
+        self.verifier = self._turns.attach(self, len(several)) or self.verifier
         if self._tokenizer.pad_token_id is None:
             raise ConfigError("the tokenizer has neither a padding nor an end-of-sequence token; set its pad_token")
         self._decode = decoder(self._tokenizer)
@@ -194,6 +202,8 @@ class IBTPOTrainer(GRPOTrainer):
         self._trees_until = 0  # the last step at which `_log_trees` decided whether to write trees
         # What one hook leaves for a later one.
         self._rows: list[dict[str, Any]] = []
+        self._openings: list[Opening | None] = []
+        self._completions: list[Any] = []  # (B,) as TRL logs them, where there are turns
         self._rewards: list[tuple[float | None, ...]] = []
         self._checks = MOST_CHECKS  # how many batches may still be searched for a function that compares answers
         self._present: list[bool] = []  # (B,) whether each row is an answer
@@ -207,9 +217,9 @@ class IBTPOTrainer(GRPOTrainer):
         """TRL's batch for the loss, with its (B,) advantages replaced by the (B, T) advantages of the trees' steps."""
         if not self.model.training:  # evaluation is TRL's own
             return super()._generate_and_score_completions(inputs)
-        inputs = without_images(inputs)
-        self._rows = inputs
-        output = super()._generate_and_score_completions(inputs)
+        self._rows, self._openings = self._turns.open(self, without_images(inputs))
+        with self._turns.stand_ins(self):
+            output = super()._generate_and_score_completions(self._rows)
         if "tool_mask" in output:  # what `_generate` masked
             hide_absent(output)
         with self.timer.measure("credit"):
@@ -223,16 +233,25 @@ class IBTPOTrainer(GRPOTrainer):
         # All processes go on, or none: those whose own rows are all sampled have a part in what is gathered.
         if not self.model.training or all(gather_object([all(row) for row in self._sampled])):
             return result
-        prompt_ids, completion_ids, _, *others = result
+        prompt_ids, completion_ids, _, completions, *others = result
         rows = list(zip(prompt_ids, completion_ids, self._present, strict=True))
         last = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         ended = gather_object([ids[-1] in last for _, ids, there in rows if there])
         count_completions(self._metrics["train"], gather_object(lengths(self.trees)), ended)
         absent = [len(prompt) for prompt, _, there in rows if not there]
-        self.state.num_input_tokens_seen -= sum(gather_object([*absent, *(row.count(0) for row in self._sampled)]))
+        given = [] if self.tools else [row.count(0) for row in self._sampled]  # with tools, TRL does not count them
+        self.state.num_input_tokens_seen -= sum(gather_object([*absent, *given]))
         self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
         # TRL multiplies the mask of completions by this one, which it has for the answers of tools.
-        return prompt_ids, completion_ids, self._sampled, *others
+        return prompt_ids, completion_ids, self._sampled, self._completions or completions, *others
+
+    def _tool_call_loop(self, prompts: Any, prompt_ids: Any, completion_ids: Any, *args: Any) -> tuple[Any, ...]:
+        """What TRL's loop of tool calls returns; the trees hold it already."""
+        if not self.model.training:
+            return super()._tool_call_loop(prompts, prompt_ids, completion_ids, *args)
+        _, logprobs, *_ = args
+        nothing: list[list[Any]] = [[] for _ in completion_ids]
+        return self._sampled, self._completions, completion_ids, logprobs, *self._turns.counts(self.trees), nothing
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         """TRL's, with the date in chat templates that evaluations and resumed runs have, too."""
@@ -265,7 +284,8 @@ class IBTPOTrainer(GRPOTrainer):
         with rollout_engine(self) as engine:
             group = group_of(self)
             verifier = group.verifier if group else self.verifier
-            search = TreeSearch(engine, verifier, self._decode, self.args.search_options(seed))
+            options = self.args.search_options(seed)
+            search = TreeSearch(engine, verifier, self._decode, options, environments=self._turns.environments)
             before = engine.busy_seconds
             self.trees = run_async(self._grow(search, group.prompts(prompts) if group else prompts))
             if group:
@@ -287,8 +307,12 @@ class IBTPOTrainer(GRPOTrainer):
                 f"all {len(failed)} answers of step {self.state.global_step} failed in the verifier, so nothing can be "
                 f"learned; the first: {first}. Checkpoints saved so far are complete; mend the verifier and resume."
             )
-        if not search.together:
+        stateful = self._turns.environments is not None and self._turns.environments.stateful
+        if not search.together and not stateful:  # by now, the environments are at work elsewhere
             self._refuse_comparing(search)
+        if self._turns.environments is not None:
+            self._turns.log(self)
+            self._completions = conversations(self.trees, search.rows, num_generations)
         ids, logprobs, self._sampled = token_rows(self.trees, num_generations, self._tokenizer.pad_token_id)
         return ids, logprobs
 
@@ -325,7 +349,8 @@ class IBTPOTrainer(GRPOTrainer):
             id = prompt_id(row, seen)  # the same question twice in a batch gets different trees
             seen.add(id)
             text = self._tokenizer.decode(prompt_ids[i])
-            prompts.append(Prompt(id, tuple(prompt_ids[i]), text, row, is_conversational(row)))
+            ids = tuple(prompt_ids[i])
+            prompts.append(Prompt(id, ids, text, row, is_conversational(row), self._openings[i]))
         return prompts
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
@@ -448,7 +473,7 @@ class IBTPOTrainer(GRPOTrainer):
             off = self._packed is None or self._packed.disabled or len(self._buffered_inputs) == 1
             if off or self._buffered_inputs is buffered:
                 return inputs
-            self._buffered_inputs = _regroup(self._buffered_inputs)
+            self._buffered_inputs = regroup(self._buffered_inputs)
             return self._buffered_inputs[self._step % len(self._buffered_inputs)]
 
     # --- order of the questions --------------------------------------------------------------------------------
@@ -457,7 +482,7 @@ class IBTPOTrainer(GRPOTrainer):
         """TRL's sampler, in an order that (seed, epoch) decide, so that a resumed run meets the same questions."""
         sampler = super()._get_train_sampler(dataset)
         # The epoch is a float that grows step by step; at the start of an epoch it may be a rounding error too small.
-        return _EpochOrder(sampler, self.args.seed, lambda: int((self.state.epoch or 0) + 1e-6))
+        return EpochOrder(sampler, self.args.seed, lambda: int((self.state.epoch or 0) + 1e-6))
 
     # --- logging and state -------------------------------------------------------------------------------------
 
@@ -491,6 +516,13 @@ class IBTPOTrainer(GRPOTrainer):
             write_trees(folder / step_file(step, rank), self.trees)
             if self.accelerator.is_main_process:
                 show_tree(self, self.trees[0], step)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's training, after which environments are closed, however it ended."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._turns.close()
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """TRL's schedule; but if tokens end the run, a falling learning rate falls with what is left of them."""
@@ -555,43 +587,3 @@ class IBTPOTrainer(GRPOTrainer):
         with open(path) as f:
             counts = json.load(f)
         self.generated_tokens, self.timer.trained = counts["generated_tokens"], counts.get("seconds", 0.0)
-
-
-def _regroup(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """TRL's shuffled micro-batches with the rows of a question brought together, so that they can share prefixes.
-
-    docs/method.md, "Shared prefixes in the update", says what that changes.
-    """
-    whole = {
-        key: torch.cat([batch[key] for batch in batches]) if value is not None and value.ndim else value
-        for key, value in batches[0].items()
-    }
-    ids, mask = (torch.cat([whole[f"prompt_{x}"], whole[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
-    rows, starts = read_rows(ids, mask, whole["completion_ids"].shape[1])
-    order = torch.tensor(keep_together([row.tolist() for row in rows], starts), device=ids.device)
-    ordered = {key: value[order] if value is not None and value.ndim else value for key, value in whole.items()}
-    return split_tensor_dict(ordered, len(batches))
-
-
-class _EpochOrder(torch.utils.data.Sampler):
-    """A sampler of TRL's whose shuffling starts anew from (seed, epoch) each time it is iterated.
-
-    Left alone, TRL's generator goes on from one epoch to the next, but starts from the seed in a resumed run.
-
-    sampler: TRL's `RepeatSampler`.
-    seed: the run's seed.
-    epoch: gives the number of the present epoch.
-    """
-
-    def __init__(self, sampler: Any, seed: int, epoch: Callable[[], int]) -> None:
-        self.sampler = sampler
-        self.seed = seed
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        if self.sampler.shuffle:
-            self.sampler.generator.manual_seed(stable_hash(self.seed, self.epoch()))
-        return iter(self.sampler)
-
-    def __len__(self) -> int:
-        return len(self.sampler)

@@ -59,6 +59,7 @@ def _pool_function(pool: VerifierPool, index: int) -> Callable[..., list[float |
     """The pool's reward number `index` as a function with TRL's signature."""
 
     def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
+        columns.pop("environments", None)  # they cannot be sent to another process
         lists = {k: v for k, v in columns.items() if isinstance(v, list) and len(v) == len(prompts)}
         rows = [
             {**{k: v[i] for k, v in lists.items()}, "prompt": p, "completion": c}

@@ -1,0 +1,237 @@
+"""Tools and environments in training: TRL's arguments, TRL's batches on star trees, and trees of turns."""
+
+import asyncio
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+from datasets import Dataset  # noqa: E402
+from transformers import AutoTokenizer  # noqa: E402
+from trl import GRPOConfig, GRPOTrainer  # noqa: E402
+
+import ibtpo.training.rollouts  # noqa: E402
+from helpers.tool_model import Script, ScriptEngine, call, make_tool_model  # noqa: E402
+from helpers.training import QUIET  # noqa: E402
+from ibtpo.training.config import IBTPOConfig  # noqa: E402
+from ibtpo.training.trainer import IBTPOTrainer  # noqa: E402
+
+warnings.filterwarnings("ignore", message="You are using 'environment_factory'")
+
+OPTIONS: dict[str, Any] = {
+    **QUIET,
+    "num_generations": 8,
+    "per_device_train_batch_size": 16,
+    "max_completion_length": 300,
+    "max_steps": 1,
+    "learning_rate": 1e-2,
+    "lr_scheduler_type": "constant",
+    "optim": "sgd",
+    "beta": 0.0,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "bf16": False,
+    "max_tool_calling_iterations": 2,
+    "mask_truncated_completions": True,
+    "loss_type": "grpo",
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tool_model(tmp_path_factory.mktemp("tool_model"))
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    questions = [{"prompt": [{"role": "user", "content": f"Question {i}."}], "start": i} for i in range(2)]
+    return Dataset.from_list(questions)
+
+
+# --- tools and environments as TRL has them
+
+
+def multiply(a: int, b: int) -> int:
+    """
+    Multiplies.
+
+    Args:
+        a: one number
+        b: another
+    """
+    return a * b
+
+
+async def wait(seconds: float) -> str:
+    """
+    Waits.
+
+    Args:
+        seconds: how long
+    """
+    await asyncio.sleep(seconds)
+    return "waited"
+
+
+def refuse(why: str) -> str:
+    """
+    Fails.
+
+    Args:
+        why: the reason
+    """
+    raise ValueError(why)
+
+
+def talk(words: int) -> str:
+    """
+    Says much.
+
+    Args:
+        words: how many words
+    """
+    return "word " * words
+
+
+class Box:
+    """An environment of TRL's kind: numbers are put into it."""
+
+    def reset(self, start: int = 0, **row: Any) -> str:
+        """Starts with a number."""
+        self.total = int(start)
+        return f" It holds {start}."
+
+    def put(self, number: int) -> str:
+        """
+        Puts a number into the box.
+
+        Args:
+            number: the number
+        """
+        self.total += number
+        return f"{self.total} in it"
+
+    def get_reward(self) -> float:
+        return float(self.total)
+
+
+FIRST = (
+    call("multiply", a=2, b=21),
+    "No tools.",
+    call("nothing", a=1) + call("multiply", a=1, b=2),
+    call("refuse", why="not today") + call("wait", seconds=0.0) + call("multiply", a=3, b=3),
+    '<tool_call>\n{"name": "multiply", "arguments": {"a"\n</tool_call>',
+    call("multiply", a=5, b=5) + "and so on " * 60,
+    call("talk", words=80),
+    call("put", number=7) + call("multiply", a="x", c=0),
+)
+
+
+def script(text: str, number: int) -> str:
+    """Eight different first turns; then a tool call more, and at last an answer."""
+    answers = text.count("<tool_response>")
+    if answers == 0:
+        return f"{number} " + FIRST[number % 8]
+    if answers < 4:
+        return "Again. " + call("put", number=answers)
+    return "Done."
+
+
+def length(completions: Any, **columns: Any) -> list[float]:
+    """How much was said, by the model and its tools."""
+    return [sum(len(m.get("content") or "") % 97 for m in c) / 10 for c in completions]
+
+
+def held(environments: Any, start: Any, **columns: Any) -> list[float]:
+    """What is in the boxes, beyond what was there."""
+    return [float(e.total - s) for e, s in zip(environments, start, strict=True)]
+
+
+class Theirs(GRPOTrainer):
+    """TRL's trainer, which samples from a script."""
+
+    script: Script
+
+    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        return [self.script.sample(ids, self.max_completion_length) for ids in prompt_ids], None
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        self.output = super()._generate_and_score_completions(inputs)
+        return self.output
+
+    def _compute_loss(self, model: Any, inputs: Any) -> Any:
+        self.loss = super()._compute_loss(model, inputs)
+        return self.loss
+
+
+class Ours(IBTPOTrainer):
+    """Ours, which keeps what the loss was computed of."""
+
+    script: Script
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        self.output = super()._generate_and_score_completions(inputs)
+        return self.output
+
+    def _compute_loss(self, model: Any, inputs: Any) -> Any:
+        self.loss = super()._compute_loss(model, inputs)
+        return self.loss
+
+
+def train(cls: Any, model: Path, data: Dataset, out: Path, monkeypatch: Any, turn: Any = script, **kwargs: Any) -> Any:
+    """A trainer after one step of training."""
+    options = {**OPTIONS, **kwargs.pop("options", {})}
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    spoken = Script(tokenizer, turn)
+    cls.script = spoken
+    engine = ScriptEngine(spoken)
+    monkeypatch.setattr(ibtpo.training.rollouts, "policy_engine", lambda trainer, model: engine)
+    rewards = kwargs.pop("rewards", [length])
+    if issubclass(cls, IBTPOTrainer):
+        args: Any = IBTPOConfig(str(out), **options)
+    else:
+        args = GRPOConfig(str(out), **{k: v for k, v in options.items() if k != "save_trees_every"})
+    trainer = cls(str(model), rewards, args, data, processing_class=tokenizer, **kwargs)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"tools": [multiply, wait, refuse, talk]},
+        {"tools": [multiply, wait, refuse, talk], "environment_factory": Box, "rewards": [length, held]},
+        {"environment_factory": Box, "rewards": None},
+    ],
+)
+def test_star_trees_give_trls_batch_loss_and_metrics(
+    model: Path, data: Dataset, tmp_path: Path, monkeypatch: Any, kwargs: dict[str, Any]
+) -> None:
+    star = {"branching": "independent", "advantage": "grpo", "packed_tokens": 0}
+    theirs = train(Theirs, model, data, tmp_path / "a", monkeypatch, **dict(kwargs))
+    ours = train(Ours, model, data, tmp_path / "b", monkeypatch, options=star, **dict(kwargs))
+    for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "tool_mask"):
+        assert torch.equal(ours.output[key], theirs.output[key]), key
+    mask = theirs.output["completion_mask"] * theirs.output["tool_mask"]
+    assert 0 < mask.sum() < theirs.output["completion_mask"].sum()  # there are observations
+    expected = theirs.output["advantages"][:, None] * mask
+    torch.testing.assert_close(ours.output["advantages"] * mask, expected, atol=1e-5, rtol=1e-5)
+    assert expected.abs().max() > 0.5
+    torch.testing.assert_close(ours.loss, theirs.loss, atol=1e-6, rtol=1e-5)
+    for a, b in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    for name in (
+        "tools/call_frequency", "tools/failure_frequency", "completions/mean_length", "completions/max_length",
+        "completions/clipped_ratio", "completions/mean_terminated_length", "num_tokens", "reward",
+    ):  # fmt: skip
+        a, b = ([row[name] for row in t.state.log_history if name in row] for t in (ours, theirs))
+        assert a == pytest.approx(b), name
+    rewards = list(theirs._logs["rewards"])
+    assert [list(ours._logs["rewards"][n]) for n in rewards] == [list(theirs._logs["rewards"][n]) for n in rewards]
+    assert list(ours._logs["prompt"]) == list(theirs._logs["prompt"])
+    assert list(ours._logs["completion"]) == list(theirs._logs["completion"])
