@@ -25,7 +25,7 @@ class Row:
     peer: what ours is compared with.
     ours, theirs: the median figures, in `unit`.
     ratio: the median of the pairwise ratios, above 1 if ours is better.
-    target: the ratio aimed at, or None if there is none.
+    target: the ratio aimed at.
     runs: how many pairs were measured.
     machine: where, as `machine()` gives it.
     note: what a reader has to know besides.
@@ -37,7 +37,7 @@ class Row:
     theirs: float
     unit: str
     ratio: float
-    target: float | None
+    target: float
     runs: int
     machine: str
     note: str = ""
@@ -96,7 +96,7 @@ def row(
     ours: Sequence[float],
     theirs: Sequence[float],
     unit: str,
-    target: float | None,
+    target: float,
     *,
     more_is_better: bool,
     note: str = "",
@@ -130,8 +130,7 @@ def write(rows: Sequence[Row], path: Path = HERE / "results.json", command: str 
         "| --- | --- | ---: | ---: | --- | ---: | --- | ---: | --- |",
     ]  # fmt: skip
     for r in rows:
-        target = "" if r.target is None else f"{r.target:.2f}"
-        figures = f"{r.ours:.4g} | {r.theirs:.4g} | {r.unit} | {r.ratio:.2f} | {target} | {r.runs}"
+        figures = f"{r.ours:.4g} | {r.theirs:.4g} | {r.unit} | {r.ratio:.2f} | {r.target:.2f} | {r.runs}"
         lines.append(f"| {r.name} | {r.peer} | {figures} | {r.note} |")
     machines = sorted({r.machine for r in rows})
     path.with_suffix(".md").write_text("\n".join([*lines, "", *machines]) + "\n")

@@ -5,8 +5,15 @@
 Two processes on a CPU over gloo train two models that differ in their width only, with a reference model, for two
 steps, with so few answers that activations hardly count. The difference of their peaks in the second step (the
 high-water mark of a process's resident memory), divided by the difference of their parameters, is what a parameter
-costs, whatever the program itself takes. It is compared with the same difference of the table's items. The first step
-is left out, since main memory then still holds what was loaded before it was spread. The arithmetic is float32.
+costs, whatever the program itself takes. It is compared with the table's items that depend on the weights; activations
+and the keys and values of a few short answers are left out. On a CPU the engine computes with a packed copy of the
+weights, which it has on no GPU, so that copy is added to the table. The first step is left out, since main memory then
+still holds what was loaded before it was spread. The arithmetic is float32. Of DeepSpeed's bucket, 5e8 gradients on a
+GPU, main memory holds only what was written into it.
+
+glibc serves tensors of some megabytes from its heap once it has seen a few of them freed, and such a heap keeps what
+was freed: with FSDP2, whose gathered weights come and go, that alone shows 8 bytes a parameter more than are in use. So
+the processes run with a fixed MALLOC_MMAP_THRESHOLD_, which gives every tensor pages of its own.
 """
 
 import argparse
@@ -14,6 +21,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,6 +67,7 @@ def peak(place: Path, mode: str, model: Path) -> float:
     (folder / "jobs.json").write_text(json.dumps([job]))
     start = [sys.executable] if mode == "one" else on_cpus.launcher(mode)
     env = on_cpus.environment("ddp" if mode == "one" else mode, place)
+    env |= {"MALLOC_MMAP_THRESHOLD_": str(2**18), "MALLOC_TRIM_THRESHOLD_": str(2**18)}
     env |= {"RANK": "0"} if mode == "one" else {}
     done = subprocess.run(
         [*start, __file__, "--child", str(folder)], cwd=place, env=env, capture_output=True, text=True, timeout=900
@@ -102,7 +111,8 @@ def predicted(mode: str, models: dict[int, Path]) -> float:
     """Bytes a parameter by the table: the difference of the two models' peaks over that of their parameters."""
     from transformers import AutoConfig
 
-    from ibtpo.training.memory import Layout, items_of, peak, shape_of
+    from ibtpo.training.memory import Item, Layout, items_of, shape_of
+    from ibtpo.training.memory import peak as table_peak
 
     config = SimpleNamespace(
         bf16=False, fp16=False, beta=0.1, max_completion_length=8,
@@ -111,7 +121,17 @@ def predicted(mode: str, models: dict[int, Path]) -> float:
     )  # fmt: skip
     layout = Layout() if mode == "one" else Layout(2, {"ddp": "none"}.get(mode, mode))
     shapes = [shape_of(AutoConfig.from_pretrained(models[width])) for width in WIDTHS]
-    low, high = (peak(items_of(shape, layout, config, "float32", 1e12, half=4)) for shape in shapes)
+    copy = [Item("the engine's copy", 4 * shape.parameters, "on a CPU", "sampling") for shape in shapes]
+    tables = [items_of(shape, layout, config, "float32", 1e12, half=4) for shape in shapes]
+    of_weights = [
+        [
+            replace(i, size=min(i.size, 4 * shape.trainable)) if i.what == "bucket" else i
+            for i in table
+            if i.what not in ("activations", "keys and values")
+        ]
+        for shape, table in zip(shapes, tables, strict=True)
+    ]
+    low, high = (table_peak([*items, extra]) for items, extra in zip(of_weights, copy, strict=True))
     return (high - low) / (shapes[1].parameters - shapes[0].parameters)
 
 

@@ -335,7 +335,7 @@ def main() -> int:
                 continue
             write(rows, args.output, "scripts/gpu/bench.sh")
             for r in rows:
-                target = "" if r.target is None else f" (target {r.target:.2f})"
+                target = f" (target {r.target:.2f})"
                 figures = f"{r.ours:.4g} beside {r.theirs:.4g} {r.unit} of {r.peer}, ratio {r.ratio:.2f}{target}"
                 print(f"{r.name}: {figures}" + (f"; {r.note}" if r.note else ""), flush=True)
     if not HAVE_TRL:

@@ -54,8 +54,23 @@ def test_what_the_parameters_take(layout: Layout, weights: float, optimizer: flo
         weights, optimizer, gradients, reference
     ]  # fmt: skip
     assert found.get("reducer") == (4 * P if layout == Layout(8) else None)
-    assert found.get("gathered layers") == (4e8 if layout.shards_weights else None)
+    gathered = {"fsdp2": 4e8, "zero3": 2 * min(P, 1e9)}
+    assert found.get("gathered layers") == gathered.get(layout.sharding)
+    bucket = {"zero2": (2 * 5e8, 2 * 5e8 * 7 / 8), "zero3": (2 * 5e8, 2 * 5e8)}
+    assert (found.get("bucket"), found.get("reduction")) == bucket.get(layout.sharding, (None, None))
     assert found.get("gathered weights") == (2 * P if layout.shards_weights else None)
+
+
+def test_what_deepspeed_takes_of_a_small_model_in_float32() -> None:
+    small = replace(SHAPE, parameters=10**6, trainable=10**6)
+    found = {item.what: item for item in items_of(small, Layout(2, "zero3"), CONFIG, "float32", 80e9, half=4)}
+    sizes = {name: found[name].size for name in ("weights", "optimizer", "gradients", "bucket", "reduction")}
+    # Float32 weights of its own also where the model's are float32, and its bucket whole even if the model is smaller.
+    assert sizes == {"weights": 2e6, "optimizer": 6e6, "gradients": 2e6, "bucket": 2e9, "reduction": 4e6}
+    assert found["gathered layers"].size == 4e6
+    assert [name for name, item in found.items() if item.when == "always"] == [
+        "weights", "optimizer", "gradients", "reference model", "bucket", "CUDA"
+    ]  # fmt: skip
 
 
 def test_what_sampling_and_the_update_take_and_that_they_take_turns() -> None:

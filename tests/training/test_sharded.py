@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 SETTINGS = {
     "verifier": "more_a:reward", "prompts_per_step": 4, "num_generations": 12, "max_completion_length": 24,
     "temperature": 1.0, "learning_rate": 0.01, "beta": 0.1, "max_steps": 3, "save_strategy": "no", "threads": 1,
-    "seed": 3,
+    "seed": 3, "adam_epsilon": 1e-3,  # the usual 1e-8 makes a whole step of a gradient that is nothing but rounding
 }  # fmt: skip
 MEASURED = {"eval_limit": 5, "eval_k": 2}  # 3 problems for one process, 2 for the other
 SAVED = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 3}
@@ -90,12 +90,11 @@ def same(found: Any, wanted: Any, within: float = 1e-6) -> None:
 
 
 def same_weights(found: Path, wanted: Path) -> None:
-    """Asserts that saved weights agree; Adam takes a whole step also where a gradient is nothing but rounding."""
+    """Asserts that saved weights agree."""
     ours, theirs = load_file(found), load_file(wanted)
     assert list(ours) == list(theirs)
     for name in theirs:
-        assert np.abs(ours[name] - theirs[name]).mean() < 1e-6, name
-        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5, rtol=0, err_msg=name)
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-6, rtol=0, err_msg=name)
 
 
 @pytest.mark.parametrize("mode", on_cpus.MODES)

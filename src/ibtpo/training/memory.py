@@ -9,7 +9,7 @@ estimated from the model's shape. All sizes are in bytes, a GB is 10^9 of them.
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ SHAPES = Path(__file__).parent.parent / "assets" / "shapes.yaml"
 PROMPT_TOKENS = 512  # what a prompt may take beside an answer, where nothing says more
 CONTEXT = 2e9  # CUDA's context, NCCL's buffers and what the allocator cannot use
 LOGITS_AT_ONCE = 1024  # tokens
+# DeepSpeed's defaults: how many gradients it reduces at once, and how many weights ZeRO-3 keeps gathered after their use.
+REDUCE_BUCKET, MAX_LIVE = 5e8, 1e9
 
 
 @dataclass(frozen=True)
@@ -134,24 +136,47 @@ def items_of(shape: Shape, layout: Layout, config: Any, dtype: str, gpu: float, 
     if half is None:
         half = 2 if config.bf16 or config.fp16 or not torch.accelerator.is_available() else full
     weights, others = (n if on else 1 for on in (layout.shards_weights, layout.shards_moments))
-    deepspeed = layout.sharding.startswith("zero") and half < full  # its weights are in half, sharded ones in float32
+    deepspeed = layout.sharding.startswith("zero")
     width = half if deepspeed else full
     p, trained = shape.parameters, shape.trainable
-    moments = 12 if deepspeed else 8
+    moments = 12 if deepspeed else 8  # DeepSpeed keeps float32 weights of its own beside the two moments
     found = [
         Item("weights", width * p / weights, f"{p / 1e9:.3g} B, {width} bytes{_over(weights)}"),
         Item("optimizer", moments * trained / others, f"{trained / 1e9:.3g} B, {moments} bytes{_over(others)}"),
-        Item("gradients", width * trained / others, f"{trained / 1e9:.3g} B, {width} bytes{_over(others)}", "update"),
-    ]
+        Item(
+            "gradients", width * trained / others, f"{trained / 1e9:.3g} B, {width} bytes{_over(others)}",
+            "always" if layout.sharding == "zero3" else "update",
+        ),
+    ]  # fmt: skip
     if layout.sharding == "none" and n > 1:
         found.append(Item("reducer", full * trained, "DDP's own copy of the gradients"))
     if config.beta and trained == p:
         found.append(Item("reference model", width * p / weights, f"for beta {config.beta:g}{_over(weights)}"))
-    if layout.shards_weights:
+    if deepspeed:
+        found += _deepspeed(shape, layout, width)
+    elif layout.shards_weights:
         found.append(Item("gathered layers", 2 * half * shape.largest, "the largest one and the next", "update"))
     length = config.max_completion_length + PROMPT_TOKENS
     found += [_activations(shape, config, half, length), *_sampling(shape, layout, config, half, length, gpu)]
     return [*found, Item("CUDA", CONTEXT, "its context, NCCL, fragments")]
+
+
+def _deepspeed(shape: Shape, layout: Layout, width: int) -> list[Item]:
+    """What DeepSpeed holds beside its parts: gradients on their way to the process that keeps them, gathered weights.
+
+    width: bytes of a weight.
+    """
+    bucket = Item("bucket", width * REDUCE_BUCKET, f"{REDUCE_BUCKET:.0e} gradients, reduced at once", "update")
+    copy = width * min(shape.trainable, REDUCE_BUCKET)
+    if layout.sharding == "zero2":
+        # While the last bucket is reduced, what it leaves of the gradients is not stored yet.
+        return [bucket, Item("reduction", copy - copy / layout.processes, "the bucket once more", "update")]
+    live = width * min(shape.parameters, MAX_LIVE)
+    return [
+        replace(bucket, when="always"),
+        Item("reduction", copy, "the bucket once more", "update"),
+        Item("gathered layers", live, f"DeepSpeed keeps {MAX_LIVE:.0e} weights gathered", "update"),
+    ]
 
 
 def _activations(shape: Shape, config: Any, half: int, length: int) -> Item:
