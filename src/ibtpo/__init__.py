@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate as evaluate
     from .metrics import summarise as summarise
     from .metrics import tree_record as tree_record
+    from .rollout import Prompt as Prompt
     from .score import ScoreOptions as ScoreOptions
     from .score import score_tree as score_tree
     from .search import Budget as Budget
-    from .search import Prompt as Prompt
     from .search import SearchOptions as SearchOptions
     from .search import TreeSearch as TreeSearch
     from .tasks.problems import Problem as Problem
@@ -106,7 +106,7 @@ _MODULE_OF = {
     "IBTPOError": "errors",
     "IBTPOTrainer": "training.trainer",
     "Problem": "tasks.problems",
-    "Prompt": "search",
+    "Prompt": "rollout",
     "ReasoningTree": "tree",
     "Run": "training.launch",
     "Sampling": "engines",

@@ -1,6 +1,8 @@
 """Tools and environments in training: TRL's arguments, TRL's batches on star trees, and trees of turns."""
 
 import asyncio
+import importlib.util
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 import ibtpo.training.rollouts  # noqa: E402
 from helpers.tool_model import Script, ScriptEngine, call, make_tool_model  # noqa: E402
 from helpers.training import QUIET  # noqa: E402
+from ibtpo.errors import ConfigError  # noqa: E402
 from ibtpo.training.config import IBTPOConfig  # noqa: E402
 from ibtpo.training.trainer import IBTPOTrainer  # noqa: E402
 
@@ -26,7 +29,7 @@ OPTIONS: dict[str, Any] = {
     **QUIET,
     "num_generations": 8,
     "per_device_train_batch_size": 16,
-    "max_completion_length": 300,
+    "max_completion_length": 500,
     "max_steps": 1,
     "learning_rate": 1e-2,
     "lr_scheduler_type": "constant",
@@ -36,6 +39,7 @@ OPTIONS: dict[str, Any] = {
     "top_p": 1.0,
     "top_k": 0,
     "bf16": False,
+    "shuffle_dataset": False,
     "max_tool_calling_iterations": 2,
     "mask_truncated_completions": True,
     "loss_type": "grpo",
@@ -192,6 +196,7 @@ def train(cls: Any, model: Path, data: Dataset, out: Path, monkeypatch: Any, tur
     engine = ScriptEngine(spoken)
     monkeypatch.setattr(ibtpo.training.rollouts, "policy_engine", lambda trainer, model: engine)
     rewards = kwargs.pop("rewards", [length])
+    rewards = rewards and list(rewards)  # TRL appends the reward of an environment to the list
     if issubclass(cls, IBTPOTrainer):
         args: Any = IBTPOConfig(str(out), **options)
     else:
@@ -215,13 +220,15 @@ def test_star_trees_give_trls_batch_loss_and_metrics(
     star = {"branching": "independent", "advantage": "grpo", "packed_tokens": 0}
     theirs = train(Theirs, model, data, tmp_path / "a", monkeypatch, **dict(kwargs))
     ours = train(Ours, model, data, tmp_path / "b", monkeypatch, options=star, **dict(kwargs))
+    rewards = list(theirs._logs["rewards"])
+    assert [list(ours._logs["rewards"][n]) for n in rewards] == [list(theirs._logs["rewards"][n]) for n in rewards]
     for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "tool_mask"):
         assert torch.equal(ours.output[key], theirs.output[key]), key
     mask = theirs.output["completion_mask"] * theirs.output["tool_mask"]
     assert 0 < mask.sum() < theirs.output["completion_mask"].sum()  # there are observations
     expected = theirs.output["advantages"][:, None] * mask
     torch.testing.assert_close(ours.output["advantages"] * mask, expected, atol=1e-5, rtol=1e-5)
-    assert expected.abs().max() > 0.5
+    assert expected.abs().max() > 0.1
     torch.testing.assert_close(ours.loss, theirs.loss, atol=1e-6, rtol=1e-5)
     for a, b in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
@@ -231,7 +238,153 @@ def test_star_trees_give_trls_batch_loss_and_metrics(
     ):  # fmt: skip
         a, b = ([row[name] for row in t.state.log_history if name in row] for t in (ours, theirs))
         assert a == pytest.approx(b), name
-    rewards = list(theirs._logs["rewards"])
-    assert [list(ours._logs["rewards"][n]) for n in rewards] == [list(theirs._logs["rewards"][n]) for n in rewards]
     assert list(ours._logs["prompt"]) == list(theirs._logs["prompt"])
     assert list(ours._logs["completion"]) == list(theirs._logs["completion"])
+
+
+class Count:
+    """An environment that answers turns itself: it counts letters, and is silent after two turns."""
+
+    live = 0
+    made = 0
+
+    def __init__(self) -> None:
+        type(self).live += 1
+        type(self).made += 1
+
+    def reset(self, prompt: Any, **row: Any) -> str:
+        """The question ends with a letter that the prompt has not."""
+        self.turns, self.letters = 0, 0
+        return "c" if "a" in prompt else "d"
+
+    def respond(self, message: dict[str, Any]) -> str | None:
+        """Says how many letters a there were so far."""
+        self.turns += 1
+        self.letters += message["content"].count("a")
+        return None if self.turns > 2 else "bj"[self.letters % 2] * (1 + self.letters % 3)
+
+    def get_reward(self) -> float:
+        return float(self.letters % 2)
+
+    def fork(self) -> "Count":
+        """Another in the same state."""
+        twin = type(self)()
+        twin.turns, twin.letters = self.turns, self.letters
+        return twin
+
+    def close(self) -> None:
+        """Counts those that are left."""
+        type(self).live -= 1
+
+
+PLAIN: dict[str, Any] = {
+    **OPTIONS, "max_completion_length": 40, "num_generations": 6, "per_device_train_batch_size": 12,
+    "mask_truncated_completions": False, "splitter": "tokens:4", "max_tool_calling_iterations": None,
+}  # fmt: skip
+LETTERS = Dataset.from_list([{"prompt": "abc"[i % 3] + "defg"[i % 4] + "hij"} for i in range(12)])
+
+
+def letters(tiny_model: Path, out: Path, cls: Any = Ours, **options: Any) -> Any:
+    """A trainer of the tiny model with `Count`, after its steps."""
+    trainer = cls(
+        str(tiny_model), None, IBTPOConfig(str(out), **{**PLAIN, **options}), LETTERS, environment_factory=Count
+    )
+    trainer.train()
+    return trainer
+
+
+def test_trees_of_turns_train_with_shared_prefixes_as_without_and_leave_no_environment(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    Count.live = 0
+    packed = letters(tiny_model, tmp_path / "a", max_environments=9)
+    assert Count.live == 0
+    plain = letters(tiny_model, tmp_path / "b", packed_tokens=0)
+    assert Count.live == 0
+    assert packed._packed.disabled is None
+    assert packed._turns.environments.most_live <= 9
+    for a, b in zip(packed.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    inside = 0
+    for tree, other in zip(packed.trees, plain.trees, strict=True):
+        assert tree.to_dict()["nodes"] == other.to_dict()["nodes"]
+        assert tree.meta["environment"]["restored_by"] == "fork"
+        assert tree.prompt[-1] == ("c" if "a" in tree.prompt else "d")
+        inside += sum(len(tree.path(r.at)) > 1 for r in tree.rollouts)
+        for i, leaf in enumerate(tree.leaves):
+            fresh = Count()
+            fresh.reset(tree.prompt[:-1])
+            ids, mask = tree.completion_ids(i), tree.completion_mask(i)
+            turns = re.findall("1+0*", "".join(map(str, mask)))
+            start = 0
+            for turn in turns:
+                end = start + turn.count("1")
+                if ids[end - 1] == 1:
+                    said = fresh.respond({"content": packed._decode(ids[start:end])})
+                    if turn.count("0"):
+                        assert packed._decode(ids[end : start + len(turn)]) == said
+                start += len(turn)
+            assert leaf.reward == fresh.get_reward()
+    assert inside > 0
+    last = packed.state.log_history[0]
+    assert last["tools/call_frequency"] == plain.state.log_history[0]["tools/call_frequency"] > 0.5
+    assert last["tools/failure_frequency"] == 0
+    assert last["rewards/Count/mean"] == pytest.approx(last["reward"])
+
+
+def test_what_does_not_fit_is_refused_with_the_reason(tiny_model: Path, tmp_path: Path) -> None:
+    class Both(Box):
+        def respond(self, message: Any) -> None:
+            """Nothing."""
+
+    def broken() -> Any:
+        raise OSError("no server")
+
+    for kwargs, message in (
+        ({"rollout_func": print}, "rollout_func returns whole answers"),
+        ({"environment_factory": broken}, "the environment's factory failed: OSError: no server"),
+        ({"environment_factory": {"a": Box, "b": Both}}, "respond, and methods that are tools, do not go"),
+        ({"environment_factory": Count, "eval_dataset": LETTERS}, "TRL's evaluation does not know environments"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            IBTPOTrainer(str(tiny_model), length, IBTPOConfig(str(tmp_path), **PLAIN), LETTERS, **kwargs)
+
+
+def test_the_example_of_trls_surface_trains_on_trees_of_turns(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location(
+        "guess", Path(__file__).parents[2] / "examples" / "turns" / "guess.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+
+    def said(text: str, number: int) -> str:
+        # It takes what it was told for the next guess, and gives up after three.
+        guesses = [int(n) for n in re.findall(r'"number": (\d+)', text.partition("</tools>")[2])]
+        if len(guesses) == 3 or "right" in text:
+            return f"I am done ({number})."
+        return f"Hm {number}.\n\n" + call("guess", number=50 + 5 * len(guesses) + number)
+
+    engine = ScriptEngine(Script(AutoTokenizer.from_pretrained(model), said))
+    monkeypatch.setattr(ibtpo.training.rollouts, "policy_engine", lambda trainer, model: engine)
+    defaults = {**QUIET, "bf16": False}
+    monkeypatch.setattr(example, "IBTPOConfig", lambda **options: IBTPOConfig(**{**options, **defaults}))
+    trainer = example.main(str(model), str(tmp_path), 1)
+    (tree,) = trainer.trees
+    assert tree.meta["environment"]["name"] == "Guess"
+    assert tree.meta["environment"]["restored_by"] == "copy"
+    assert tree.prompt.count("The number is from 1 to 100.") == 1
+    assert "Guesses the number." in tree.prompt
+    assert any(tree.nodes[r.at].step.given or tree.path(r.at) for r in tree.rollouts)
+    assert 0 < trainer.state.log_history[0]["tools/call_frequency"] <= 3
+    for i, leaf in enumerate(tree.leaves):
+        secret = int(trainer._rows[0]["secret"])
+        text = tree.completion_text(i)
+        guesses = [int(n) for n in re.findall(r'"number": (\d+)', text)]
+        found = next((k for k, guess in enumerate(guesses, 1) if guess == secret), None)
+        assert leaf.reward == pytest.approx(1 / len(guesses) if found else 0.0)
+        for guess in guesses:
+            assert ("higher" in text) if guess < secret else ("lower" in text or "right" in text)

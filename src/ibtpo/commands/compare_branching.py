@@ -19,7 +19,7 @@ from .._text import without_nan
 from ..compare.branching_arms import ARMS, GROUPS, POOL, arm_options, pool_options
 from ..engines.models import decoder
 from ..errors import ConfigError
-from .inputs import make_prompts, open_model, open_verifier, read_problems
+from .inputs import Turns, make_prompts, open_model, open_verifier, read_problems
 from .options import (
     add_data_options,
     add_output_options,
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     meta = made_by(args.model, verifier_name)
     with open_verifier(args, verifier_name) as verifier:
         engine, tokenizer = open_model(args)
-        prompts = make_prompts(args, problems, engine, tokenizer)
+        prompts = make_prompts(args, problems, engine, tokenizer, Turns())
         for arm, its_options in arms.items():
             search = TreeSearch(engine, verifier, decoder(tokenizer), its_options)
             with tree_progress(f"trees of {arm}", len(prompts), quiet=args.quiet) as show:

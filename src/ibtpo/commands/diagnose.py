@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,10 @@ from .._text import table, without_nan
 from .._version import __version__
 from ..engines.models import decoder
 from ..errors import ConfigError
-from .inputs import make_prompts, open_model, open_verifier, read_problems
+from .inputs import make_prompts, open_model, open_turns, open_verifier, read_problems
 from .options import (
     add_data_options,
+    add_environment_options,
     add_output_options,
     add_sampling_options,
     add_score_options,
@@ -60,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--reward-column", help="the one that is 1 for right and 0 for wrong (default: the only one)")
     add_data_options(parser, several_models=True)
     add_tree_options(parser)
+    add_environment_options(parser)
     add_sampling_options(parser)
     add_score_options(parser)
 
@@ -147,13 +150,17 @@ def _measure(
     from ..compare.checkpoints import BrokenError, measure_curve
     from ..search import TreeSearch
 
+    opened = ExitStack()
+
     def open_search(name: str) -> "tuple[TreeSearch, list[Prompt]]":
         try:
             engine, tokenizer = open_model(argparse.Namespace(**{**vars(args), "model": name}))
         except ConfigError as e:
             raise BrokenError(str(e)) from e
-        prompts = make_prompts(args, problems, engine, tokenizer)
-        return TreeSearch(engine, verifier, decoder(tokenizer), options), prompts
+        turns = opened.enter_context(open_turns(args, tokenizer))
+        prompts = make_prompts(args, problems, engine, tokenizer, turns)
+        search = TreeSearch(engine, verifier, decoder(tokenizer), options, environments=turns.environments)
+        return search, prompts
 
     def show(curve: "Curve") -> None:
         if args.output is not None and args.shard is None:
@@ -161,18 +168,19 @@ def _measure(
         if args.json:
             print_json(curve.rows[-1])
 
-    curve = measure_curve(
-        names,
-        [p.id for p in problems],
-        options,
-        verifier_name,
-        open_search,
-        folder=None if args.output is None else args.output / "trees",
-        resume=args.resume,
-        shard=args.shard,
-        progress=lambda label: tree_progress(f"trees of {label}", len(problems), quiet=args.quiet),
-        on_row=show,
-    )
+    with opened:
+        curve = measure_curve(
+            names,
+            [p.id for p in problems],
+            options,
+            verifier_name,
+            open_search,
+            folder=None if args.output is None else args.output / "trees",
+            resume=args.resume,
+            shard=args.shard,
+            progress=lambda label: tree_progress(f"trees of {label}", len(problems), quiet=args.quiet),
+            on_row=show,
+        )
     if args.json:
         print_json({"verdict": curve.changes()})
     else:

@@ -14,8 +14,15 @@ from .._files import append, write_whole
 from .._text import table
 from ..engines.models import decoder
 from ..errors import ConfigError, IBTPOError
-from .inputs import make_prompts, open_model, open_verifier, read_problems
-from .options import add_data_options, add_output_options, add_sampling_options, add_shard_option, sampling_options
+from .inputs import make_prompts, open_model, open_turns, open_verifier, read_problems
+from .options import (
+    add_data_options,
+    add_environment_options,
+    add_output_options,
+    add_sampling_options,
+    add_shard_option,
+    sampling_options,
+)
 from .output import Progress, check_free, file_name, make_folder_of, print_json, warn_if_all_failed
 
 if TYPE_CHECKING:
@@ -24,7 +31,12 @@ if TYPE_CHECKING:
     from ..tasks.problems import Problem
     from ..verify.pool import VerifierPool
 
-STATED = ("benchmark", "data", "chat_template_kwargs")  # options that the result names where they are given
+STATED = (
+    "benchmark",
+    "data",
+    "chat_template_kwargs",
+    "environment",
+)  # options that the result names where they are given
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_options(parser)
     add_data_options(parser, benchmarks=True)
     add_sampling_options(parser)
+    add_environment_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,40 +100,42 @@ def _evaluate(
 
         require()  # before the model is loaded and the first answer sampled
     engine, tokenizer = open_model(args)
-    prompts = make_prompts(args, problems, engine, tokenizer)
-    if answers_file is not None:
-        answers_file.write_bytes(b"")
-    progress = Progress("problems", len(prompts), quiet=args.quiet)
-    began = time.monotonic()
-
-    def keep(answers: list["Answer"]) -> None:
-        progress.add(sum(a.tokens for a in answers), [a.grade for a in answers if a.grade is not None])
+    with open_turns(args, tokenizer) as turns:
+        prompts = make_prompts(args, problems, engine, tokenizer, turns)
         if answers_file is not None:
-            append(answers_file, answer_lines(answers))
+            answers_file.write_bytes(b"")
+        progress = Progress("problems", len(prompts), quiet=args.quiet)
+        began = time.monotonic()
 
-    job = evaluate(
-        engine,
-        verifier,
-        prompts,
-        decode=decoder(tokenizer),
-        k=args.k,
-        sampling=sampling,
-        max_completion_length=args.max_completion_length,
-        seed=args.seed,
-        max_in_flight=args.max_in_flight,
-        deterministic=args.deterministic,
-        on_answers=keep,
-    )
-    with progress.shown():
-        try:
-            result = asyncio.run(job)
-        except IBTPOError as e:
-            if answers_file is None:
-                raise
-            if not progress.done:
-                answers_file.unlink()
-                raise
-            raise type(e)(f"{e}; the answers to {progress.done} problems are kept in {answers_file}") from e
+        def keep(answers: list["Answer"]) -> None:
+            progress.add(sum(a.tokens for a in answers), [a.grade for a in answers if a.grade is not None])
+            if answers_file is not None:
+                append(answers_file, answer_lines(answers))
+
+        job = evaluate(
+            engine,
+            verifier,
+            prompts,
+            decode=decoder(tokenizer),
+            k=args.k,
+            sampling=sampling,
+            max_completion_length=args.max_completion_length,
+            seed=args.seed,
+            max_in_flight=args.max_in_flight,
+            deterministic=args.deterministic,
+            on_answers=keep,
+            environments=turns.environments,
+        )
+        with progress.shown():
+            try:
+                result = asyncio.run(job)
+            except IBTPOError as e:
+                if answers_file is None:
+                    raise
+                if not progress.done:
+                    answers_file.unlink()
+                    raise
+                raise type(e)(f"{e}; the answers to {progress.done} problems are kept in {answers_file}") from e
     how = {
         "model": args.model,
         **{key: getattr(args, key) for key in STATED if getattr(args, key) is not None},

@@ -93,6 +93,15 @@ def add_tree_options(parser: argparse.ArgumentParser) -> None:
     add_option(group, "lookahead", metavar="ROUNDS")
 
 
+def add_environment_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of what answers the model between turns."""
+    group = parser.add_argument_group("turns")
+    group.add_argument("--environment", help=OPTIONS["environment"].help)
+    add_option(group, "environment_timeout", metavar="SECONDS")
+    for name in ("max_environments", "max_tool_calling_iterations"):
+        group.add_argument(spelt(name), type=int, metavar="N", help=OPTIONS[name].help)
+
+
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     """Declares the options of how tokens are drawn, and how many rollouts run at once."""
     group = parser.add_argument_group("sampling")

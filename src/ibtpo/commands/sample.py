@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from .._text import table
 from ..engines.models import decoder
 from ..storage.tree_file import TreeFile
-from .inputs import make_prompts, open_model, open_verifier, read_problems
+from .inputs import make_prompts, open_model, open_turns, open_verifier, read_problems
 from .options import (
     add_data_options,
+    add_environment_options,
     add_output_options,
     add_sampling_options,
     add_score_options,
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_options(parser)
     add_data_options(parser)
     add_tree_options(parser)
+    add_environment_options(parser)
     add_sampling_options(parser)
     add_score_options(parser)
 
@@ -74,12 +76,14 @@ def _sample(
     meta = made_by(args.model, verifier_name)
     if biased := bias(engine.logprobs, options.sampling):
         meta["logprobs"] = biased  # trees whose scores cannot be trusted say so
-    prompts = make_prompts(args, problems, engine, tokenizer)
+    if args.environment is not None:
+        meta["environment_factory"] = args.environment
     records = {}
     errors: list[str] = []
     single = 0
     began = time.monotonic()
-    with tree_progress("trees", len(prompts), quiet=args.quiet) as show:
+    with open_turns(args, tokenizer) as turns, tree_progress("trees", len(problems), quiet=args.quiet) as show:
+        prompts = make_prompts(args, problems, engine, tokenizer, turns)
 
         def measure(tree: "ReasoningTree", grown: bool) -> None:
             nonlocal single
@@ -88,7 +92,7 @@ def _sample(
             errors.extend(tree.meta.get("verifier_errors", [])[:1])
             show(tree, grown)
 
-        search = TreeSearch(engine, verifier, decoder(tokenizer), options)
+        search = TreeSearch(engine, verifier, decoder(tokenizer), options, environments=turns.environments)
         grow_stored(search, prompts, store, meta=meta, resume=args.resume, on_tree=measure)
     means = summarise([records[p.id] for p in prompts])
     counts = {key: int(means[key]) for key in TOTALS}

@@ -126,3 +126,60 @@ class ChatFormat:
             **self._options,
         )
         return list(ids)
+
+
+def open_format(
+    tokenizer: Any,
+    decode: Callable[[list[int]], str],
+    *,
+    chat: bool,
+    tools: bool,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[Format, str | None]:
+    """The format of a tokenizer, as TRL's trainer would set it up.
+
+    decode: token ids -> text, special tokens skipped.
+    chat: whether prompts go through the chat template.
+    tools: whether the model calls tools.
+    options: variables of the template.
+
+    Returns the format and the chat template that prompts need, or None where that is the tokenizer's own.
+
+    Raises `ConfigError` for tools without a chat template that knows them.
+    """
+    if not chat:
+        if tools:
+            raise ConfigError("the environment has tools, which need a model with a chat template")
+        return TextFormat(lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]), decode), None
+    template: str | None = None
+    if tools:
+        from trl.chat_template_utils import (
+            add_response_schema,
+            get_training_chat_template,
+            is_chat_template_prefix_preserving,
+            supports_tool_calling,
+        )
+
+        if not supports_tool_calling(tokenizer):
+            raise ConfigError("the chat template does not know tools; take a model whose template does, such as Qwen3")
+        try:
+            if not any(getattr(tokenizer, n, None) for n in ("response_template", "response_schema")):
+                tokenizer = add_response_schema(tokenizer)
+            if not is_chat_template_prefix_preserving(tokenizer):
+                template = get_training_chat_template(tokenizer)
+        except ValueError as error:
+            raise ConfigError(f"the chat template cannot be used with tools: {error}") from error
+    return ChatFormat(tokenizer, parser(tokenizer), chat_template=template, options=options), template
+
+
+def parser(tokenizer: Any) -> Callable[[list[int], list[int], Sequence[Any]], Message] | None:
+    """TRL's parser of turns, where the tokenizer knows how its model writes them; else None."""
+    if not any(getattr(tokenizer, name, None) is not None for name in ("response_template", "response_schema")):
+        return None
+    from trl.chat_template_utils import parse_response
+
+    def parse(ids: list[int], before: list[int], tools: Sequence[Any]) -> Message:
+        message: Message = parse_response(tokenizer, ids, prefix=before, tools=list(tools))
+        return message
+
+    return parse

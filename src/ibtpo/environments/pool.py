@@ -13,7 +13,7 @@ from .._options import OPTIONS
 from ..errors import ConfigError, EngineError, unknown
 from . import OWN_METHODS, RESTORES, EnvironmentFactories
 from .calls import Reply, reply_to
-from .formats import Format
+from .formats import Format, TextFormat
 from .live import Caller, CallError, Live
 
 TRIES = 3  # how often an environment may fail to begin before the run ends
@@ -119,6 +119,11 @@ class Environments:
         self._idle: dict[str | None, list[Live]] = {name: [] for name in self._factories}
         self._forked: OrderedDict[int, tuple[Live, Callable[[], None]]] = OrderedDict()  # kept states, oldest first
         self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether answers are conversations of a chat template, and not one text."""
+        return not isinstance(self.format, TextFormat)
 
     @property
     def stateful(self) -> bool:

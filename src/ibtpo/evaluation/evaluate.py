@@ -19,6 +19,7 @@ import numpy as np
 
 from .._options import OPTIONS
 from ..engines import Engine, Sampling
+from ..environments.pool import Environments
 from ..errors import ConfigError, DataError
 from ..search import Budget, Prompt, SearchOptions, TreeSearch
 from ..tree import ReasoningTree
@@ -108,6 +109,7 @@ async def evaluate(
     max_in_flight: int = OPTIONS["max_in_flight"].default,
     deterministic: bool = False,
     on_answers: Callable[[list[Answer]], None] | None = None,
+    environments: Environments | None = None,
 ) -> EvalResult:
     """Samples k independent answers to every problem, grades them, and summarises the grades.
 
@@ -123,6 +125,7 @@ async def evaluate(
     max_in_flight: rollouts at the engine at once.
     deterministic: whether the engine's batches are the same in every run; see `search.SearchOptions`.
     on_answers: called with the k answers to a problem as soon as they are graded, in the order problems are finished.
+    environments: what answers turns; see `TreeSearch`.
 
     Raises `ConfigError` for k < 1, `DataError` without problems, and `EngineError` when a rollout failed for good.
     """
@@ -148,7 +151,7 @@ async def evaluate(
         if on_answers:
             on_answers(answers)
 
-    search = TreeSearch(engine, verifier, decode, options)
+    search = TreeSearch(engine, verifier, decode, options, environments=environments)
     await search.grow_each(prompts, collect)  # no tree is kept: the log-probs of a whole benchmark would be gigabytes
     result = summarise_answers([found[p.id] for p in prompts], k, seed=seed)
     return replace(result, first_error=errors[0] if errors else None)

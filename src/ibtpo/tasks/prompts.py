@@ -68,6 +68,7 @@ def encode_prompt(
     system_prompt: str | None = None,
     chat_template: bool | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    rendering: Mapping[str, Any] | None = None,
 ) -> tuple[str, list[int]]:
     """The prompt as the model reads it: its text, and its (P,) token ids.
 
@@ -76,6 +77,7 @@ def encode_prompt(
     system_prompt: put before the prompt; a conversation that begins with one keeps its own.
     chat_template: whether to use the tokenizer's chat template; None means if it has one.
     chat_template_kwargs: variables for the template, such as {"enable_thinking": False}.
+    rendering: further arguments of `apply_chat_template`: the tools that the model may call.
 
     With a template, the conversation is rendered once, up to where the assistant speaks. The tokenizer then adds no
     special tokens, since the template writes them itself: there is no second beginning-of-sequence token. A question
@@ -99,7 +101,8 @@ def encode_prompt(
             + ("none is used: chat_template is False" if has_template else "the tokenizer has none; leave them out")
         )
     if has_template and chat_template is not False:
-        return _encode_chat(problem, tokenizer, system_prompt, check_template_kwargs(chat_template_kwargs))
+        arguments = {**check_template_kwargs(chat_template_kwargs), **(rendering or {})}
+        return _encode_chat(problem, tokenizer, system_prompt, arguments)
     if not isinstance(problem.prompt, str):
         raise ConfigError(
             f"problem {problem.id!r} is a conversation, which needs a chat template; "

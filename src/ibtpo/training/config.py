@@ -122,6 +122,7 @@ class IBTPOConfig(GRPOConfig):
     environment: str | None = option("environment")
     environment_timeout: float = option("environment_timeout")
     max_environments: int | None = option("max_environments")
+    max_tool_calling_iterations: int | None = option("max_tool_calling_iterations")
     max_in_flight: int = option("max_in_flight")
     kv_memory_gb: float = _own(2.0, "memory for kept keys and values of finished rollouts")
     deterministic_rollouts: bool | None = _own(None, "wait for each verdict; default: on without an accelerator")

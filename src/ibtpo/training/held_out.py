@@ -70,24 +70,26 @@ class HeldOut:
         from .sharding import whole_model
 
         trainer, config = self.trainer, self.trainer.args
+        share = self.problems[trainer.accelerator.process_index :: trainer.accelerator.num_processes]
         prompts = []
-        for p in self.problems:
+        for p, opening, rendering in trainer._turns.begin(trainer, share):
             text, ids = encode_prompt(
                 p, trainer.processing_class, system_prompt=self.run.system_prompt,
-                chat_template_kwargs=config.chat_template_kwargs,
+                chat_template_kwargs=config.chat_template_kwargs, rendering=rendering,
             )  # fmt: skip
-            prompts.append(Prompt(p.id, tuple(ids), text, dict(p.columns)))
-        share = prompts[trainer.accelerator.process_index :: trainer.accelerator.num_processes]
+            chat = opening is not None and trainer._turns.environments.is_chat
+            prompts.append(Prompt(p.id, tuple(ids), text, dict(p.columns), chat, opening))
         options = config.search_options(config.seed)
         answers: list[Answer] = []
         with whole_model(trainer) as model:
             engine = policy_engine(trainer, model)
             engine.reset_cache()  # an engine of the user's own may have been made before, with older weights
-            if share:
+            if prompts:
                 result = run_async(
                     evaluate(
-                        engine, trainer.verifier, share, k=self.run.eval_k, sampling=options.sampling,
+                        engine, trainer.verifier, prompts, k=self.run.eval_k, sampling=options.sampling,
                         max_completion_length=options.max_completion_length, seed=config.seed, decode=trainer._decode,
+                        environments=trainer._turns.environments,
                     )
                 )  # fmt: skip
                 answers = result.answers

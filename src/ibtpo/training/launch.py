@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +278,7 @@ def _train(prepared: Prepared, callbacks: list[Any], on_message: Callable[[str],
         raise ConfigError("flex_attention cannot train on a CPU: PyTorch has no backward for it there")
     # A chat model's end of turn ends an answer, too, though its generation config may not say so.
     model.generation_config.eos_token_id = eos_token_ids(model, tokenizer)
-    rows, held_out, verifiers = _problems(run, model, tokenizer, config.chat_template_kwargs)
+    rows, held_out, verifiers = _problems(run, model, tokenizer, config)
     if prepared.adapter is not None and not is_deepspeed_zero3_enabled():  # it spreads models without weights, too
         check_adapter(prepared.adapter, run.model)
     checkpoint = same_everywhere(folder.last_checkpoint() if resume and state.is_main_process else None)
@@ -393,10 +393,10 @@ def _is_at_end(config: Any, checkpoint: Path, step: int) -> bool:
     return (limit is not None and tokens >= limit) or 0 < config.max_steps <= step
 
 
-def _problems(
-    run: Any, model: Any, tokenizer: Any, chat_template_kwargs: Mapping[str, Any] | None
-) -> tuple[list[dict[str, Any]], list[Any], list[str]]:
+def _problems(run: Any, model: Any, tokenizer: Any, config: Any) -> tuple[list[dict[str, Any]], list[Any], list[str]]:
     """Loads and checks the problems: the rows to train on, the held-out ones, and the verifiers' names for both."""
+    from .._extras import load_object
+    from ..environments.questions import gives_reward
     from ..tasks.problems import load_problems, verifier_for
     from ..tasks.prompts import check_prompt_length, encode_prompt, trl_prompt
     from .rows import without_images
@@ -405,6 +405,10 @@ def _problems(
         "question_column": run.question_column, "answer_column": run.answer_column, "instruction": run.instruction,
         "require_answer": run.needs_answers,
     }  # fmt: skip
+    own = not run.verifiers and config.environment is not None
+    if own and gives_reward(load_object(config.environment, "environment")):
+        run = replace(run, verifier="environment")
+        how["require_answer"] = False
     problems = load_problems(run.data, split=run.data_split, limit=run.limit, **how)
     held_out = load_problems(run.eval_data, split=run.eval_split, limit=run.eval_limit, **how) if run.eval_data else []
     kinds = {verifier_for(p) for p in (*problems[:1], *held_out[:1])}
@@ -413,7 +417,7 @@ def _problems(
             f"data {run.data} and eval_data {run.eval_data} need different verifiers; choose eval_data to match"
         )
     names = {name: None for p in problems for name in p.columns}  # a data set's columns are those of its first row
-    asked: dict[str, Any] = {"system_prompt": run.system_prompt, "chat_template_kwargs": chat_template_kwargs}
+    asked: dict[str, Any] = {"system_prompt": run.system_prompt, "chat_template_kwargs": config.chat_template_kwargs}
     rows = [{**names, **p.columns, "id": p.id, "prompt": trl_prompt(p, tokenizer, **asked)} for p in problems]
     rows = without_images(rows)
     context = getattr(model.config, "max_position_embeddings", None)

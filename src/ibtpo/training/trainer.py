@@ -152,8 +152,7 @@ class IBTPOTrainer(GRPOTrainer):
         evaluates = kwargs.get("eval_dataset") is not None
         self._turns = Turns(args, kwargs.pop("tools", None), kwargs.pop("environment_factory", None), evaluates)
         several = reward_funcs if isinstance(reward_funcs, list | tuple) else [reward_funcs]
-        if reward_funcs is None and self._turns.own:
-            several = []
+        several = self._turns.without_own(several)
         models = any(is_reward_model(reward) for reward in several)
         if not several:  # the environment gives the reward
             self.verifier = RewardFunctions([own_reward(kind) for kind in self._turns.own])

@@ -7,22 +7,23 @@ loop of tool calls hands back what the trees hold. TRL's evaluation stays TRL's,
 An environment with a method `respond` is unknown to TRL, and TRL is not told of it.
 """
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from trl.chat_template_utils import parse_response
 from trl.data_utils import is_conversational
 
 from .._extras import load_object
-from ..environments import OWN_METHODS, Message
-from ..environments.formats import ChatFormat, Format, TextFormat
+from ..environments import OWN_METHODS
+from ..environments.formats import ChatFormat, Format, TextFormat, parser
 from ..environments.pool import Environments, Kind, Opening
+from ..environments.questions import begin, with_text
 from ..errors import ConfigError
 from ..search import run_async
+from ..tasks.problems import Problem
 from ..tree import ReasoningTree
 from ..verify.rewards import RewardFunctions
 from .config import IBTPOConfig
@@ -77,7 +78,7 @@ class Turns:
         self.responds = any(kind.responds for kind in kinds.values())
         if self.responds and not all(kind.responds for kind in kinds.values()):
             raise ConfigError(
-                "environments with a method respond and such with tools do not go together; give one kind"
+                "a method respond, and methods that are tools, do not go together; give environments of one kind"
             )
         if self.responds and evaluates:
             raise ConfigError(
@@ -86,6 +87,16 @@ class Turns:
             )
         self.environments.reads_cut_turns = not self.responds  # as TRL's loop does
         self.for_trl = {"tools": tools, "environment_factory": None if self.responds else factory}
+
+    def without_own(self, rewards: Sequence[Any]) -> list[Any]:
+        """The rewards without the environment's own, which comes by itself, whether it is named or not.
+
+        Raises `ConfigError` where it is named and there is none.
+        """
+        if "environment" in rewards and not self.own:
+            raise ConfigError("reward 'environment' is what get_reward of an environment says, and there is none")
+        left = [reward for reward in rewards if not isinstance(reward, str) or reward != "environment"]
+        return [] if left == [None] and self.own else left
 
     def rewards_for_trl(self, given: list[Any]) -> list[Any]:
         """The reward functions that TRL's trainer is made with: TRL takes the environment's own only from its kind."""
@@ -126,15 +137,32 @@ class Turns:
         rows = as_message_rows(rows) if environments.stateful and not self.responds else list(rows)
         environments.format = _format(trainer, is_conversational(rows[0]), not self.responds)
 
-        async def all() -> list[Opening]:
-            return list(await asyncio.gather(*(environments.open(row) for row in rows[::group])))
-
-        openings = [opening for opening in run_async(all()) for _ in range(group)]
+        openings = [opening for opening in run_async(begin(environments, rows[::group])) for _ in range(group)]
         said = [
-            row if opening.text is None else {**row, "prompt": _with_text(row["prompt"], opening.text)}
+            {**row, "prompt": with_text(row["prompt"], opening.text)}
             for row, opening in zip(rows, openings, strict=True)
         ]
         return said, list(openings)
+
+    def begin(
+        self, trainer: Any, problems: Sequence[Problem]
+    ) -> Iterator[tuple[Problem, Opening | None, dict[str, Any]]]:
+        """Begins problems outside of training.
+
+        Gives each with what its environment said at the end, its opening, and what `apply_chat_template` needs besides.
+        """
+        openings: Sequence[Opening | None] = [None] * len(problems)
+        rendering: dict[str, Any] = {}
+        if self.environments is not None and problems:
+            chat = trainer._tokenizer.chat_template is not None
+            self.environments.format = _format(trainer, chat, not self.responds)
+            rows = [{"prompt": p.prompt, **p.columns} for p in problems]
+            openings = run_async(begin(self.environments, rows))
+            if not self.responds:
+                rendering = {"tools": trainer.tools, "chat_template": trainer.chat_template}
+        for problem, opening in zip(problems, openings, strict=True):
+            said = None if opening is None else opening.text
+            yield replace(problem, prompt=with_text(problem.prompt, said)), opening, rendering
 
     @contextmanager
     def stand_ins(self, trainer: Any) -> Iterator[None]:
@@ -209,15 +237,6 @@ def conversations(
     return completions
 
 
-def _with_text(prompt: Any, text: str) -> Any:
-    """A prompt with text put at its end, as TRL does it with what `reset` says."""
-    if isinstance(prompt, str):
-        return prompt + text
-    content = prompt[-1]["content"]
-    more = [{"type": "text", "text": text}] if isinstance(content, list) else text
-    return [*prompt[:-1], {**prompt[-1], "content": content + more}]
-
-
 def _format(trainer: Any, conversational: bool, tools: bool) -> Format:
     """Between the tokens of a trainer's tokenizer and messages. tools: whether the model calls tools."""
     tokenizer = trainer._tokenizer
@@ -225,15 +244,9 @@ def _format(trainer: Any, conversational: bool, tools: bool) -> Format:
         if tools:
             raise ConfigError("tools need prompts that are conversations: give each row a list of messages as prompt")
         return TextFormat(lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]), trainer._decode)
-    parses = any(getattr(tokenizer, name, None) is not None for name in ("response_template", "response_schema"))
-
-    def parse(ids: list[int], before: list[int], tools: Sequence[Any]) -> Message:
-        message: Message = parse_response(tokenizer, ids, prefix=before, tools=list(tools))
-        return message
-
     return ChatFormat(
         tokenizer,
-        parse if parses else None,
+        parser(tokenizer),
         chat_template=trainer.chat_template,
         options=trainer.chat_template_kwargs,
     )

@@ -15,6 +15,7 @@ BUILTIN = {
     "choice": "ibtpo.verify.choice:choice_reward",
     "walk": "ibtpo.verify.walk:walk_reward",
     "ifeval": "ibtpo.verify.ifeval:ifeval_reward",
+    "environment": "ibtpo.verify.own:own_reward",
 }
 
 # The column of a row that holds the prompt as the model read it, where that is known: a chat template may have opened
