@@ -7,7 +7,7 @@ Without an environment an answer is one turn.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ._seeds import stable_hash
@@ -183,7 +183,7 @@ class Rollouts:
 
     async def _one_turn(self, prompt: Prompt, place: Place, seed: int) -> Answer:
         room = self._options.max_completion_length - len(place.after)
-        completion = await self._generate(prompt, place.prefix, seed, room)
+        completion = await self._generate(prompt, place.prefix, seed, room, self._options.sampling)
         ids = [*place.after, *completion.token_ids]
         pieces = self._pieces(ids)  # of the whole answer, since a token's text depends on what stands before it
         row = _row(prompt, ids, "".join(pieces))
@@ -213,13 +213,14 @@ class Rollouts:
         environments, o = branches.environments, self._options
         after = list(place.after)
         start = len(history[-1].key) if history else 0  # where the present turn begins
+        sampling = replace(o.sampling, stop_token_ids=environments.stop_token_ids(branches.name))
         parts: list[Completion | list[int]] = []
         message: Message | None = None  # the present turn, if it has been read
         stop = "length"  # as it is where an observation leaves no room for a turn
         turn = 0
         while (room := o.max_completion_length - len(after)) > 0:
             seed_of_turn = stable_hash(seed, turn) if turn else seed
-            completion = await self._generate(prompt, [*prompt.ids, *after], seed_of_turn, room)
+            completion = await self._generate(prompt, [*prompt.ids, *after], seed_of_turn, room, sampling)
             turn += 1
             parts.append(completion)
             after += completion.token_ids
@@ -259,7 +260,9 @@ class Rollouts:
             row[ENVIRONMENT] = live.environment
         return Answer(parts, stop, pieces[len(place.after) :], row)
 
-    async def _generate(self, prompt: Prompt, prefix: list[int], seed: int, room: int) -> Completion:
+    async def _generate(
+        self, prompt: Prompt, prefix: list[int], seed: int, room: int, sampling: Sampling
+    ) -> Completion:
         """Samples a continuation of at most `room` tokens; a request that fails is made again after a while.
 
         Only an `EngineError` is a failure that another try may mend. Anything else is a mistake in the engine.
@@ -268,9 +271,9 @@ class Rollouts:
         async with self.requests:
             for attempt in range(o.retries + 1):
                 try:
-                    completion = await self._engine.generate(prefix, o.sampling, seed, room)
+                    completion = await self._engine.generate(prefix, sampling, seed, room)
                     check_completion(completion, room)
-                    return completion
+                    return _cut_off(completion, sampling.stop_token_ids)
                 except EngineError as e:
                     if attempt == o.retries:
                         raise EngineError(f"prompt {prompt.id!r}: a rollout failed {attempt + 1} times: {e}") from e
@@ -281,6 +284,17 @@ class Rollouts:
                     name = type(self._engine).__name__
                     raise EngineError(f"prompt {prompt.id!r}: engine {name} failed: {describe(e)}") from e
         raise AssertionError("unreachable: the loop returns or raises")
+
+
+def _cut_off(completion: Completion, stop_token_ids: Sequence[int]) -> Completion:
+    """The completion up to the first of some tokens, for engines that do not know `Sampling.stop_token_ids`."""
+    ends = [i for i, token in enumerate(completion.token_ids) if token in stop_token_ids] if stop_token_ids else []
+    if not ends:
+        return completion
+    n = ends[0] + 1
+    entropies = None if completion.entropies is None else completion.entropies[:n]
+    ids, logprobs = completion.token_ids[:n], completion.logprobs[:n]
+    return replace(completion, token_ids=ids, logprobs=logprobs, entropies=entropies, stop_reason="eos")
 
 
 def _row(prompt: Prompt, ids: list[int], text: str, messages: list[Message] | None = None) -> dict[str, Any]:

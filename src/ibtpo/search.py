@@ -304,6 +304,7 @@ class TreeSearch:
         tree = ReasoningTree(prompt.id, prompt.ids, prompt.text, None if answer is None else str(answer))
         # How the requests were run does not touch the tree, and so does not belong to it.
         tree.meta["search"] = {k: v for k, v in asdict(o).items() if k not in HOW_REQUESTS_RUN}
+        tree.meta["search"]["sampling"] = o.sampling.to_json()
         branches = self._branches(prompt)
         answers: list[Answer] = []
         started: Counter[tuple[int, ...]] = Counter()  # tokens from prompt to place -> rollouts that started there

@@ -6,7 +6,6 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -141,7 +140,7 @@ def _evaluate(
         "model": args.model,
         **{key: getattr(args, key) for key in STATED if getattr(args, key) is not None},
         "verifier": verifier_name,
-        "sampling": asdict(sampling),
+        "sampling": sampling.to_json(),
         "max_completion_length": args.max_completion_length,
         "seed": args.seed,
         "seconds": round(time.monotonic() - began, 3),

@@ -7,7 +7,7 @@ This file holds what engines and their users share. Each engine is imported from
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from .._options import option
@@ -24,6 +24,8 @@ class Sampling:
     top_p: in (0, 1]; the token is drawn from the smallest set of most likely tokens whose probabilities add up to this
         or more. 1 switches it off.
     top_k: the token is drawn from so many of the most likely ones. 0 switches it off.
+    stop_token_ids: ids that end a completion as the end-of-sequence token does. What an engine that does not know them
+        samples after one of them is cut off.
 
     Raises `ConfigError` for a value out of range.
     """
@@ -31,6 +33,7 @@ class Sampling:
     temperature: float = option("temperature")
     top_p: float = option("top_p")
     top_k: int = option("top_k")
+    stop_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
@@ -40,16 +43,21 @@ class Sampling:
         if self.top_k < 0:
             raise ConfigError(f"top_k must be >= 0, got {self.top_k}; 0 switches it off")
 
+    def to_json(self) -> dict[str, Any]:
+        """What is written into files; stop tokens only where there are some."""
+        found = asdict(self)
+        return found if self.stop_token_ids else {k: v for k, v in found.items() if k != "stop_token_ids"}
+
 
 @dataclass(slots=True)
 class Completion:
     """One continuation, as it was sampled.
 
-    token_ids: (T,) sampled ids, the end-of-sequence id included when the model produced it.
+    token_ids: (T,) sampled ids, the end-of-sequence or stop id included when the model produced it.
     logprobs: (T,) natural-log probability of each sampled token under the full softmax at the sampling temperature,
         before top-p and top-k.
     entropies: (T,) entropy of the same softmax, in nats, or None if the engine cannot give it.
-    stop_reason: "eos" when the model ended it, "length" when it was cut off.
+    stop_reason: "eos" when the model ended it, by the end-of-sequence token or a stop token, "length" when it was cut off.
     cached_tokens: for how many tokens of the prompt keys and values were at hand and not computed again.
     """
 

@@ -143,7 +143,8 @@ class ServerEngine(Engine):
                 stacklevel=2,
             )
         root = self._root(prompt)
-        body = self._server.request(self.model, prompt, sampling, seed, room, sorted(self.eos_token_ids))
+        ends = sorted(self.eos_token_ids.union(sampling.stop_token_ids))
+        body = self._server.request(self.model, prompt, sampling, seed, room, ends)
         problem, pause = "", 0.0
         for attempt in range(self.retries + 1):
             await asyncio.sleep(pause)
@@ -159,7 +160,7 @@ class ServerEngine(Engine):
                     if await self._check(replica):
                         break
                     continue  # it is down: another one takes over at once
-                return self._completion(reply, room, replica)
+                return self._completion(reply, room, ends, replica)
             else:
                 await asyncio.gather(*[self._check(replica) for replica in self.replicas])
         if any(replica.up for replica in self.replicas):
@@ -270,14 +271,15 @@ class ServerEngine(Engine):
             if not any(r.in_flight for r in self.replicas):
                 self.busy_seconds += self._clock() - self._busy_since
 
-    def _completion(self, reply: Any, room: int, replica: Replica) -> Completion:
+    def _completion(self, reply: Any, room: int, ends: Sequence[int], replica: Replica) -> Completion:
         """The rollout in a replica's reply. Raises `EngineError` for one that was not asked for.
 
         room: most tokens that were asked for.
+        ends: ids that end it.
         """
         try:
             answer = self._server.answer(reply)
-            stop = "eos" if answer.token_ids[-1] in self.eos_token_ids else "length"
+            stop = "eos" if answer.token_ids[-1] in ends else "length"
             if not 0 <= min(answer.token_ids) <= max(answer.token_ids) < self.vocab_size:
                 raise EngineError(
                     f"the server sampled token ids up to {max(answer.token_ids)}, and the tokenizer's model knows "
@@ -288,7 +290,7 @@ class ServerEngine(Engine):
             if stop == "length" and (answer.finish == "stop" or len(answer.token_ids) < room):
                 raise EngineError(
                     f"the server ended a rollout after {len(answer.token_ids)} of {room} tokens (finish reason "
-                    f"{answer.finish!r}) without one of the end tokens {sorted(self.eos_token_ids)}"
+                    f"{answer.finish!r}) without one of the end tokens {ends}"
                 )
         except EngineError as e:
             raise EngineError(f"{replica.url}: {e}") from e

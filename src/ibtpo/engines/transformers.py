@@ -204,7 +204,8 @@ class TransformersEngine(Engine):
             rollout.token_ids.append(int(token))
             rollout.logprobs.append(logprob)
             rollout.entropies.append(entropy)
-            if token in self.eos_token_ids or len(rollout.token_ids) == rollout.length_cap:
+            ended = token in self.eos_token_ids or token in rollout.sampling.stop_token_ids
+            if ended or len(rollout.token_ids) == rollout.length_cap:
                 finished.append(row)
         for rollout in admitted:
             self.cached_tokens += rollout.cached
@@ -220,7 +221,8 @@ class TransformersEngine(Engine):
 
     def _completion(self, rollout: Rollout) -> Completion:
         sampled = rollout.token_ids[rollout.prompt_length :]
-        stop = "eos" if sampled[-1] in self.eos_token_ids else "length"
+        ended = sampled[-1] in self.eos_token_ids or sampled[-1] in rollout.sampling.stop_token_ids
+        stop = "eos" if ended else "length"
         return Completion(sampled, rollout.logprobs, rollout.entropies, stop, rollout.cached)
 
     def _choose_runner(self) -> SlotRunner | PlainRunner:

@@ -186,7 +186,7 @@ class VLLMEngine(Engine):
             max_tokens=room,
             # Only our own ids may end a rollout; without this vLLM adds those of the model's generation config.
             ignore_eos=True,
-            stop_token_ids=sorted(self.eos_token_ids),
+            stop_token_ids=sorted(self.eos_token_ids.union(sampling.stop_token_ids)),
             logprobs=0,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -245,7 +245,7 @@ class VLLMEngine(Engine):
         self.generated_tokens += len(ids)
         self.cached_tokens += cached
         self.prefilled_tokens += len(output.prompt_token_ids) - cached
-        stop = "eos" if ids[-1] in self.eos_token_ids else "length"
+        stop = "eos" if sampled.finish_reason == "stop" or ids[-1] in self.eos_token_ids else "length"
         return Completion(ids, logprobs, None, stop, cached)
 
     def _die(self, error: Exception) -> None:

@@ -30,6 +30,8 @@ class Environment(Protocol):
     `get_reward(self) -> float`: the environment's own reward of the answer that has ended, as in TRL.
     `close(self) -> None`: gives resources back. It is called once, whatever happened before, and may come in the
         middle of a call that hangs.
+    `stop_tokens`: texts that end a turn, where the model's end-of-sequence token is not the only end: `("</search>",)`.
+        Each must be one token of the model.
     `restores`: "fork", "copy", "replay" or "root", how a branch gets its environment; by default the first of them
         that works (docs/turns.md). Set it to "replay" or "root" if some of the state is outside the object, such as a
         session on a server, which a copy would share.

@@ -28,6 +28,10 @@ class Format(Protocol):
         """The tokens of what an environment said, up to where the model goes on. Raises `ConfigError`."""
         ...
 
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a piece of text, without special tokens."""
+        ...
+
 
 class TextFormat:
     """The format of plain prompts.
@@ -37,7 +41,7 @@ class TextFormat:
     """
 
     def __init__(self, encode: Callable[[str], list[int]], decode: Callable[[list[int]], str]) -> None:
-        self._encode = encode
+        self.encode = encode
         self._decode = decode
 
     def message(self, ids: list[int], before: list[int], tools: Sequence[Any]) -> Message:
@@ -48,7 +52,7 @@ class TextFormat:
         """See `Format`. Raises `ConfigError` for messages, and for text without a token."""
         if not isinstance(said, str):
             raise ConfigError("the environment answered with messages, which need a chat template; let it return text")
-        if not (ids := self._encode(said)):
+        if not (ids := self.encode(said)):
             raise ConfigError(f"the environment answered {said!r}, which has no tokens; return None to end an answer")
         return ids
 
@@ -107,6 +111,10 @@ class ChatFormat:
         if whole[: len(before)] != before:
             raise ConfigError("the chat template writes a turn anew when more messages follow; use one that does not")
         return whole[len(before) :]
+
+    def encode(self, text: str) -> list[int]:
+        """See `Format`."""
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _render(self, messages: list[Message], to_go_on: bool) -> list[int]:
         ids = self._tokenizer.apply_chat_template(

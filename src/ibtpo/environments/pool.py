@@ -156,6 +156,25 @@ class Environments:
         functions = [*self.tools, *(getattr(live.environment, method) for method in methods)]
         return {function.__name__: function for function in functions}
 
+    def stop_token_ids(self, name: str | None) -> tuple[int, ...]:
+        """The ids of the tokens that end a turn besides the end-of-sequence token.
+
+        name: of environments of which one was made before, or None where there are only tools.
+
+        Raises `ConfigError` for a text that is not one token.
+        """
+        texts = getattr(self._kinds[name].made, "stop_tokens", ()) if self.stateful else ()
+        if isinstance(texts, str):
+            texts = (texts,)
+        found = [self.format.encode(text) for text in texts]
+        for text, ids in zip(texts, found, strict=True):
+            if len(ids) != 1:
+                raise ConfigError(
+                    f"{self._kinds[name].title}.stop_tokens: {text!r} is {len(ids)} tokens of this model; a turn can "
+                    "only end with one token"
+                )
+        return tuple(ids[0] for ids in found)
+
     async def reply(self, name: str | None, live: Live, ids: list[int], before: list[int]) -> Reply:
         """What the environment answers the turn of the tokens `ids` (T,), which follow the tokens `before` (P,)."""
         tools = self.tools_of(name, live)
