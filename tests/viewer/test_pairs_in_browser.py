@@ -1,7 +1,6 @@
 """Two checkpoints side by side in a real browser: which problems changed, and how the two trees of one differ."""
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -149,7 +148,7 @@ def test_two_sets_without_a_problem_in_common_say_so(open_page, tmp_path) -> Non
     assert "No problem here is “all” (every problem that both have a tree of)." in page.inner_text(".empty")
 
 
-def test_two_checkpoints_of_a_thousand_problems_open_in_two_seconds(open_page, tmp_path) -> None:
+def test_two_checkpoints_of_a_thousand_problems(open_page, tmp_path) -> None:
     for name, tree in zip(("start", "end"), pair_of_trees(), strict=True):
         trees = []
         for i in range(1000):
@@ -158,13 +157,9 @@ def test_two_checkpoints_of_a_thousand_problems_open_in_two_seconds(open_page, t
         with open(tmp_path / f"{name}.jsonl", "w", encoding="utf-8") as f:
             f.writelines(json.dumps(t) + "\n" for t in trees)
     url = write_viewer([tmp_path / "start.jsonl", tmp_path / "end.jsonl"], tmp_path / "p.html").output.as_uri()
-    seconds = []
-    for _ in range(3):  # the best of three: other work on the machine is not the page's
-        began = time.perf_counter()
-        page = open_page(url)
-        seconds.append(time.perf_counter() - began)
+    page = open_page(url)
     assert page.inner_text("#found") == "1\u202f000 problems"
-    assert min(seconds) < 2
+    assert page.locator(".rows .row").count() < 60
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

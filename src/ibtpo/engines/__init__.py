@@ -57,7 +57,8 @@ class Completion:
     logprobs: (T,) natural-log probability of each sampled token under the full softmax at the sampling temperature,
         before top-p and top-k.
     entropies: (T,) entropy of the same softmax, in nats, or None if the engine cannot give it.
-    stop_reason: "eos" when the model ended it, by the end-of-sequence token or a stop token, "length" when it was cut off.
+    stop_reason: "eos" when the model ended it, with its end-of-sequence token or a stop token, "length" when
+        it was cut off.
     cached_tokens: for how many tokens of the prompt keys and values were at hand and not computed again.
     """
 

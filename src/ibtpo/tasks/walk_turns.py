@@ -19,6 +19,7 @@ from .walk import STEP_END, VALUES
 _TURN = re.compile(r"([-+][0-9]{1,2}) = ")
 
 
+# --8<-- [start:environment]
 class WalkTurns:
     """The environment of one walk. docs/turns.md explains its methods."""
 
@@ -43,3 +44,6 @@ class WalkTurns:
             return None
         self.value += int(found[1])
         return f"{self.value}{STEP_END}"
+
+
+# --8<-- [end:environment]

@@ -28,7 +28,7 @@ SHAPES = Path(__file__).parent.parent / "assets" / "shapes.yaml"
 PROMPT_TOKENS = 512  # what a prompt may take beside an answer, where nothing says more
 CONTEXT = 2e9  # CUDA's context, NCCL's buffers and what the allocator cannot use
 LOGITS_AT_ONCE = 1024  # tokens
-# DeepSpeed's defaults: how many gradients it reduces at once, and how many weights ZeRO-3 keeps gathered after their use.
+# DeepSpeed's defaults: how many gradients it reduces at once, and how many weights ZeRO-3 keeps gathered.
 REDUCE_BUCKET, MAX_LIVE = 5e8, 1e9
 
 

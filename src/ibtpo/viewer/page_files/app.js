@@ -375,7 +375,7 @@ function help() {
     ["p̂", "share of right answers among those that pass through the step"],
     ["IB-Score", "how much the steps after this one tell about the answer, weighted by the model's confidence; branches start where it is highest"],
     ["Advantage", "what training credits the step with, by the method named above the tree. IB-TPO: A_GL (against the whole tree) + λ·A_IB (against its siblings). Methods that value whole answers: the mean over those through the step. With the weight of shared tokens, and divided by the scale of the batch where the run stored it"],
-    ["↩ given", "an observation: the environment wrote it, such as a tool's result. It has a value; the model did not choose it, so it has no probability and no advantage, and branches start after it, never before"],
+    ["↩", "an observation: the environment wrote it, such as a tool's result. It has a value; the model did not choose it, so it has no probability and no advantage, and branches start after it, never before"],
     ["Effective", "the answers of a tree differ in correctness"], ["Rescued", "they differ only thanks to a branch"],
     ["new, gone", "side by side: steps that only the later, or only the earlier, tree has after the same steps"],
     ["– none", "not defined, which is not zero"]];

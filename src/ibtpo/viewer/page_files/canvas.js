@@ -100,7 +100,7 @@ class Canvas {
     const siblings = i ? t.children[t.parent[i]] : [0];
     const given = t.given.has(i);
     const top = el("span", { class: "line" }, el("span", { class: "number" }, i ? `${i}` : "Prompt"));
-    if (given) top.append(el("span", { class: "by", title: "an observation: the environment wrote it, the model sampled none of it" }, "↩ given"));
+    if (given) top.append(el("span", { class: "by", title: "an observation: the environment wrote it, the model sampled none of it" }, "↩"));
     if (t.draws[i] > 1) top.append(el("span", { class: "draws", title: `${given ? "given" : "drawn"} ${t.draws[i]} times` }, `×${count(t.draws[i])}`));
     for (const v of summary(t.verdicts[i])) top.append(el("span", { class: `verdict ${v.kind}`, title: v.words }, v.sign, el("span", { class: "words" }, ` ${v.brief}`), v.n > 1 ? ` ×${v.n}` : ""));
     top.append(el("span", { class: "value" }));
