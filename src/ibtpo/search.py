@@ -145,6 +145,10 @@ class SearchOptions:
         find_rule(self.branching)
         make_splitter(self.splitter)
 
+    def to_json(self) -> dict[str, Any]:
+        """The options by name, with dictionaries for those that have options themselves."""
+        return {**asdict(self), "sampling": self.sampling.to_json()}
+
 
 HOW_REQUESTS_RUN = ("max_in_flight", "retries", "deterministic")  # the options that are not stored with a tree
 
@@ -303,8 +307,7 @@ class TreeSearch:
         answer = prompt.columns.get("answer")
         tree = ReasoningTree(prompt.id, prompt.ids, prompt.text, None if answer is None else str(answer))
         # How the requests were run does not touch the tree, and so does not belong to it.
-        tree.meta["search"] = {k: v for k, v in asdict(o).items() if k not in HOW_REQUESTS_RUN}
-        tree.meta["search"]["sampling"] = o.sampling.to_json()
+        tree.meta["search"] = {k: v for k, v in o.to_json().items() if k not in HOW_REQUESTS_RUN}
         branches = self._branches(prompt)
         answers: list[Answer] = []
         started: Counter[tuple[int, ...]] = Counter()  # tokens from prompt to place -> rollouts that started there

@@ -103,7 +103,7 @@ def test_an_option_that_does_not_fit_is_named(options: dict[str, Any], message: 
         ({"reward_funcs": [3]}, r"a reward function must be callable, got int"),
         ({"reward_funcs": []}, r"no reward function given"),
         ({"args": {"output_dir": "x"}}, r"args must be an IBTPOConfig, got dict"),
-        ({"tools": [print]}, r"does not support tools"),
+        ({"rollout_func": print}, r"does not support rollout_func"),
     ],
 )
 def test_a_trainer_that_cannot_be_made_says_why(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ every arm.
 import argparse
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +106,7 @@ def _write(
 
     about = {
         "model": args.model, "data": args.data, "limit": args.limit, "verifier": verifier, "pool": args.pool,
-        "options": asdict(options), "seconds": round(seconds, 1), "env": collect_env(),
+        "options": options.to_json(), "seconds": round(seconds, 1), "env": collect_env(),
     }  # fmt: skip
     text = json.dumps(without_nan({**summary, **about}), indent=1, ensure_ascii=False, allow_nan=False)
     write_whole(folder / "summary.json", text + "\n")

@@ -10,7 +10,6 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +47,7 @@ def check_same(
         raise ConfigError(f"--resume: {path} holds a tree of {tree.id!r}, which --data and --limit leave out; {advice}")
     if prompt.ids != tree.prompt_ids:
         raise ConfigError(f"--resume: the prompt of {tree.id!r} is not the one in {path}; {advice}")
-    now = json.loads(json.dumps({**asdict(options), **made_by}))
+    now = json.loads(json.dumps({**options.to_json(), **made_by}))
     then = {**todays_names(tree.meta.get("search", {})), **{key: tree.meta.get(key) for key in made_by}}
     for key, value in _flat(now).items():
         if key not in HOW_REQUESTS_RUN and _flat(then).get(key) != value:
