@@ -27,6 +27,10 @@ class Twice:
         return float(len(self.turns) == 2)
 
 
+class Again(Twice):
+    pass
+
+
 def mute():
     class Mute(Twice):
         get_reward = None
@@ -61,8 +65,8 @@ def test_sample_grows_trees_of_turns_with_the_environments_reward(here: Path, ca
             assert observations <= 1
             assert leaf.reward == float(observations == 1 and leaf.stop == "eos"), i
     capsys.readouterr()
-    assert main(["sample", *told, "--resume", "--environment", "twice:mute"]) == 2
-    assert "environment_factory is 'twice:mute', but 'twice:Twice' in" in capsys.readouterr().err
+    assert main(["sample", *told, "--resume", "--environment", "twice:Again"]) == 2
+    assert "environment_factory is 'twice:Again', but 'twice:Twice' in" in capsys.readouterr().err
 
 
 def test_eval_counts_sampled_tokens_of_all_turns(here: Path, capsys: Any) -> None:
