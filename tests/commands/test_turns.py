@@ -2,6 +2,9 @@
 
 import json
 import re
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,16 @@ def mute():
 
     return Mute()
 '''
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """No verb leaves an environment's thread behind."""
+    yield
+    until = time.monotonic() + 10
+    while (left := [t for t in threading.enumerate() if t.name == "ibtpo-environment"]) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert left == []
 
 
 @pytest.fixture

@@ -322,6 +322,7 @@ def _train(prepared: Prepared, callbacks: list[Any], on_message: Callable[[str],
             _run(trainer, accuracy, prepared, checkpoint, say, stop, quiet)
     finally:
         trainer.verifier.close()
+        trainer._turns.close()  # the last measurement has made environments again
     found = folder.read_eval()
     seconds = time.perf_counter() - began
     settings = prepared.settings
