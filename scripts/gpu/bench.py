@@ -198,7 +198,7 @@ class Bench:
 
         figures = paired(wall, lambda: 1000 * self.busy(sample) / new, 2)
         found = row(
-            f"decode step, {self.title}, batch {len(prompts)}", "its kernels alone", *figures, "ms", None,
+            f"decode step, {self.title}, batch {len(prompts)}", "its kernels alone", *figures, "ms", 0.7,
             more_is_better=False,
         )  # fmt: skip
         bound = "Python and launches bound" if found.ratio < 0.7 else "kernels bound"
