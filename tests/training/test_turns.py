@@ -174,35 +174,29 @@ def held(environments: Any, start: Any, **columns: Any) -> list[float]:
     return [float(e.total - s) for e, s in zip(environments, start, strict=True)]
 
 
-class Theirs(GRPOTrainer):
-    """TRL's trainer, which samples from a script."""
+class Keeping:
+    """A trainer that keeps what the loss was computed of."""
 
     script: Script
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        self.output = super()._generate_and_score_completions(inputs)
+        return self.output
+
+    def _compute_loss(self, model: Any, inputs: Any) -> Any:
+        self.loss = super()._compute_loss(model, inputs)
+        return self.loss
+
+
+class Theirs(Keeping, GRPOTrainer):
+    """TRL's trainer, which samples from a script."""
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
         return [self.script.sample(ids, self.max_completion_length) for ids in prompt_ids], None
 
-    def _generate_and_score_completions(self, inputs: Any) -> Any:
-        self.output = super()._generate_and_score_completions(inputs)
-        return self.output
 
-    def _compute_loss(self, model: Any, inputs: Any) -> Any:
-        self.loss = super()._compute_loss(model, inputs)
-        return self.loss
-
-
-class Ours(IBTPOTrainer):
-    """Ours, which keeps what the loss was computed of."""
-
-    script: Script
-
-    def _generate_and_score_completions(self, inputs: Any) -> Any:
-        self.output = super()._generate_and_score_completions(inputs)
-        return self.output
-
-    def _compute_loss(self, model: Any, inputs: Any) -> Any:
-        self.loss = super()._compute_loss(model, inputs)
-        return self.loss
+class Ours(Keeping, IBTPOTrainer):
+    """Ours."""
 
 
 def train(cls: Any, model: Path, data: Dataset, out: Path, monkeypatch: Any, turn: Any = script, **kwargs: Any) -> Any:

@@ -204,8 +204,7 @@ class TransformersEngine(Engine):
             rollout.token_ids.append(int(token))
             rollout.logprobs.append(logprob)
             rollout.entropies.append(entropy)
-            ended = token in self.eos_token_ids or token in rollout.sampling.stop_token_ids
-            if ended or len(rollout.token_ids) == rollout.length_cap:
+            if self._ended(rollout) or len(rollout.token_ids) == rollout.length_cap:
                 finished.append(row)
         for rollout in admitted:
             self.cached_tokens += rollout.cached
@@ -219,10 +218,14 @@ class TransformersEngine(Engine):
         self.busy_seconds += self._clock() - started
         return bool(finished)
 
+    def _ended(self, rollout: Rollout) -> bool:
+        """Whether the last sampled token is one that ends a rollout."""
+        token = rollout.token_ids[-1]
+        return token in self.eos_token_ids or token in rollout.sampling.stop_token_ids
+
     def _completion(self, rollout: Rollout) -> Completion:
         sampled = rollout.token_ids[rollout.prompt_length :]
-        ended = sampled[-1] in self.eos_token_ids or sampled[-1] in rollout.sampling.stop_token_ids
-        stop = "eos" if ended else "length"
+        stop = "eos" if self._ended(rollout) else "length"
         return Completion(sampled, rollout.logprobs, rollout.entropies, stop, rollout.cached)
 
     def _choose_runner(self) -> SlotRunner | PlainRunner:

@@ -114,7 +114,7 @@ class ChatFormat:
 
     def encode(self, text: str) -> list[int]:
         """See `Format`."""
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return encoder(self._tokenizer)(text)
 
     def _render(self, messages: list[Message], to_go_on: bool) -> list[int]:
         ids = self._tokenizer.apply_chat_template(
@@ -150,7 +150,7 @@ def open_format(
     if not chat:
         if tools:
             raise ConfigError("the environment has tools, which need a model with a chat template")
-        return TextFormat(lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]), decode), None
+        return TextFormat(encoder(tokenizer), decode), None
     template: str | None = None
     if tools:
         from trl.chat_template_utils import (
@@ -170,6 +170,11 @@ def open_format(
         except ValueError as error:
             raise ConfigError(f"the chat template cannot be used with tools: {error}") from error
     return ChatFormat(tokenizer, parser(tokenizer), chat_template=template, options=options), template
+
+
+def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
+    """A function from text to its token ids, without special tokens."""
+    return lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def parser(tokenizer: Any) -> Callable[[list[int], list[int], Sequence[Any]], Message] | None:

@@ -18,7 +18,7 @@ from trl.data_utils import is_conversational
 
 from .._extras import load_object
 from ..environments import OWN_METHODS
-from ..environments.formats import ChatFormat, Format, TextFormat, parser
+from ..environments.formats import ChatFormat, Format, TextFormat, encoder, parser
 from ..environments.pool import Environments, Kind, Opening
 from ..environments.questions import begin, with_text
 from ..errors import ConfigError
@@ -243,7 +243,7 @@ def _format(trainer: Any, conversational: bool, tools: bool) -> Format:
     if not conversational:
         if tools:
             raise ConfigError("tools need prompts that are conversations: give each row a list of messages as prompt")
-        return TextFormat(lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]), trainer._decode)
+        return TextFormat(encoder(tokenizer), trainer._decode)
     return ChatFormat(
         tokenizer,
         parser(tokenizer),
