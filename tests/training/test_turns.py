@@ -320,6 +320,10 @@ def test_trees_of_turns_train_with_shared_prefixes_as_without_and_leave_no_envir
     plain = letters(tiny_model, tmp_path / "b", packed_tokens=0)
     assert Count.live == 0
     assert packed._packed.disabled is None
+    for row in packed.state.log_history[:-1]:
+        parts = ("sampling", "environments", "verifying", "credit", "update", "other")
+        assert sum(row[f"time/{part}"] for part in parts) == pytest.approx(row["time/total"], rel=1e-6)
+        assert row["time/environments"] > 0
     assert packed._turns.environments.most_live <= 9
     for a, b in zip(packed.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)

@@ -21,7 +21,7 @@ from .._text import table, without_nan
 from .._version import __version__
 from ..engines.models import decoder
 from ..errors import ConfigError
-from .inputs import make_prompts, open_model, open_turns, open_verifier, read_problems
+from .inputs import make_prompts, open_environments, open_model, open_verifier, read_problems
 from .options import (
     add_data_options,
     add_environment_options,
@@ -163,9 +163,9 @@ def _measure(
             engine, tokenizer = open_model(argparse.Namespace(**{**vars(args), "model": name}))
         except ConfigError as e:
             raise BrokenError(str(e)) from e
-        turns = opened.enter_context(open_turns(args, tokenizer))
-        prompts = make_prompts(args, problems, engine, tokenizer, turns)
-        search = TreeSearch(engine, verifier, decoder(tokenizer), options, environments=turns.environments)
+        environments = opened.enter_context(open_environments(args, tokenizer))
+        prompts = make_prompts(args, problems, engine, tokenizer, environments)
+        search = TreeSearch(engine, verifier, decoder(tokenizer), options, environments=environments)
         return search, prompts
 
     def show(curve: "Curve") -> None:

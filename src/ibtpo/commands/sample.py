@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .._text import table
 from ..engines.models import decoder
 from ..storage.tree_file import TreeFile
-from .inputs import make_prompts, open_model, open_turns, open_verifier, read_problems
+from .inputs import make_prompts, open_environments, open_model, open_verifier, read_problems
 from .options import (
     add_data_options,
     add_environment_options,
@@ -82,8 +82,11 @@ def _sample(
     errors: list[str] = []
     single = 0
     began = time.monotonic()
-    with open_turns(args, tokenizer) as turns, tree_progress("trees", len(problems), quiet=args.quiet) as show:
-        prompts = make_prompts(args, problems, engine, tokenizer, turns)
+    with (
+        open_environments(args, tokenizer) as environments,
+        tree_progress("trees", len(problems), quiet=args.quiet) as show,
+    ):
+        prompts = make_prompts(args, problems, engine, tokenizer, environments)
 
         def measure(tree: "ReasoningTree", grown: bool) -> None:
             nonlocal single
@@ -92,7 +95,7 @@ def _sample(
             errors.extend(tree.meta.get("verifier_errors", [])[:1])
             show(tree, grown)
 
-        search = TreeSearch(engine, verifier, decoder(tokenizer), options, environments=turns.environments)
+        search = TreeSearch(engine, verifier, decoder(tokenizer), options, environments=environments)
         grow_stored(search, prompts, store, meta=meta, resume=args.resume, on_tree=measure)
     means = summarise([records[p.id] for p in prompts])
     counts = {key: int(means[key]) for key in TOTALS}

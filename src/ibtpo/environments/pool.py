@@ -83,7 +83,8 @@ class Environments:
         `max_tool_calling_iterations`.
     reads_cut_turns: whether a turn that was cut off at the length limit is answered, too, as TRL's tools are.
 
-    The attribute `live` counts the environments that exist, and `most_live` is the most there ever were.
+    The attribute `rendering` holds what `apply_chat_template` needs besides, such as the tools that it shows; `live`
+    counts the environments that exist, and `most_live` is the most there ever were.
 
     Raises `ConfigError` when there are neither environments nor tools, and for a limit below 1.
     """
@@ -107,6 +108,7 @@ class Environments:
         if not timeout > 0:
             raise ConfigError(f"environment_timeout must be > 0 seconds, got {timeout}")
         self.format = format
+        self.rendering: dict[str, Any] = {}
         self.tools = list(tools)
         self.timeout = timeout
         self.max_live = max_live

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import ConfigError
+from ..tasks.problems import Problem
 from . import EnvironmentFactories
 from .formats import TextFormat, open_format
 from .pool import Environments, Kind, Opening
@@ -31,7 +33,7 @@ async def open_environments(
     chat: bool,
     options: Mapping[str, Any] | None = None,
     **limits: Any,
-) -> tuple[Environments, dict[str, Any]]:
+) -> Environments:
     """Environments for a tokenizer, outside of a trainer.
 
     decode: token ids -> text, special tokens skipped.
@@ -39,7 +41,7 @@ async def open_environments(
     options: variables of the chat template.
     limits: see `Environments`.
 
-    Returns them, and the further arguments of `apply_chat_template` that prompts need. Raises `ConfigError`.
+    Raises `ConfigError`.
     """
     environments = Environments(factories, format=TextFormat(lambda text: [], decode), **limits)
     try:
@@ -49,8 +51,11 @@ async def open_environments(
         environments.reads_cut_turns = bool(tools)
         if len(kinds) > 1 and tools:
             raise ConfigError("several environments with tools are for IBTPOTrainer; name one")
-        rendering = {"tools": _schemas(tools[0])} if tools else {}
-        return environments, {**rendering, **({"chat_template": template} if template else {})}
+        if tools:
+            environments.rendering["tools"] = _schemas(tools[0])
+        if template:
+            environments.rendering["chat_template"] = template
+        return environments
     except BaseException:
         await environments.close()
         raise
@@ -86,3 +91,19 @@ async def begin(environments: Environments, rows: Sequence[Mapping[str, Any]]) -
             return await environments.open(row)
 
     return list(await asyncio.gather(*(one(row) for row in rows)))
+
+
+async def begin_problems(
+    environments: Environments | None, problems: Sequence[Problem]
+) -> list[tuple[Problem, Opening | None]]:
+    """Problems with what their environments say at the end of their prompts, and how the answers to each begin.
+
+    Without environments these are the problems as they are, and None.
+    """
+    if environments is None:
+        return [(problem, None) for problem in problems]
+    openings = await begin(environments, [{"prompt": p.prompt, **p.columns} for p in problems])
+    return [
+        (replace(problem, prompt=with_text(problem.prompt, opening.text)), opening)
+        for problem, opening in zip(problems, openings, strict=True)
+    ]

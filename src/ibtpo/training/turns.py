@@ -9,7 +9,6 @@ An environment with a method `respond` is unknown to TRL, and TRL is not told of
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from .._extras import load_object
 from ..environments import OWN_METHODS
 from ..environments.formats import ChatFormat, Format, TextFormat, encoder, parser
 from ..environments.pool import Environments, Kind, Opening
-from ..environments.questions import begin, with_text
+from ..environments.questions import begin, begin_problems, with_text
 from ..errors import ConfigError
 from ..search import run_async
 from ..tasks.problems import Problem
@@ -144,25 +143,13 @@ class Turns:
         ]
         return said, list(openings)
 
-    def begin(
-        self, trainer: Any, problems: Sequence[Problem]
-    ) -> Iterator[tuple[Problem, Opening | None, dict[str, Any]]]:
-        """Begins problems outside of training.
-
-        Gives each with what its environment said at the end, its opening, and what `apply_chat_template` needs besides.
-        """
-        openings: Sequence[Opening | None] = [None] * len(problems)
-        rendering: dict[str, Any] = {}
-        if self.environments is not None and problems:
-            chat = trainer._tokenizer.chat_template is not None
-            self.environments.format = _format(trainer, chat, not self.responds)
-            rows = [{"prompt": p.prompt, **p.columns} for p in problems]
-            openings = run_async(begin(self.environments, rows))
+    def begin(self, trainer: Any, problems: Sequence[Problem]) -> list[tuple[Problem, Opening | None]]:
+        """Begins problems outside of training, see `begin_problems`."""
+        if self.environments is not None:
+            self.environments.format = _format(trainer, trainer._tokenizer.chat_template is not None, not self.responds)
             if not self.responds:
-                rendering = {"tools": trainer.tools, "chat_template": trainer.chat_template}
-        for problem, opening in zip(problems, openings, strict=True):
-            said = None if opening is None else opening.text
-            yield replace(problem, prompt=with_text(problem.prompt, said)), opening, rendering
+                self.environments.rendering = {"tools": trainer.tools, "chat_template": trainer.chat_template}
+        return run_async(begin_problems(self.environments, problems))
 
     @contextmanager
     def stand_ins(self, trainer: Any) -> Iterator[None]:
