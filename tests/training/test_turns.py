@@ -354,6 +354,32 @@ def test_trees_of_turns_train_with_shared_prefixes_as_without_and_leave_no_envir
     assert last["rewards/Count/mean"] == pytest.approx(last["reward"])
 
 
+def test_the_environments_own_reward_may_be_named_beside_others_with_its_weight(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Named or not, it comes last, and TRL gives it weight 1 where none is named."""
+
+    def size(completions: list[str], **columns: Any) -> list[float]:
+        return [float(len(completion)) for completion in completions]
+
+    for rewards, weights, expected in (
+        (["environment", size], [3.0, 0.5], [0.5, 3.0]),
+        ([size, "environment"], [0.5, 3.0], [0.5, 3.0]),
+        ([size], [0.5], [0.5, 1.0]),
+        (["environment"], [3.0], [3.0]),
+        (["environment", size], None, [1.0, 1.0]),
+    ):
+        args = IBTPOConfig(str(tmp_path / "run"), **{**PLAIN, "reward_weights": weights})
+        trainer = IBTPOTrainer(str(tiny_model), rewards, args, LETTERS, environment_factory=Count)
+        assert trainer.reward_weights.tolist() == expected
+        assert trainer.reward_func_names == ["size", "Count"][-len(expected) :]
+        assert args.reward_weights == weights
+    trainer.train()
+    last = trainer.state.log_history[0]
+    assert last["reward"] == pytest.approx(last["rewards/size/mean"] + last["rewards/Count/mean"])
+    assert last["rewards/size/mean"] != last["rewards/Count/mean"]
+
+
 def test_what_does_not_fit_is_refused_with_the_reason(tiny_model: Path, tmp_path: Path) -> None:
     class Both(Box):
         def respond(self, message: Any) -> None:

@@ -57,6 +57,7 @@ class Turns:
         self.for_trl: dict[str, Any] = {}
         self.own: list[Kind] = []  # the environments that give rewards, one a class
         self.responds = False
+        self._own_weight = 1.0
         if factory is None and not tools:
             return
         if args.use_vllm and args.vllm_mode == "colocate" and args.vllm_tensor_parallel_size > 1:
@@ -87,15 +88,27 @@ class Turns:
         self.environments.reads_cut_turns = not self.responds  # as TRL's loop does
         self.for_trl = {"tools": tools, "environment_factory": None if self.responds else factory}
 
-    def without_own(self, rewards: Sequence[Any]) -> list[Any]:
-        """The rewards without the environment's own, which comes by itself, whether it is named or not.
+    def without_own(
+        self, rewards: Sequence[Any], weights: Sequence[float] | None
+    ) -> tuple[list[Any], list[float] | None]:
+        """The rewards and their weights without the environment's own, which comes by itself, whether named or not.
+
+        rewards: (F,) functions, models and names. Where `"environment"` is among them, its weight is that of the
+            environment's own reward, else that is 1, as in TRL.
+        weights: (F,), or None.
 
         Raises `ConfigError` where it is named and there is none.
         """
-        if "environment" in rewards and not self.own:
+        own = [isinstance(reward, str) and reward == "environment" for reward in rewards]
+        if any(own) and not self.own:
             raise ConfigError("reward 'environment' is what get_reward of an environment says, and there is none")
-        left = [reward for reward in rewards if not isinstance(reward, str) or reward != "environment"]
-        return [] if left == [None] and self.own else left
+        left = [reward for reward, is_own in zip(rewards, own, strict=True) if not is_own]
+        if left == [None] and self.own:
+            left = []
+        if weights is None or len(weights) != len(rewards):
+            return left, weights  # a wrong number of weights is TRL's to refuse
+        self._own_weight = next((w for w, is_own in zip(weights, own, strict=True) if is_own), 1.0)
+        return left, [w for w, is_own in zip(weights, own, strict=True) if not is_own] or None
 
     def rewards_for_trl(self, given: list[Any]) -> list[Any]:
         """The reward functions that TRL's trainer is made with: TRL takes the environment's own only from its kind."""
@@ -119,6 +132,7 @@ class Turns:
                 trainer.reward_func_names.append(kind.title)
                 trainer.reward_processing_classes.append(None)
             trainer.reward_weights = torch.cat([trainer.reward_weights, torch.ones(len(self.own))])
+        trainer.reward_weights[given:] = self._own_weight
         functions = [*as_functions(trainer)[:given], *(own_reward(kind) for kind in self.own)]
         weights = trainer.reward_weights.tolist()
         return RewardFunctions(functions, weights=weights, timeout=trainer.args.verifier_timeout)
@@ -185,6 +199,16 @@ class Turns:
         """Closes all environments."""
         if self.environments is not None:
             run_async(self.environments.close())
+
+
+@contextmanager
+def with_weights(args: IBTPOConfig, weights: list[float] | None) -> Iterator[None]:
+    """Lets a configuration have other `reward_weights` inside the block."""
+    before, args.reward_weights = args.reward_weights, weights
+    try:
+        yield
+    finally:
+        args.reward_weights = before
 
 
 class _StandIn:
