@@ -19,16 +19,7 @@ from ..compare.branching_arms import ARMS, GROUPS, POOL, arm_options, pool_optio
 from ..engines.models import decoder
 from ..errors import ConfigError
 from .inputs import make_prompts, open_environments, open_model, open_verifier, read_problems
-from .options import (
-    add_data_options,
-    add_environment_options,
-    add_output_options,
-    add_sampling_options,
-    add_score_options,
-    add_shard_option,
-    add_tree_options,
-    search_options,
-)
+from .options import add_search_options, search_options
 from .output import check_free, print_json, say_shard_is_done, tree_progress
 
 if TYPE_CHECKING:
@@ -44,13 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pool", type=int, default=24, metavar="N", help="independent answers a problem (default: %(default)s)"
     )
-    add_shard_option(parser)
-    add_output_options(parser)
-    add_data_options(parser)
-    add_environment_options(parser)
-    add_tree_options(parser)
-    add_sampling_options(parser)
-    add_score_options(parser)
+    add_search_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

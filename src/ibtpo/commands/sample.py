@@ -12,16 +12,7 @@ from .._text import table
 from ..engines.models import decoder
 from ..storage.tree_file import TreeFile
 from .inputs import make_prompts, open_environments, open_model, open_verifier, read_problems
-from .options import (
-    add_data_options,
-    add_environment_options,
-    add_output_options,
-    add_sampling_options,
-    add_score_options,
-    add_shard_option,
-    add_tree_options,
-    search_options,
-)
+from .options import add_search_options, search_options
 from .output import check_free, file_name, make_folder_of, print_json, tree_progress, warn_if_all_failed
 
 if TYPE_CHECKING:
@@ -37,13 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=file_name, metavar="FILE", help="trees.jsonl or trees.jsonl.gz")
     parser.add_argument("--resume", action="store_true", help="keep the trees that are there, grow the others")
     parser.add_argument("--overwrite", action="store_true", help="drop what is there")
-    add_shard_option(parser)
-    add_output_options(parser)
-    add_data_options(parser)
-    add_tree_options(parser)
-    add_environment_options(parser)
-    add_sampling_options(parser)
-    add_score_options(parser)
+    add_search_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
