@@ -1,7 +1,7 @@
 """Attempts to get out of the sandbox, each held; and each gets out as soon as what holds it is taken away.
 
-The second half shows that an attempt is one. It always takes the way of a user without privileges, in which the code
-keeps this process's user id.
+All of it is tried with each launcher that this machine has. The second half shows that an attempt is one. It takes the
+way of a user without privileges, in which the code keeps this process's user id; containers know no such way.
 """
 
 import os
@@ -18,7 +18,7 @@ import pytest
 
 from helpers import sandboxes
 from ibtpo import sandbox
-from ibtpo.sandbox import Limits, Sandbox
+from ibtpo.sandbox import Limits, Sandbox, launchers
 
 # An attempt prints ESCAPED if it succeeds; every other end of it is fine.
 FORK = "import os\nif os.fork() == 0: os._exit(0)\nprint('ESCAPED')"
@@ -69,10 +69,13 @@ MANY_FILES = "files = [open('/tmp/x', 'w') for _ in range(200)]\nprint('ESCAPED'
 WRITABLE = """
 import os, sys
 from pathlib import Path
-for folder in ('/', '/dev', '/dev/shm', '/etc', '/usr', '/usr/lib', '/proc', sys.prefix, sys.base_prefix):
-    for place in (Path(folder), *Path(folder).parents):
+folders = ['/', '/dev', '/dev/shm', '/etc', '/usr/lib', '/proc', '/run', '/var/tmp', sys.prefix, sys.base_prefix]
+with open('/proc/self/mounts') as mounts:
+    folders += [mount.split()[1] for mount in mounts]
+for folder in folders:
+    for place in {Path(folder), *Path(folder).parents} - {Path('/tmp')}:
         try:
-            (place / 'written').write_text('x')
+            (place / 'written').touch()
         except OSError:
             continue
         os.remove(place / 'written')
@@ -108,7 +111,7 @@ FORKS = ("fork", "vfork", "clone", "clone3", "execve")
 
 def in_driver(patch: Patch, line: str) -> None:
     """Drops a line from the driver."""
-    text = sandbox._DRIVER.read_text()
+    text = launchers._DRIVER.read_text()
     assert line in text
     sandboxes.use_driver(patch, text.replace(line, "pass"))
 
@@ -118,18 +121,69 @@ def nothing(patch: Patch) -> None:
 
 
 def with_environment(patch: Patch) -> None:
-    sandboxes.without_options(patch, "--clearenv")
     popen = subprocess.Popen
     patch.setattr(subprocess, "Popen", lambda *given, **named: popen(*given, **{**named, "env": None}))
+    with_variable = sandboxes.added("--env", "SANDBOX_TEST_SECRET")
+    sandboxes.weaker(
+        patch,
+        {
+            "bwrap": sandboxes.dropped("--clearenv"),
+            "nsjail": sandboxes.added("--keep_env"),
+            "container": lambda command: with_variable(sandboxes.dropped("-i")(command)),
+        },
+    )
 
 
 def writable(patch: Patch) -> None:
-    def change(options: list[str]) -> Iterator[str]:
-        for i, option in enumerate(options):
-            if option != "--remount-ro" and options[max(i - 1, 0)] != "--remount-ro":
-                yield option
+    sandboxes.weaker(
+        patch,
+        {
+            "bwrap": sandboxes.writable_root,
+            "nsjail": sandboxes.added("--rw"),
+            "container": sandboxes.replaced("--ipc", "none", "private"),  # brings /dev/shm
+        },
+    )
 
-    sandboxes.with_options(patch, change)
+
+def with_network(patch: Patch) -> None:
+    sandboxes.weaker(
+        patch,
+        {
+            "bwrap": sandboxes.dropped("--unshare-net"),
+            "nsjail": sandboxes.added("--disable_clone_newnet"),
+            "container": sandboxes.replaced("--network", "none", "host"),
+        },
+    )
+
+
+def with_processes(patch: Patch) -> None:
+    """All processes of this machine are seen, and the code is nobody, who may end those of nobody."""
+    nobody = sandboxes.replaced("--user", None, "65534:65534")
+    sandboxes.weaker(
+        patch,
+        {
+            "bwrap": sandboxes.dropped("--unshare-pid"),
+            "nsjail": sandboxes.added("--disable_clone_newpid", "--disable_proc", "--bindmount", "/proc"),
+            "container": lambda command: nobody(sandboxes.added("--pid", "host")(command)),
+        },
+    )
+
+
+def share(patch: Patch, folder: Path, *, writable: bool = False) -> None:
+    """Mounts a folder of this machine."""
+    patch.setattr(launchers, "_SHARED", (*launchers._SHARED, str(folder)))
+
+    def change(command: list[str]) -> list[str]:
+        return [word.replace("ro-bind-try", "bind-try").replace("bindmount_ro", "bindmount") for word in command]
+
+    sandboxes.weaker(
+        patch,
+        {
+            "bwrap": change if writable else list,
+            "nsjail": change if writable else list,
+            "container": sandboxes.added("--volume", f"{folder}:{folder}:{'rw' if writable else 'ro'}"),
+        },
+    )
 
 
 # Name -> the attempt, what takes away its hold, and the limits under which it is held and is not.
@@ -170,8 +224,7 @@ POWERLESS = {
 
 
 @pytest.fixture(autouse=True)
-def _needs_sandbox(monkeypatch: Patch) -> None:
-    sandboxes.needs_sandbox()
+def _secret(monkeypatch: Patch) -> None:
     monkeypatch.setenv("SANDBOX_TEST_SECRET", "a secret")
 
 
@@ -183,13 +236,18 @@ def outside() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture(params=["as started", "as any user"])
-def user(request: pytest.FixtureRequest, monkeypatch: Patch) -> None:
-    """Both ways to start a sandbox; where the tests do not run as root they are one."""
-    if request.param == "as any user":
-        if os.geteuid() != 0:
-            pytest.skip("the tests run as such a user")
-        sandboxes.as_any_user(monkeypatch)
+@pytest.fixture(params=sandboxes.WAYS)
+def launcher(request: pytest.FixtureRequest, monkeypatch: Patch) -> str:
+    """Each way to start a sandbox; where the tests do not run as root, those of any user are the others."""
+    if request.param.endswith("as any user") and os.geteuid() != 0:
+        pytest.skip("the tests run as such a user")
+    return sandboxes.use(monkeypatch, request.param)
+
+
+@pytest.fixture(params=sandboxes.WEAK_WAYS)
+def weak(request: pytest.FixtureRequest, monkeypatch: Patch) -> str:
+    """The ways in which the launcher's protection is needed most."""
+    return sandboxes.use(monkeypatch, request.param)
 
 
 def escaped(code: str, limits: Limits | None = None) -> bool:
@@ -198,7 +256,7 @@ def escaped(code: str, limits: Limits | None = None) -> bool:
     return "ESCAPED" in run.stdout + run.stderr.replace("print('ESCAPED')", "")
 
 
-@pytest.mark.usefixtures("user")
+@pytest.mark.usefixtures("launcher")
 def test_all_attempts_are_held() -> None:
     with Sandbox() as box:
         for name, code in {**{name: a[0] for name, a in ATTEMPTS.items()}, **POWERLESS}.items():
@@ -207,10 +265,10 @@ def test_all_attempts_are_held() -> None:
             assert run.ended in ("ok", "error"), (name, run)
 
 
+@pytest.mark.usefixtures("weak")
 @pytest.mark.parametrize("name", ATTEMPTS)
 def test_each_attempt_gets_out_without_what_holds_it(name: str, monkeypatch: Patch) -> None:
     code, take_away, _, limits = ATTEMPTS[name]
-    sandboxes.as_any_user(monkeypatch)
     take_away(monkeypatch)
     assert escaped(code, limits)
 
@@ -236,7 +294,7 @@ def eventually(condition: Callable[[], bool]) -> bool:
     return False
 
 
-@pytest.mark.usefixtures("user")
+@pytest.mark.usefixtures("launcher")
 def test_a_fork_bomb_is_counted_even_where_processes_are_not_refused(monkeypatch: Patch) -> None:
     sandboxes.without_calls(monkeypatch, *FORKS)
     assert not escaped(FORK_BOMB)
@@ -257,7 +315,7 @@ print('ESCAPED')
 """
 
 
-@pytest.mark.usefixtures("user")
+@pytest.mark.usefixtures("launcher")
 def test_what_goes_on_in_the_background_ends_with_the_sandbox(monkeypatch: Patch) -> None:
     name = f"sb{os.getpid()}"
     sandboxes.without_calls(monkeypatch, *FORKS)
@@ -269,9 +327,9 @@ def test_what_goes_on_in_the_background_ends_with_the_sandbox(monkeypatch: Patch
 
 def test_in_the_background_it_would_go_on(monkeypatch: Patch) -> None:
     name = f"sc{os.getpid()}"
-    sandboxes.as_any_user(monkeypatch)
+    sandboxes.use(monkeypatch, "bwrap as any user")
     sandboxes.without_calls(monkeypatch, *FORKS)
-    sandboxes.without_options(monkeypatch, "--die-with-parent")
+    sandboxes.with_command(monkeypatch, sandboxes.dropped("--die-with-parent"))
     with Sandbox() as box:
         box.run(SURVIVOR.replace("NAME", name))
     time.sleep(0.5)
@@ -287,50 +345,50 @@ LINK_FOLDER = "import os\nos.symlink('/', '/tmp/root')\nprint(open('/tmp/root/PA
 PROC = "print(open('/proc/1/root/PATH').read())"
 
 
-@pytest.mark.usefixtures("user")
 @pytest.mark.parametrize("attempt", [READ, LINK, LINK_FOLDER, PROC])
-def test_files_outside_are_not_there(attempt: str, outside: Path, monkeypatch: Patch) -> None:
+def test_files_outside_are_not_there(attempt: str, launcher: str, outside: Path, monkeypatch: Patch) -> None:
     secret = outside / "secret"
     secret.write_text("ESCAPED")
     code = attempt.replace("PATH", str(secret))
     assert not escaped(code)
-    others = ["/etc/passwd", "/etc/shadow", "/root/.bashrc", f"{Path.home()}/.ssh", __file__, "/sys/kernel", "/dev/sda"]
+    others = ["/etc/shadow", "/root/.bashrc", f"{Path.home()}/.ssh", __file__, "/sys/kernel", "/dev/sda"]
+    if launcher not in sandboxes.CONTAINERS:  # they have one of their own
+        others.append("/etc/passwd")
     assert not escaped(f"import os\nif any(map(os.path.exists, {others})): print('ESCAPED')")
     if attempt != PROC:
-        monkeypatch.setattr(sandbox, "_SHARED", (*sandbox._SHARED, str(outside)))
+        share(monkeypatch, outside)
         assert escaped(code)
 
 
+@pytest.mark.usefixtures("weak")
 def test_files_that_are_shared_cannot_be_written(outside: Path, monkeypatch: Patch) -> None:
-    sandboxes.as_any_user(monkeypatch)
-    monkeypatch.setattr(sandbox, "_SHARED", (*sandbox._SHARED, str(outside)))
     data = outside / "data"
     code = f"with open({str(data)!r}, 'w') as file: file.write('written')\nprint('ESCAPED')"
-    assert not escaped(code)
+    with monkeypatch.context() as patch:
+        share(patch, outside)
+        assert not escaped(code)
     assert not data.exists()
-    sandboxes.with_options(
-        monkeypatch, lambda options: ["--bind-try" if option == "--ro-bind-try" else option for option in options]
-    )
+    share(monkeypatch, outside, writable=True)
     assert escaped(code)
     assert data.read_text() == "written"
 
 
-@pytest.mark.usefixtures("user")
+@pytest.mark.usefixtures("launcher")
 def test_no_network(monkeypatch: Patch) -> None:
     """Two things hold it, and each does so alone: the filter and the namespace."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         code = f"import socket\nsocket.create_connection(('127.0.0.1', {server.getsockname()[1]}), 2)\nprint('ESCAPED')"
         assert not escaped(code)
         with monkeypatch.context() as patch:
-            sandboxes.without_options(patch, "--unshare-net")
+            with_network(patch)
             assert not escaped(code)
         sandboxes.without_calls(monkeypatch, "socket")
         assert not escaped(code)
-        sandboxes.without_options(monkeypatch, "--unshare-net")
+        with_network(monkeypatch)
         assert escaped(code)
 
 
-@pytest.mark.usefixtures("user")
+@pytest.mark.usefixtures("launcher")
 def test_no_sockets_without_a_file(monkeypatch: Patch) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         name = f"\0sandbox-test-{os.getpid()}"
@@ -338,11 +396,11 @@ def test_no_sockets_without_a_file(monkeypatch: Patch) -> None:
         server.listen()
         code = f"import socket\nsocket.socket(socket.AF_UNIX).connect({name!r})\nprint('ESCAPED')"
         assert not escaped(code)
-        sandboxes.without_options(monkeypatch, "--unshare-net")
+        with_network(monkeypatch)
         assert escaped(code)
 
 
-@pytest.mark.usefixtures("user")
+@pytest.mark.usefixtures("launcher")
 def test_no_signals_to_processes_outside() -> None:
     with subprocess.Popen(["sleep", "60"]) as victim:
         code = f"import os\nos.kill({victim.pid}, 9)\nprint('ESCAPED')"
@@ -352,15 +410,16 @@ def test_no_signals_to_processes_outside() -> None:
         victim.kill()
 
 
+@pytest.mark.usefixtures("weak")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
 def test_signals_would_arrive(monkeypatch: Patch) -> None:
-    sandboxes.as_any_user(monkeypatch)
-    sandboxes.without_options(monkeypatch, "--unshare-pid")
-    with subprocess.Popen(["sleep", "60"]) as victim:
+    with_processes(monkeypatch)
+    with subprocess.Popen(["setpriv", "--reuid", "65534", "sleep", "60"]) as victim:
         assert escaped(f"import os\nos.kill({victim.pid}, 9)\nprint('ESCAPED')")
         assert victim.wait() == -signal.SIGKILL
 
 
-@pytest.mark.usefixtures("user")
+@pytest.mark.usefixtures("launcher")
 @pytest.mark.parametrize(
     "code",
     [
@@ -380,21 +439,44 @@ def test_a_run_that_does_not_end_is_ended(code: str) -> None:
         assert box.run("print(1)").stdout == "1\n"
 
 
-@pytest.mark.usefixtures("user")
 @pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGSTOP"])
-def test_who_ends_the_driver_ends_his_own_runs(signal_name: str) -> None:
+def test_who_ends_the_driver_ends_his_own_runs(launcher: str, signal_name: str) -> None:
     code = f"import os, signal\nos.kill(os.getppid(), signal.{signal_name})\nprint('ESCAPED')"
-    with Sandbox(deadline=2) as box:
+    with Sandbox(deadline=2 if launcher == "bwrap" else 30) as box:
         run = box.run(code)
-        assert (run.ended, run.stdout) == ({"SIGKILL": "SIGKILL", "SIGSTOP": "timeout"}[signal_name], "")
-        assert box.run("print(1)").ended in ("SIGKILL", "timeout")
+        if launcher == "bwrap":
+            assert (run.ended, run.stdout) == ({"SIGKILL": "SIGKILL", "SIGSTOP": "timeout"}[signal_name], "")
+            assert box.run("print(1)").ended in ("SIGKILL", "timeout")
+        else:  # there the driver is the first process of its namespace, which nobody inside can end or stop
+            assert (run.ended, run.stdout) == ("ok", "ESCAPED\n")
+            assert box.run("print(1)").stdout == "1\n"
 
 
-def test_the_sandbox_dies_with_the_process_that_started_it() -> None:
+@pytest.mark.parametrize("program", launchers.LAUNCHERS)
+def test_the_sandbox_dies_with_the_process_that_started_it(program: str, monkeypatch: Patch) -> None:
+    sandboxes.use(monkeypatch, program)
     name = f"sd{os.getpid()}"
     code = f"import ctypes, time\nctypes.CDLL(None).prctl(15, b{name!r})\ntime.sleep(60)"
-    program = f"from ibtpo.sandbox import Limits, Sandbox\nSandbox(Limits(patience=60)).run({code!r})"
-    with subprocess.Popen([sys.executable, "-c", program]) as process:
+    host = f"from ibtpo.sandbox import Limits, Sandbox\nSandbox(Limits(patience=60)).run({code!r})"
+    with subprocess.Popen([sys.executable, "-c", host]) as process:
         assert eventually(lambda: len(marked(name)) == 1)
         process.kill()
     assert eventually(lambda: not marked(name))
+
+
+@pytest.mark.parametrize("engine", sandboxes.CONTAINERS)
+def test_a_container_is_ended_even_if_its_driver_does_not_end(engine: str, monkeypatch: Patch) -> None:
+    name = f"se{os.getpid()}"
+    sandboxes.use(monkeypatch, engine)
+    ends = "    main()\n"
+    text = launchers._DRIVER.read_text()
+    assert text.endswith(ends)
+    mark = f"{ends}    import time\n    ctypes.CDLL(None).prctl(15, b{name!r})\n    time.sleep(60)\n"
+    sandboxes.use_driver(monkeypatch, text.removesuffix(ends) + mark)
+    monkeypatch.setattr(sandbox, "_STOP_TIMEOUT", 1)
+    with Sandbox() as box:
+        assert box.run("print(1)").stdout == "1\n"
+        assert box._process.stdin is not None
+        box._process.stdin.close()
+        assert eventually(lambda: len(marked(name)) == 1)
+    assert not marked(name)

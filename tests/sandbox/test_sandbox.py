@@ -1,15 +1,19 @@
 """What a run gives back, what is shown of it, and refusals where code cannot be isolated."""
 
+import os
 import platform
+import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from helpers import sandboxes
 from ibtpo import sandbox
 from ibtpo.errors import ConfigError, DependencyError
-from ibtpo.sandbox import NOTHING, Limits, Sandbox
+from ibtpo.sandbox import NOTHING, Limits, Sandbox, launchers
 from ibtpo.sandbox.syscalls import MACHINES, seccomp_filter
 
 
@@ -93,39 +97,154 @@ def test_the_same_answer_gets_the_same_result(box: Sandbox) -> None:
         assert box.run(code).stdout == other.run(code).stdout
 
 
-def test_without_bubblewrap_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_sandbox_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(DependencyError, match=r"apt-get install bubblewrap"):
+    with pytest.raises(
+        DependencyError, match=r"install bubblewrap \(apt-get install bubblewrap\), else nsjail, podman"
+    ):
+        Sandbox()
+    monkeypatch.setenv("IBTPO_SANDBOX", "nsjail")
+    with pytest.raises(DependencyError, match="IBTPO_SANDBOX asks for nsjail, which is not installed"):
+        Sandbox()
+    monkeypatch.setenv("IBTPO_SANDBOX", "chroot")
+    with pytest.raises(ConfigError, match="IBTPO_SANDBOX must be one of bwrap, nsjail, podman, docker, got 'chroot'"):
         Sandbox()
 
 
 def test_elsewhere_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "sys", SimpleNamespace(platform="darwin", executable=sys.executable))
+    monkeypatch.setattr(launchers, "sys", SimpleNamespace(platform="darwin", executable=sys.executable))
     with pytest.raises(DependencyError, match="on Linux only, not on darwin"):
         Sandbox()
 
 
+def programs(folder: Path, **texts: str) -> str:
+    """A folder of shell scripts, name -> text, as the path in which programs are looked for."""
+    for name, text in texts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    return str(folder)
+
+
+def test_the_next_launcher_is_tried_where_one_does_not_isolate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`bwrap` fails; `nsjail` isolates nothing, and it is the driver's report that tells."""
+    bare = f"exec {sys.executable} {launchers._DRIVER}"
+    image = "echo 'docker: Error response from daemon: No such image: x.\n\nRun docker run --help' >&2; exit 125"
+    path = programs(
+        tmp_path, bwrap="echo 'bwrap: Creating new namespace failed' >&2; exit 1", nsjail=bare, docker=image
+    )
+    monkeypatch.setenv("PATH", path)
+    monkeypatch.setenv("IBTPO_SANDBOX_IMAGE", "an-image")
+    with pytest.raises(DependencyError) as error:
+        Sandbox()
+    reasons = str(error.value).removeprefix("untrusted code cannot be isolated here: ").split("; ")
+    assert [reason.split(": ")[0] for reason in reasons] == ["bwrap", "nsjail", "docker"]
+    assert reasons[0].endswith(
+        "Creating new namespace failed (allow user namespaces, or see docs/code.md for containers)"
+    )
+    assert "namespace of this process" in reasons[1] or "not permitted" in reasons[1]
+    assert reasons[2].endswith("No such image: x. (docker pull an-image)")
+
+
+def test_the_launcher_that_works_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bubblewrap = shutil.which("bwrap")
+    sandboxes.use(monkeypatch, "bwrap")
+    monkeypatch.delenv("IBTPO_SANDBOX")
+    monkeypatch.setenv("PATH", programs(tmp_path, bwrap="exit 1", nsjail="exit 1"))
+    monkeypatch.setitem(
+        launchers.LAUNCHERS, "nsjail", lambda _, limits: launchers.LAUNCHERS["bwrap"](str(bubblewrap), limits)
+    )
+    with Sandbox() as box:
+        assert box.launcher == "nsjail"
+        assert box.run("print(1)").stdout == "1\n"
+
+
+def larger(command: list[str]) -> list[str]:
+    return [word.replace(str(Limits().scratch), str(2 * Limits().scratch)) for word in command]
+
+
 @pytest.mark.parametrize(
-    ("option", "reason"),
+    ("launcher", "change", "reason"),
     [
-        ("--unshare-net", "the net namespace of this process"),
-        ("--unshare-ipc", "the ipc namespace of this process"),
-        ("--unshare-uts", "--hostname requires --unshare-uts"),
-        ("--unshare-cgroup", "the cgroup namespace of this process"),
-        ("--unshare-pid", "the pid namespace of this process"),
+        ("bwrap", sandboxes.dropped("--unshare-net"), "the net namespace of this process"),
+        ("bwrap", sandboxes.dropped("--unshare-ipc"), "the ipc namespace of this process"),
+        ("bwrap", sandboxes.dropped("--unshare-uts"), "--hostname requires --unshare-uts"),
+        ("bwrap", sandboxes.dropped("--unshare-cgroup"), "the cgroup namespace of this process"),
+        ("bwrap", sandboxes.dropped("--unshare-pid"), "the pid namespace of this process"),
+        ("bwrap", larger, "could write 67108864 bytes to /tmp, not 33554432"),
+        ("bwrap", sandboxes.writable_root, "could write outside /tmp"),
+        ("nsjail", sandboxes.added("--disable_clone_newnet"), "the net namespace of this process"),
+        ("nsjail", sandboxes.added("--disable_clone_newipc"), "the ipc namespace of this process"),
+        ("nsjail", sandboxes.added("--disable_clone_newcgroup"), "the cgroup namespace of this process"),
+        ("nsjail", sandboxes.added("--rw"), "could write outside /tmp"),
+        ("nsjail", larger, "could write 67108864 bytes to /tmp, not 33554432"),
+        ("podman", sandboxes.replaced("--network", "none", "host"), "the net namespace of this process"),
+        ("podman", sandboxes.replaced("--ipc", "none", "host"), "the ipc namespace of this process"),
+        ("podman", sandboxes.replaced("--cgroupns", "private", "host"), "the cgroup namespace of this process"),
+        ("podman", sandboxes.replaced("--user", None, "0:0"), "would run as root"),
+        ("podman", sandboxes.dropped("--read-only"), "could write outside /tmp"),
+        ("podman", larger, "could write 67108864 bytes to /tmp, not 33554432"),
+        ("docker", sandboxes.replaced("--network", "none", "host"), "the net namespace of this process"),
+        ("docker", sandboxes.replaced("--user", None, "0:0"), "would run as root"),
+        ("docker", sandboxes.dropped("--read-only"), "could write outside /tmp"),
     ],
 )
-def test_less_isolation_than_promised_is_refused(option: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    sandboxes.needs_sandbox()
-    arguments = sandbox._arguments
-    monkeypatch.setattr(sandbox, "_arguments", lambda *given: (o for o in arguments(*given) if o != option))
+def test_less_isolation_than_promised_is_refused(
+    launcher: str, change: sandboxes.Change, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandboxes.use(monkeypatch, launcher)
+    sandboxes.with_command(monkeypatch, change)
     with pytest.raises(DependencyError, match=reason):
         Sandbox()
 
 
+def report() -> dict[str, Any]:
+    """What a driver reports that is isolated enough."""
+    status = {"CapPrm": "0" * 16, "CapEff": "0" * 16, "CapAmb": "0" * 16, "NoNewPrivs": "1", "Seccomp": "2"}
+    lines = [f"{name}:\t{value}" for name, value in {**status, "Uid": "70000\t70000\t70000\t70000"}.items()]
+    return {
+        "namespaces": dict.fromkeys(("cgroup", "ipc", "mnt", "net", "pid", "user", "uts"), "another"),
+        "networks": [],
+        "read_only": True,
+        "scratch": Limits().scratch,
+        "status": "\n".join(lines),
+        "error": "",
+    }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads this process's namespaces in /proc")
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("CapEff:\t0000000000000000", "CapEff:\t0000000000000400"), "with CapEff 0000000000000400"),
+        (("NoNewPrivs:\t1", "NoNewPrivs:\t0"), "with NoNewPrivs 0, not 1"),
+        (("Seccomp:\t2", "Seccomp:\t0"), "with Seccomp 0, not 2"),
+        (("Uid:\t70000", "Uid:\t0"), "would run as root"),
+        ({"networks": ["eth0"]}, "would have a network: eth0"),
+        ({"status": "", "error": "x\nOSError: prctl failed\n"}, "OSError: prctl failed"),
+    ],
+)
+def test_what_the_driver_reports_must_hold(change: Any, reason: str) -> None:
+    good = report()
+    sandbox._check(good, Limits())
+    if isinstance(change, tuple):
+        change = {"status": good["status"].replace(*change)}
+    with pytest.raises(sandbox._UnfitError, match=reason):
+        sandbox._check({**good, **change}, Limits())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads this process's namespaces in /proc")
+def test_without_a_user_namespace_the_code_must_be_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = report()
+    same["namespaces"]["user"] = os.readlink("/proc/self/ns/user")
+    sandbox._check(same, Limits())
+    monkeypatch.setattr(sandbox.os, "getuid", lambda: 70000)
+    with pytest.raises(sandbox._UnfitError, match="as the user of this process"):
+        sandbox._check(same, Limits())
+
+
 def test_a_system_that_forbids_namespaces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    sandboxes.needs_sandbox()
-    monkeypatch.setattr(sandbox, "_arguments", lambda *given: ("--no-such-option",))
+    sandboxes.use(monkeypatch, "bwrap")
+    sandboxes.with_command(monkeypatch, lambda command: [command[0], "--no-such-option"])
     with pytest.raises(DependencyError, match=r"cannot be isolated here: .*no-such-option.*docs/code\.md"):
         Sandbox()
 

@@ -1,48 +1,34 @@
-"""Runs untrusted Python in bubblewrap: without network, files, processes or privileges, in limits of time and memory.
+"""Runs untrusted Python in a sandbox: without network, files, processes or privileges, in limits of time and memory.
 
     with Sandbox() as box:
         run = box.run("print(sum(map(int, input().split())))", stdin="1 2")
     assert run.stdout == "3\\n"
 
-Bubblewrap (`bwrap`) gives the code namespaces of its own, and `driver`, inside it, a process for each run with resource
-limits and a filter of system calls. Before any run the driver reports what holds of such a process; where something
-promised does not, `DependencyError` is raised. There is no way to run code with less.
+Bubblewrap, or else nsjail, Podman or Docker (`launchers`), gives the code namespaces of its own, and `driver`, inside
+it, a process for each run with resource limits and a filter of system calls. Before any run the driver reports what
+holds of such a process; where something promised does not, `DependencyError` is raised. There is no way to run code
+with less.
 """
 
 import base64
 import contextlib
-import itertools
 import json
 import os
 import select
-import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, DependencyError
+from ..errors import DependencyError
+from . import launchers
+from .limits import Limits
 from .syscalls import seccomp_filter
 
-INSTALL = "install bubblewrap (apt-get install bubblewrap)"
+__all__ = ["NOTHING", "Limits", "Run", "Sandbox", "require"]
 
-_DRIVER = Path(__file__).with_name("driver.py")
 _START_TIMEOUT = 60.0  # seconds until the driver must have reported
-_FIRST_UID = 1 << 30  # from here on user ids that nobody has; a sandbox started by root takes one of its own
-_SHARED = ("/usr", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/localtime", "/etc/alternatives")
-_UNDER_ROOT = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-_ENVIRONMENT = {
-    "HOME": "/tmp",
-    "LANG": "C.UTF-8",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "PATH": "/usr/bin:/bin",
-    "PYTHONHASHSEED": "0",  # sets in the same order each time: the same answer gets the same reward
-    "PYTHONDONTWRITEBYTECODE": "1",
-}
+_STOP_TIMEOUT = 5.0  # seconds until a container must have ended by itself
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
 _STATUS = {  # lines of /proc/self/status, as they must be in a process that runs untrusted code
     "CapPrm": "0000000000000000",
@@ -51,34 +37,12 @@ _STATUS = {  # lines of /proc/self/status, as they must be in a process that run
     "NoNewPrivs": "1",
     "Seccomp": "2",
 }
-_sandboxes = itertools.count()
+_PAGE = 1 << 16  # bytes to which the kernel rounds the size of /tmp up, at most
+_NOISE = ("--help", "logParams()")  # in lines that do not say why a sandbox could not be started
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a run of untrusted code may use.
-
-    seconds: CPU time, rounded up to whole seconds.
-    patience: seconds by the clock.
-    memory: bytes of address space.
-    output: bytes of each file, standard output among them.
-    scratch: bytes of all files in /tmp, the only folder that can be written; it lasts as long as the sandbox.
-    files: open files.
-    threads: threads. There are no further processes.
-    """
-
-    seconds: float = 6.0
-    patience: float = 18.0
-    memory: int = 1 << 30
-    output: int = 4 << 20
-    scratch: int = 32 << 20
-    files: int = 64
-    threads: int = 16
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not value > 0:
-                raise ConfigError(f"the sandbox's {name} must be positive, got {value}")
+class _UnfitError(Exception):
+    """A launcher that does not work here, or isolates less than it must. Its text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,22 +71,46 @@ class Sandbox:
     deadline: how many seconds after its start everything ends, whatever the code does. Runs that are under way or come
         later end as "timeout".
 
-    Raises `DependencyError` where the code cannot be isolated: bubblewrap is missing, or the system forbids what it
-    needs.
+    `launcher` is the name of the program that isolates the code: the first of `launchers.LAUNCHERS` that does.
+
+    Raises `DependencyError` where the code cannot be isolated: no such program is installed, or the system forbids what
+    it needs.
     """
 
     def __init__(self, limits: Limits | None = None, *, deadline: float = 600.0) -> None:
         self.limits = limits or Limits()
-        root = _is_root()
-        self._process = _start(self.limits, root)
-        uid = _FIRST_UID + (os.getpid() % (1 << 14) << 15) + next(_sandboxes) % (1 << 15) if root else None
-        try:
-            setup = {"filter": base64.b64encode(seccomp_filter()).decode(), "uid": uid, "limits": asdict(self.limits)}
-            report = self._ask(setup, time.monotonic() + _START_TIMEOUT)
-            if report is None:
-                raise _cannot(self._last_words())
-            _check(report, root)
+        programs = launchers.present()
+        setup = {"filter": base64.b64encode(seccomp_filter()).decode(), "limits": asdict(self.limits)}
+        unfit = []
+        for name, program in programs.items():
+            try:
+                self._open(launchers.LAUNCHERS[name](program, self.limits), setup)
+            except _UnfitError as error:
+                reason = str(error).removeprefix(f"{name}: ")  # most begin their complaints with their name
+                unfit.append(f"{name}: {reason} ({_advice(name, reason)})")
+                continue
+            self.launcher = name
             self._ends = time.monotonic() + deadline
+            return
+        raise DependencyError(f"untrusted code cannot be isolated here: {'; '.join(unfit)}")
+
+    def _open(self, launch: launchers.Launch, setup: dict[str, Any]) -> None:
+        """Starts the driver and checks what it reports. Raises `_UnfitError` after ending it if that is not enough."""
+        self._launch = launch
+        self._process = subprocess.Popen(
+            launch.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=launch.environment,
+            cwd="/",
+            start_new_session=True,
+        )
+        try:
+            report = self._ask({**setup, "uid": launch.uid}, time.monotonic() + _START_TIMEOUT)
+            if report is None:
+                raise _UnfitError(self._last_words())
+            _check(report, self.limits)
         except BaseException:
             self.close()
             raise
@@ -149,7 +137,15 @@ class Sandbox:
 
     def close(self) -> None:
         """Ends everything in the sandbox."""
-        self._process.kill()  # the kernel ends the rest: the namespace dies with bubblewrap
+        if self._launch.stop is not None and self._process.poll() is None:
+            assert self._process.stdin is not None, "a pipe was asked for"
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()  # the driver ends then, and the container with it
+            try:
+                self._process.wait(_STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                subprocess.run(self._launch.stop, capture_output=True, check=False)
+        self._process.kill()  # the kernel ends the rest: the namespace dies with bubblewrap or nsjail
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
@@ -187,8 +183,9 @@ class Sandbox:
     def _last_words(self) -> str:
         self._process.kill()
         assert self._process.stderr is not None, "a pipe was asked for"
-        lines = self._process.stderr.read().decode("utf-8", "replace").strip().splitlines()
-        return lines[-1] if lines else "it ended without a word"
+        text = self._process.stderr.read().decode("utf-8", "replace")
+        lines = [line for line in text.splitlines() if line.strip() and not any(word in line for word in _NOISE)]
+        return lines[self._launch.cause].strip() if lines else "it ended without a word"
 
 
 def require() -> None:
@@ -196,87 +193,45 @@ def require() -> None:
     Sandbox().close()
 
 
-def _is_root() -> bool:
-    """Whether this process is the system's own root, not that of a container with user ids of its own."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return False
-    return Path("/proc/self/uid_map").read_text().split() == ["0", "0", str((1 << 32) - 1)]
+def _check(report: dict[str, Any], limits: Limits) -> None:
+    """Raises `_UnfitError` if a process in the sandbox is less isolated than it must be.
 
-
-def _start(limits: Limits, root: bool) -> "subprocess.Popen[bytes]":
-    """Starts bubblewrap with the driver in it."""
-    if sys.platform != "linux":
-        raise DependencyError(f"untrusted code can be isolated on Linux only, not on {sys.platform}")
-    command = shutil.which("bwrap")
-    if command is None:
-        raise DependencyError(f"untrusted code runs in a sandbox only: {INSTALL}")
-    return subprocess.Popen(
-        [command, *_arguments(limits, root), sys.executable, "-s", "-P", "/driver.py"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={},  # its own environment could be read in /proc
-        cwd="/",
-        start_new_session=True,
-    )
-
-
-def _arguments(limits: Limits, root: bool) -> Iterator[str]:
-    """Bubblewrap's options.
-
-    root: whether it is started by root. Then it makes no user namespace, in which the code would still be root to the
-        kernel and its processes not counted; the driver takes a user id of its own instead.
-    """
-    yield from ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup")
-    yield from ("--cap-drop", "ALL", "--die-with-parent", "--new-session", "--hostname", "sandbox", "--clearenv")
-    if root:
-        yield from ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
-    else:
-        yield from ("--unshare-user", "--uid", "65534", "--gid", "65534")
-    for name, value in _ENVIRONMENT.items():
-        yield from ("--setenv", name, value)
-    yield from ("--perms", "1777", "--size", str(limits.scratch), "--tmpfs", "/tmp")
-    shared = list(dict.fromkeys((*_SHARED, sys.base_prefix, sys.prefix)))
-    for folder in dict.fromkeys(str(parent) for path in shared for parent in reversed(Path(path).parents[:-1])):
-        if folder != "/tmp":
-            yield from ("--perms", "0755", "--dir", folder)  # made by bubblewrap itself, only its owner could enter
-    for path in shared:
-        yield from ("--ro-bind-try", path, path)
-    for path in (f"/{name}" for name in _UNDER_ROOT):
-        if os.path.islink(path):
-            yield from ("--symlink", os.readlink(path), path)
-        else:
-            yield from ("--ro-bind-try", path, path)
-    yield from ("--ro-bind", str(_DRIVER), "/driver.py", "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev")
-    yield from ("--remount-ro", "/", "--chdir", "/tmp")
-
-
-def _check(report: dict[str, Any], root: bool) -> None:
-    """Raises `DependencyError` if a process in the sandbox is less isolated than it must be.
-
-    report: what the driver says of it.
+    report: what the driver says of it, see `driver`.
     """
     if not report["status"]:
-        raise _cannot((report["error"].strip().splitlines() or ["a process could not be confined"])[-1])
-    for name in _NAMESPACES if root else (*_NAMESPACES, "user"):
-        if report["namespaces"][name] == os.readlink(f"/proc/self/ns/{name}"):
-            raise _cannot(f"the code would have the {name} namespace of this process")
+        raise _UnfitError((report["error"].strip().splitlines() or ["a process could not be confined"])[-1])
+    shared = {name for name, space in report["namespaces"].items() if space == os.readlink(f"/proc/self/ns/{name}")}
+    for name in _NAMESPACES:
+        if name in shared:
+            raise _UnfitError(f"the code would have the {name} namespace of this process")
+    if report["networks"]:
+        raise _UnfitError(f"the code would have a network: {', '.join(report['networks'])}")
+    if not report["read_only"]:
+        raise _UnfitError("the code could write outside /tmp")
+    if report["scratch"] > limits.scratch + _PAGE:
+        raise _UnfitError(f"the code could write {report['scratch']} bytes to /tmp, not {limits.scratch}")
     status = dict(line.split(":\t", 1) for line in report["status"].splitlines() if ":\t" in line)
     for name, wanted in _STATUS.items():
         if status.get(name) != wanted:
-            raise _cannot(f"the code would run with {name} {status.get(name)}, not {wanted}")
-    if status["Uid"].split()[0] == "0":
-        raise _cannot("the code would run as root")
+            raise _UnfitError(f"the code would run with {name} {status.get(name)}, not {wanted}")
+    uid = int(status["Uid"].split()[0])
+    if uid == 0:
+        raise _UnfitError("the code would run as root")
+    if "user" in shared and uid == os.getuid():
+        raise _UnfitError("the code would run as the user of this process, in the user namespace of this process")
 
 
-def _cannot(reason: str) -> DependencyError:
-    """The error that the sandbox does not work here, with what may help."""
-    advice = "docs/code.md says what it needs of the system and of containers"
+def _advice(launcher: str, reason: str) -> str:
+    """What may help where a launcher does not work."""
     if "--size" in reason or "--perms" in reason:
-        advice = "install bubblewrap 0.7 or newer"
-    elif "amespace" in reason or "ermission" in reason or "ermitted" in reason:
-        advice = "allow user namespaces, or see docs/code.md for containers"
-    return DependencyError(f"untrusted code cannot be isolated here: {reason}; {advice}")
+        return "install bubblewrap 0.7 or newer"
+    if "image not known" in reason or "No such image" in reason:
+        return f"{launcher} pull {launchers.image()}"
+    if launcher in ("bwrap", "nsjail") and any(
+        word in reason for word in ("amespace", "CLONE_NEW", "ermission", "ermitted")
+    ):
+        return "allow user namespaces, or see docs/code.md for containers"
+    return "docs/code.md says what it needs of the system and of containers"
 
 
 def _basic(value: Any) -> Any:

@@ -3,7 +3,8 @@
 It speaks JSON, a line a message, on standard input and output:
 
     host → driver   {"filter", "uid", "limits"}                  once
-    driver → host   {"namespaces", "status", "error"}            once: what holds of a process that runs untrusted code
+    driver → host   {"namespaces", "networks", "read_only",      once: what holds of a process that runs untrusted code
+                     "scratch", "status", "error"}
     host → driver   a run, see `perform`                         any number of times
     driver → host   {"ended", "stdout", "stderr", "value"}
 
@@ -31,6 +32,7 @@ from typing import Any
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _SECCOMP_FILTER = 4, 22, 38, 2
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 _OURS = 3  # processes that count beside the threads of a run: bubblewrap's, this one, and the run itself
+_INPUT = 0  # the file descriptor of this process's standard input
 _VALUE = 3  # the file descriptor to which a run writes the value of an expression
 _BROKEN = 70  # how a run ends that could not be confined; the code has not been started then
 
@@ -45,7 +47,8 @@ def main() -> None:
     """Serves the host until it closes the pipe."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     setup = json.loads(requests.readline())
-    namespaces = {name: os.readlink(f"/proc/self/ns/{name}") for name in _NAMESPACES}
+    os.chdir("/tmp")
+    place = _place()
     if setup["uid"] is not None:
         os.setgroups([])
         os.setresgid(setup["uid"], setup["uid"], setup["uid"])
@@ -71,9 +74,31 @@ def main() -> None:
     # Closes this process's memory, files and folder in /proc to all others, its children among them.
     control(_PR_SET_DUMPABLE, 0)
     probe = _run({"code": "print(open('/proc/self/status').read())"}, setup["limits"], confine)
-    send({"namespaces": namespaces, "status": probe["stdout"], "error": probe["stderr"]})
+    send({**place, "status": probe["stdout"], "error": probe["stderr"]})
     for line in requests:
         send(_run(json.loads(line), setup["limits"], confine))
+
+
+def _place() -> dict[str, Any]:
+    """What all processes of the sandbox have in common.
+
+    namespaces: kind -> the kernel's name of it.
+    networks: interfaces with an address or a route, without the one that leads back here.
+    read_only: whether the root of the file system is.
+    scratch: the size of the file system of /tmp in bytes.
+    """
+    networks = set()
+    for name, column in (("/proc/net/route", 0), ("/proc/net/if_inet6", -1)):
+        if os.path.exists(name):
+            with open(name) as lines:
+                networks |= {line.split()[column] for line in lines} - {"Iface", "lo"}
+    scratch = os.statvfs("/tmp")
+    return {
+        "namespaces": {name: os.readlink(f"/proc/self/ns/{name}") for name in _NAMESPACES},
+        "networks": sorted(networks),
+        "read_only": bool(os.statvfs("/").f_flag & os.ST_RDONLY),
+        "scratch": scratch.f_blocks * scratch.f_frsize,
+    }
 
 
 def _limit(limits: dict[str, Any]) -> None:
@@ -109,7 +134,11 @@ def _run(work: dict[str, Any], limits: dict[str, Any], confine: Callable[[], Non
     pidfd = os.pidfd_open(pid)
     waiting = select.poll()
     waiting.register(pidfd, select.POLLIN)
-    in_time = bool(waiting.poll(1000 * limits["patience"]))
+    waiting.register(_INPUT, 0)  # tells only that the host has closed it or is gone: then all ends at once
+    ready = dict(waiting.poll(1000 * limits["patience"]))
+    if _INPUT in ready:
+        os._exit(0)
+    in_time = bool(ready)
     if not in_time:
         os.kill(pid, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
