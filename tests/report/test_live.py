@@ -78,7 +78,7 @@ def test_the_trees_have_versions_and_a_script_that_the_policy_names(run):
     script = follow.page_text("live_trees.js")
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page.text)[1]
     assert f"script-src {follow.content_hash(script)} " in policy
-    assert "connect-src 'self'" in policy
+    assert "; connect-src 'self'; img-src data:; base-uri 'none'" in policy
     assert f"<script>{script}</script>" in page.text
     write_trees(folder / "trees" / "step_000020.jsonl.gz", [tree("newest", [0, 1])])
     assert client.head(f"{at}/trees.html").headers["ETag"] != page.headers["ETag"]
@@ -198,7 +198,7 @@ def test_the_answers_let_nothing_out_and_nothing_in(run):
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#39;", "'")
     assert re.fullmatch(
         r"default-src 'none'; style-src 'sha256-\S+'; script-src( 'sha256-\S+'){3}; connect-src 'self'; "
-        r"base-uri 'none'; form-action 'none'",
+        r"img-src data:; base-uri 'none'; form-action 'none'",
         policy,
     )
     assert EVIL not in text

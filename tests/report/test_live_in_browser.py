@@ -1,4 +1,4 @@
-"""A run in progress in a headless Chromium: its pages follow it, keep what the reader does, and stay small."""
+"""A run in progress in real browsers: its pages follow it, keep what the reader does, and stay small."""
 
 import contextlib
 import json
@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from helpers.browser import chromium_only
 from helpers.report_runs import make_run, result, rows, tree
 from ibtpo.tree import write_trees
 
@@ -168,6 +169,7 @@ def test_a_live_page_has_no_accessibility_violation(watch):
         assert [(v["id"], [n["html"][:200] for n in v["nodes"]][:3]) for v in found] == []
 
 
+@chromium_only
 @pytest.mark.slow
 def test_ten_thousand_steps_take_under_a_hundred_megabytes(watch, tmp_path):
     """JavaScript's heap with every chart drawn, at its largest while steps arrive: 24 MB when last measured."""

@@ -1,4 +1,4 @@
-"""A real browser for the tests of the viewer's pages: headless Chromium, which opens them from disk."""
+"""Real browsers for the tests of the viewer's pages, which open them from disk."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""The tree viewer in a real browser: headless Chromium, opened from disk. Skipped where there is none."""
+"""The tree viewer in real browsers, opened from disk."""
 
 import json
 from dataclasses import replace
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from helpers.browser import chromium_only, printed
 from helpers.trees import BUILDERS
 from helpers.view_pages import PHONE, WIDE, evil_tree, example_trees, wide_tree, write_run
 from ibtpo.tree import ReasoningTree, write_trees
@@ -413,6 +414,16 @@ def test_help_opens_and_closes_and_the_theme_follows_the_system_and_the_button(o
 # --- paper, no JavaScript, phones, injections, accessibility -------------------------------------------------------
 
 
+def test_paper_shows_every_step_and_no_controls(open_page, pages, tmp_path) -> None:
+    page = open_page(f"{pages['trees']}#tree=three_leaf")
+    text = printed(page, tmp_path)
+    for told in ("three_leaf", "What is 1 + 1?", "10 11", "20 21", "advantage +0.304"):
+        assert told in text
+    assert "IB-Score  Advantage" not in text  # the choice of colours
+    assert page.is_visible("#n1")
+
+
+@chromium_only
 def test_print_shows_every_step_and_no_controls(open_page, pages) -> None:
     page = open_page(f"{pages['trees']}#tree=three_leaf")
     page.emulate_media(media="print")
@@ -420,9 +431,9 @@ def test_print_shows_every_step_and_no_controls(open_page, pages) -> None:
     assert page.locator("#paper li .step-text").count() == 4
     assert "advantage +0.304" in page.inner_text("#paper")
     assert not page.is_visible(".controls")
-    assert page.pdf()[:5] == b"%PDF-"
 
 
+@chromium_only
 def test_without_javascript_the_trees_are_lists(open_page, pages) -> None:
     page = open_page(pages["run"], wait="details", java_script_enabled=False)
     assert page.locator("details").count() == 7
@@ -434,7 +445,7 @@ def test_without_javascript_the_trees_are_lists(open_page, pages) -> None:
 def test_nothing_sticks_out_on_a_phone(open_page, pages) -> None:
     for link in ("", "#tree=wide&node=3"):
         page = open_page(pages["trees"] + link, viewport=PHONE)
-        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390  # Firefox takes a scrollbar off
         parts = "[...document.querySelectorAll('.top *, .filters *, .controls *')]"
         assert max(page.evaluate(f"{parts}.map(e => e.getBoundingClientRect().right)")) <= 390.5
 
@@ -453,10 +464,13 @@ def test_injected_texts_run_nothing_and_are_shown_as_they_are(open_page, pages) 
     page.wait_for_selector("text=Show more (880\u202f005 characters)")
     assert page.evaluate("document.querySelector('.panel .step-text').textContent").startswith("long " + "x" * 119_995)
     page.keyboard.press("g")
-    page.emulate_media(media="print")
-    page.wait_for_timeout(100)
+    page.pdf()
     assert page.evaluate("window.pwned === undefined")
     assert page.locator("img, svg svg, iframe, object, embed").count() == 0
+
+
+@chromium_only
+def test_injected_texts_are_nothing_else_without_javascript(open_page, pages) -> None:
     page = open_page(pages["evil"], wait="details", java_script_enabled=False)
     assert page.locator("img, iframe").count() == 0
 

@@ -20,7 +20,7 @@ from ..storage.run_folder import RunFolder
 from ..storage.tree_file import tree_files
 from ..viewer.page import write_viewer
 from .gallery import Gallery, gallery
-from .pages import content_hash, page_text
+from .pages import LIVE_POLICY, content_hash, page_text
 from .run import Files, report_page
 
 TREES, DATA = "trees.html", "report_data"  # the addresses of the trees and of the CSV files, beside the report
@@ -130,8 +130,9 @@ def _following(page: str, version: str) -> bytes:
     if "script-src " not in head or "; base-uri" not in head or not (body and closed):
         raise RuntimeError("the viewer's page is not what this module expects: it has no place for a script")
     head = head.replace("script-src ", f"script-src {content_hash(script)} ", 1)
-    head = head.replace("; base-uri", "; connect-src 'self'; base-uri", 1)
-    head = head.replace("<title>", f'<meta name="version" content="{version}">\n<title>', 1)
+    head = head.replace("; base-uri", f"; {LIVE_POLICY}; base-uri", 1)
+    more = f'<meta name="version" content="{version}">\n<link rel="icon" href="data:,">\n'
+    head = head.replace("<title>", f"{more}<title>", 1)
     return f"{head}{body}{end}<script>{script}</script>\n{closed}{tail}".encode()
 
 

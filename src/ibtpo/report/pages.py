@@ -22,6 +22,10 @@ from .charts import Sheet
 GENERATOR = "ibtpo report"
 SCRIPTS = ("uPlot.iife.min.js", "charts.js", "live.js")  # in the folder `page`; the last is for a run in progress
 
+# What the page of a run in progress may do besides: ask its own address for what is new. Its icon is an empty `data:`
+# address: else browsers ask the server for one, which the policy forbids and Firefox then complains of.
+LIVE_POLICY = "connect-src 'self'; img-src data:"
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -70,7 +74,7 @@ def render(template: str, sheet: Sheet, charts: Markup | None = None, live: str 
         style = page_text("uPlot.min.css") + style
     policy = [f"style-src {content_hash(style)}"]
     policy += ["script-src " + " ".join(map(content_hash, scripts))] if scripts else []
-    policy += ["connect-src 'self'"] if live else []
+    policy += [LIVE_POLICY] if live else []
     return _environment().get_template(template).render(
         **values, charts=charts, live=live, style=Markup(style), scripts=[Markup(script) for script in scripts],
         licence=Markup(page_text("uPlot.LICENSE").replace("--", "- -")), generator=f"{GENERATOR} {__version__}",
