@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ibtpo.engines.models as models
-from ibtpo.engines.models import eos_token_ids, load_model, resolve_model
+from ibtpo.engines.models import eos_token_ids, load_model, model_name, resolve_model
 from ibtpo.errors import ConfigError, DependencyError
 
 
@@ -171,6 +171,19 @@ def test_smollm2_answers_a_simple_question_in_chat_form() -> None:
     assert "4" in tokenizer.decode(answer)
 
 
+def test_a_model_is_called_as_it_was_asked_for(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setenv("HOME", str(tiny_model.parent))
+    given = f"~/{tiny_model.name}"
+    model, _ = load_model(given, device="cpu")
+    assert model.name_or_path == str(tiny_model)  # what transformers knows
+    assert model_name(model) == given
+    assert model_name(get_peft_model(model, LoraConfig(target_modules="all-linear"))) == given
+    assert model_name(AutoModelForCausalLM.from_pretrained(tiny_model)) == str(tiny_model)
+
+
 @pytest.mark.skipif(
     not (Path(models.__file__).parents[1] / "assets" / "nano" / "config.json").is_file(),
     reason="the embedded model is not in this checkout",
@@ -181,3 +194,4 @@ def test_the_embedded_model_is_small_and_speaks_its_task() -> None:
     text = "Use 7, 3 and 2 to make 19.\n"
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
     assert eos_token_ids(model, tokenizer)
+    assert model_name(model) == "nano"

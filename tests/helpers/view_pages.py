@@ -115,10 +115,14 @@ class Page(HTMLParser):
         """The texts of the scripts that run, which are those without a type."""
         return [text for attrs, text in self.scripts if "type" not in attrs]
 
+    def unpacked(self, name: str) -> str:
+        """The text in the compressed chunk whose id is `name`."""
+        (text,) = [text for attrs, text in self.scripts if attrs.get("id") == name]
+        return gzip.decompress(base64.b64decode(text, validate=True)).decode()
+
     def data(self, name: str) -> Any:
         """The value in the compressed chunk whose id is `name`."""
-        (text,) = [text for attrs, text in self.scripts if attrs.get("id") == name]
-        return json.loads(gzip.decompress(base64.b64decode(text, validate=True)))
+        return json.loads(self.unpacked(name))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -128,9 +132,9 @@ class Page(HTMLParser):
 
     @property
     def trees(self) -> list[Any]:
-        """The chunks of all trees, in order."""
+        """What the page holds of each tree, in order."""
         ids = [attrs.get("id") or "" for attrs, _ in self.scripts]
-        return [self.data(i) for i in ids if re.fullmatch(r"t\d+", i)]
+        return [json.loads(x) for i in ids if re.fullmatch(r"t\d+", i) for x in self.unpacked(i).split("\n")]
 
     @property
     def policy(self) -> dict[str, list[str]]:

@@ -153,6 +153,10 @@ def test_the_engine_sampled_every_answer_and_the_splitter_cut_it(by_command: Pat
         assert all(1 <= length <= 5 for length in lengths.values())
 
 
+def test_the_trees_name_the_model_as_it_was_asked_for(by_command: Path) -> None:
+    assert {tree.meta["model"] for tree in trees_of(by_command)} == {"nano"}
+
+
 def test_the_rule_chose_every_branch_and_the_verifier_graded_every_answer(by_command: Path) -> None:
     for tree in trees_of(by_command):
         assert [r.at for r in tree.rollouts[:2]] == [ROOT, ROOT]

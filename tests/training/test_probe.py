@@ -80,6 +80,7 @@ def by_hand(model, tokenizer, texts):
 
 def test_logged_numbers_are_those_of_trees_grown_by_hand_at_that_step(tiny_model, tmp_path):
     trainer = make_trainer(tiny_model, tmp_path)
+    trainer.model.given_name = "tiny"
     trainer.add_callback(
         IBScoreCallback(trainer, every=3, num_prompts=6, search=SEARCH, max_time_share=1.0, trees_dir=tmp_path / "t")
     )
@@ -96,6 +97,7 @@ def test_logged_numbers_are_those_of_trees_grown_by_hand_at_that_step(tiny_model
     assert probed(trainer)[0]["ibtpo/probe/cov_eta"] != probed(trainer)[3]["ibtpo/probe/cov_eta"]
     trees = list(read_trees(tmp_path / "t" / "step_000003.jsonl.gz"))
     assert [t.meta["step"] for t in trees] == [3] * 6
+    assert trees[0].meta["model"] == "tiny"
     assert trees[0].prompt == "ad"
 
 

@@ -114,7 +114,18 @@ def load_in_place(name: str, *, dtype: str = "float32", attention: str | None = 
         if attention is None:
             raise
         raise DependencyError(f"attention {attention!r} cannot be used: {e}") from e
+    model.given_name = name
     return model.eval(), tokenizer
+
+
+def model_name(model: Any) -> str:
+    """What to call a model in what is stored of it.
+
+    That is the name which `load_model` was given; transformers knows only the folder that a built-in name stands for.
+
+    model: a transformers model, also inside of an adapter's.
+    """
+    return str(getattr(model, "given_name", model.name_or_path))
 
 
 def load_skeleton(name: str) -> tuple[Any, Any]:

@@ -27,7 +27,7 @@ from trl.data_utils import is_conversational
 from .._options import OPTIONS
 from .._version import __version__
 from ..engines import Sampling
-from ..engines.models import decoder
+from ..engines.models import decoder, model_name
 from ..engines.transformers import TransformersEngine
 from ..errors import ConfigError, DataError, EngineError, VerifierError
 from ..metrics import summarise, tree_record
@@ -196,7 +196,7 @@ class IBScoreCallback(TrainerCallback):
             raise VerifierError(f"the rewards of all {len(leaves)} answers failed; the first: {first}")
         step = trainer.state.global_step
         for tree in self.trees:
-            tree.meta |= {"model": str(model.name_or_path), "step": step, "ibtpo": __version__}
+            tree.meta |= {"model": model_name(model), "step": step, "ibtpo": __version__}
         if self.trees_dir is not None and trainer.accelerator.is_main_process:
             write_trees(self.trees_dir / step_file(step), self.trees)
         return summarise([tree_record(tree, self.search.score) for tree in self.trees])

@@ -59,7 +59,7 @@ from ..credit import (
     weigh_prefixes,
 )
 from ..engines import Engine
-from ..engines.models import decoder
+from ..engines.models import decoder, model_name
 from ..environments.pool import Opening
 from ..errors import ConfigError, VerifierError
 from ..metrics import single_step_warning, single_steps, summarise, tree_record
@@ -501,7 +501,7 @@ class IBTPOTrainer(GRPOTrainer):
             settings["batch_divisor"] = self._batch_divisor
         for tree in self.trees:
             tree.meta["credit"] = settings
-            tree.meta["model"] = str(self.model.name_or_path)
+            tree.meta["model"] = model_name(self.model)
             tree.meta["ibtpo"] = __version__
         records = gather_object([tree_record(t, self.args.score_options()) for t in self.trees])
         self._warn_of_single_steps()

@@ -175,11 +175,15 @@ def compact(value: float | None) -> float | int | None:
     return int(value) if value == int(value) and abs(value) < 1e15 else value
 
 
-def pack(value: Any) -> str:
-    """A JSON value as base64 of gzip, a text in which nothing can be taken for markup.
+def to_json(value: Any) -> str:
+    """A value as JSON on one line."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
-    The same value always gives the same text.
+
+def pack(text: str) -> str:
+    """A text as base64 of gzip, in which nothing can be taken for markup.
+
+    The same text always gives the same.
     """
-    data = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # A lone surrogate could come from a file's name or a foreign meta; it has no UTF-8.
-    return base64.b64encode(gzip.compress(data.encode("utf-8", "replace"), 6, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)).decode()

@@ -1,7 +1,7 @@
 """The tree viewer: trees of files and runs as one HTML file that opens from disk and asks nothing of any network.
 
 The file begins with the page, its styles and its scripts (from the folder page_files) and the index of the trees. Then
-comes one compressed chunk a tree, so that a browser can show the list of trees while it still reads the rest. A
+come the trees in compressed chunks, so that a browser can show the list of trees while it still reads the rest. A
 Content-Security-Policy forbids everything but our own styles and scripts, which it names by their hashes.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 from .._files import whole_file
 from .._text import visible
 from ..errors import ConfigError, DataError
-from .data import COLOURS, index_entry, pack, pack_index, tree_chunk, tree_key
+from .data import COLOURS, index_entry, pack, pack_index, to_json, tree_chunk, tree_key
 from .greeting import first_link, greeting
 from .sources import Source, open_sources
 from .token_texts import find_tokenizer, token_texts
@@ -37,6 +37,7 @@ SCRIPTS = (
     "d3-hierarchy.min.js", "data.js", "list.js", "canvas.js", "tree.js", "panel.js", "markdown.js",
     "reader.js", "pairs.js", "app.js",
 )  # fmt: skip
+CHUNK = 16_000  # characters of JSON: small trees share a chunk, since a browser needs its time for each, too
 MARKDOWN, MATHEMATICS = "marked.umd.js", "temml.min.js"
 _LATEX = re.compile(r"\$|\\[(\[A-Za-z]")  # what a text holds that may be LaTeX
 
@@ -114,21 +115,25 @@ def write_viewer(
     used: set[int] = set()
     models: list[object] = [None] * len(sets)
     libraries = [MARKDOWN]
+    lines: list[str] = []  # the trees of the next chunk
     with tempfile.TemporaryFile() as chunks:
         for place, step, tree in ((i, *found) for i, one in enumerate(sets) for found in one.trees()):
             credit, record = sets[place].scored(tree, options)
             for name in COLOURS:
                 largest[name].extend(v for node in record["nodes"] if (v := node[name]) is not None)
-            chunk = pack(tree_chunk(tree, step, record, credit))
-            chunks.write(f'<script type="application/x-ibtpo" id="t{len(entries)}">{chunk}</script>\n'.encode())
+            lines.append(to_json(tree_chunk(tree, step, record, credit)))
             entries.append(index_entry(tree, place, step, record))
             static.add(tree, step, record, visible(sets[place].label, "") if len(sets) > 1 else None)
             used.update(i for n in tree.nodes[1:] for i in n.step.token_ids)
             if len(libraries) == 1 and any(_LATEX.search(n.step.text) for n in tree.nodes[1:]):
                 libraries.append(MATHEMATICS)  # a quarter of the page's own size, so only where it is needed
             models[place] = models[place] or tree.meta.get("model")
+            if sum(map(len, lines)) >= CHUNK:
+                chunks.write(_chunk(len(entries), lines))
+                lines = []
             if on_tree:
                 on_tree(len(entries))
+        chunks.write(_chunk(len(entries), lines))
         notes = [note for s in sets for note in s.notes]
         remarks = [remark for s in sets for remark in s.remarks]
         if not entries:
@@ -150,8 +155,8 @@ def write_viewer(
         head = _head(
             visible(title or " · ".join(dict.fromkeys(p.resolve().name or str(p) for p in paths))),
             facts,
-            pack(columns),
-            pack(_words(sets, models, tokenizer, sorted(used))),
+            pack(to_json(columns)),
+            pack(to_json(_words(sets, models, tokenizer, sorted(used)))),
             told,
             libraries,
             static.finish([*remarks, *notes]),
@@ -185,6 +190,18 @@ def _words(
     if not (first := files[0]) or None in files or len({f.read_bytes() for f in files if f}) > 1:
         return None
     return token_texts(first, ids)
+
+
+def _chunk(end: int, lines: Sequence[str]) -> bytes:
+    """Trees as a chunk, which is named by the place of the first of them; nothing if there are none.
+
+    end: the place after the last tree.
+    lines: each tree as JSON.
+    """
+    if not lines:
+        return b""
+    packed = pack("\n".join(lines))
+    return f'<script type="application/x-ibtpo" id="t{end - len(lines)}">{packed}</script>\n'.encode()
 
 
 def check_output(output: Path) -> None:

@@ -28,7 +28,8 @@ def find_tokenizer(given: Path | None, run: Path | None, model: object) -> Path 
     if run is not None and (file := run / "model" / "tokenizer.json").is_file():
         return file
     # The model's path in a tree may be one of another machine. Only the embedded model is the same everywhere.
-    return NANO / "tokenizer.json" if str(model).replace("\\", "/").endswith(("assets/nano", "nano")) else None
+    embedded = model == "nano" or str(model).replace("\\", "/").endswith("ibtpo/assets/nano")
+    return NANO / "tokenizer.json" if embedded else None
 
 
 def token_texts(file: Path, ids: Iterable[int]) -> dict[int, str] | None:

@@ -23,21 +23,23 @@ const byId = (id) => document.getElementById(id);
 
 // --- compressed chunks -----------------------------------------------------------------------------------------
 
-async function unpack(element) {
+async function unpackText(element) {
   if (!globalThis.DecompressionStream) throw new Error("This browser is too old: it cannot unpack the trees.");
   const binary = atob(element.textContent.trim());
   const bytes = new Uint8Array(binary.length);
   for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).json();
+  return new Response(stream).text();
 }
+
+const unpack = async (element) => JSON.parse(await unpackText(element));
 
 /** Runs a library that the page holds packed, once; the page's policy names its hash, so nothing else would run. */
 async function useLibrary(id) {
   const packed = byId(id);
   if (packed.dataset.runs) return;
   packed.dataset.runs = "yes";
-  document.head.append(el("script", {}, await unpack(packed)));
+  document.head.append(el("script", {}, await unpackText(packed)));
 }
 
 const wholePage = new Promise((done) => {
@@ -45,15 +47,28 @@ const wholePage = new Promise((done) => {
   else document.addEventListener("DOMContentLoaded", () => done(), { once: true });
 });
 
+let recent = {}; // the chunk that was read last, and its lines
+
+/** The JSON of the tree at a place of the index; undefined if its chunk is not there. Its chunk is named by the place
+ *  of the first tree in it. */
+async function lineOf(at) {
+  let first = at;
+  while (first > 0 && !byId(`t${first}`)) first--;
+  const chunk = byId(`t${first}`);
+  if (!chunk?.nextSibling) return undefined; // it may be half there
+  if (recent.chunk !== chunk) recent = { chunk, lines: unpackText(chunk).then((text) => text.split("\n")) };
+  return (await recent.lines)[at - first];
+}
+
 /** The tree at a place of the index. While the file is still being read its chunk may not be there yet. */
 async function readTree(at, shaped = true) {
-  let chunk = byId(`t${at}`);
-  if (!chunk || !chunk.nextSibling) {
+  let line = await lineOf(at);
+  if (line === undefined) {
     await wholePage;
-    chunk = byId(`t${at}`);
+    line = await lineOf(at);
   }
-  if (!chunk) throw new Error("This file is cut short: the tree is missing from it. Write it again.");
-  const t = await unpack(chunk);
+  if (line === undefined) throw new Error("This file is cut short: the tree is missing from it. Write it again.");
+  const t = JSON.parse(line);
   return shaped ? shape(t) : t;
 }
 

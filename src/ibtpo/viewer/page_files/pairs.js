@@ -14,7 +14,7 @@ const pairs = {
     const choice = (name, key) => el("label", {}, `${name} `, el("select", { "aria-label": `${name} which set`, onchange: (event) => this.choose(key, Number(event.target.value)) },
       ...facts.sets.map((label, i) => el("option", { value: i, selected: i === this[key] }, label))));
     this.choice = el("div", { class: "choice", hidden: true }, choice("From", "from"), choice("to", "to"));
-    this.match();
+    if (this.several) this.match();
     return this.choice;
   },
 
