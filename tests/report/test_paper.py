@@ -64,18 +64,26 @@ def test_latex_shows_names_as_text():
     assert r"\input" not in row
     assert r"\textbackslash{}input\{/etc/passwd\} \$x\textasciicircum{}2\$ \& 100 \% \_u\_" in row
     assert len(re.findall(r"(?<!\\)&", row)) == 8
-    assert text.count(r"\end{tabular}") == 1
+    assert text.count(r"\end{tabular}") == 2  # of the table, and of values over their intervals
     assert text.isascii()
+    assert r" & \under{$-$10.0}{\scriptsize [$-$15.0,~$-$5.0]} & " in row
+    assert r"& 100\,780 \\" in row
+
+
+def test_latex_takes_no_name_for_an_argument_or_a_dash():
+    row = latex([line("[3pt] --x ''y", 0.4)], 4).split("\n")[9]
+    assert row.startswith("{}[3pt] -{}-x '{}'y & 1, 2 & ")
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_latex_is_taken_by_latex(tmp_path):
-    table = latex([line("ibtpo", 0.4), line(EVIL, 0.3, -0.1, seeds=("1",))], 4)
-    page = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{table}\end{{document}}"
+    table = latex([line("ibtpo", 0.4), line(EVIL, 0.3, -0.1, seeds=("1",)), line("[x] naïve", 0.1, -0.3)], 4)
+    page = rf"\documentclass{{article}}\usepackage{{booktabs,graphicx}}\begin{{document}}{table}\end{{document}}"
     (tmp_path / "t.tex").write_text(page)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout
+    assert "Overfull" not in done.stdout
 
 
 def test_the_picture_is_told_in_words():

@@ -22,7 +22,8 @@ _TEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"{\char34}", "`": r"\textasciigrave{}",
-    "λ": r"$\lambda$", "β": r"$\beta$", "η": r"$\eta$", "ε": r"$\varepsilon$", "−": "$-$", "†": r"\dag", "–": "--",
+    "λ": r"$\lambda$", "β": r"$\beta$", "η": r"$\eta$", "ε": r"$\varepsilon$", "−": "$-$", "†": r"\dag{}", "–": "--",
+    "\u00a0": "~", "\u202f": r"\,",
 }  # fmt: skip
 
 
@@ -95,15 +96,34 @@ def markdown(lines: Sequence[Line], k: int | None) -> str:
 
 
 def latex(lines: Sequence[Line], k: int | None) -> str:
-    """The table in LaTeX; it needs the package booktabs."""
-    first, *rest = [" & ".join(map(_latex, row)) + r" \\" for row in [header(lines, k), *map(cells, lines)]]
-    columns = "l" * 2 + "r" * (len(header(lines, k)) - 2)
+    """The table in LaTeX, as wide as the text at most; it needs the packages booktabs and graphicx."""
+    titles = [_latex(title) if i < 2 else _title(title) for i, title in enumerate(header(lines, k))]
+    rows = [[_value(cell) if 2 <= i < 6 else _latex(cell) for i, cell in enumerate(cells(line))] for line in lines]
+    # {}: a name that begins with [ or * would be taken for an argument of the command before.
+    first, *rest = ["{}" + " & ".join(row) + r" \\" for row in [titles, *rows]]
+    columns = "l" * 2 + "r" * (len(titles) - 2)
     body = [r"\toprule", first, r"\midrule", *rest, r"\bottomrule"]
-    note = _latex(how(lines))
-    return "\n".join(
-        [r"% \usepackage{booktabs}", r"\begin{table}", r"\centering\small", rf"\begin{{tabular}}{{{columns}}}", *body,
-         r"\end{tabular}", rf"\caption{{{note}}}", r"\end{table}", ""]
+    text = "\n".join(
+        [r"\begin{table}", r"\providecommand{\under}[2]{\begin{tabular}[t]{@{}r@{}}#1\\[-2pt]#2\end{tabular}}",
+         r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+         r"\resizebox{\ifdim\width>\linewidth \linewidth\else\width\fi}{!}{%",
+         rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}}", rf"\caption{{{_latex(how(lines))}}}", r"\end{table}", ""]
     )  # fmt: skip
+    more = "" if text.isascii() else "; other scripts than Latin need XeLaTeX or LuaLaTeX"
+    return rf"% \usepackage{{booktabs,graphicx}}{more}" + "\n" + text
+
+
+def _title(text: str) -> str:
+    """A column's title in LaTeX, its unit on a line of its own, so that nine columns fit a page."""
+    name, comma, unit = text.rpartition(", ")
+    return rf"\under{{{_latex(name)}{comma.strip()}}}{{{_latex(unit)}}}" if comma else _latex(text)
+
+
+def _value(text: str) -> str:
+    """A value in LaTeX, its interval below it."""
+    value, bracket, rest = text.partition(" [")
+    ends, _, mark = rest.partition("]")
+    return rf"\under{{{_latex(value + mark)}}}{{\scriptsize [{_latex(ends)}]}}" if bracket else _latex(text)
 
 
 def _markdown(text: str) -> str:
@@ -113,7 +133,9 @@ def _markdown(text: str) -> str:
 
 def _latex(text: str) -> str:
     """Text that LaTeX sets as it is, on one line."""
-    return "".join(_TEX.get(c, c) for c in " ".join(visible(text).split()))
+    text = re.sub(r"[^\S\u00a0\u202f]+", " ", visible(text)).strip()
+    parts = re.split(r"(?<=[-'])(?=[-'])", text)  # two of these would become one sign
+    return "{}".join("".join(_TEX.get(c, c) for c in part) for part in parts)
 
 
 def forest(lines: Sequence[Line], settings: Any = ON_WHITE) -> Figure:
