@@ -1,8 +1,8 @@
 """Stands between Playwright and Firefox, which speak WebDriver BiDi: hands on all commands but one that Firefox lacks.
 
-`python firefox.py PATH …` starts the Firefox at PATH with the further arguments and takes its place. Whenever it opens a
-page, Playwright asks for a colour scheme by `emulation.setMediaFeaturesOverride`, which Firefox 153 does not know; here
-it becomes a setting of that Firefox, for all pages.
+`python firefox.py PATH …` starts the Firefox at PATH with the further arguments and takes its place. Whenever it opens
+a page, Playwright asks for a colour scheme by `emulation.setMediaFeaturesOverride`, which Firefox 153 does not know;
+here it becomes a setting of that Firefox, for all pages.
 """
 
 import asyncio

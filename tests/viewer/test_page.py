@@ -233,6 +233,15 @@ def test_the_same_trees_give_the_same_bytes(tmp_path: Path) -> None:
     assert pages[0] == pages[1]
 
 
+def test_small_trees_share_a_chunk_that_the_first_of_them_names(tmp_path: Path) -> None:
+    long = evil_tree(20_000)
+    page = page_of([*example_trees()[:3], long, example_trees()[3]], tmp_path)
+    chunks = [i for attrs, _ in page.scripts if re.fullmatch(r"t\d+", i := attrs.get("id") or "")]
+    assert chunks == ["t0", "t4"]
+    assert [t["id"] for t in page.trees] == page.data("index")["id"]
+    assert len(page.unpacked("t0").split("\n")) == 4
+
+
 def test_token_texts_come_with_the_embedded_models_tokenizer(tmp_path: Path) -> None:
     pytest.importorskip("tokenizers")
     tree = ReasoningTree("t", [1], meta={"model": "nano"})

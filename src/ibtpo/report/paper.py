@@ -100,14 +100,15 @@ def latex(lines: Sequence[Line], k: int | None) -> str:
     titles = [_latex(title) if i < 2 else _title(title) for i, title in enumerate(header(lines, k))]
     rows = [[_value(cell) if 2 <= i < 6 else _latex(cell) for i, cell in enumerate(cells(line))] for line in lines]
     # {}: a name that begins with [ or * would be taken for an argument of the command before.
-    first, *rest = ["{}" + " & ".join(row) + r" \\" for row in [titles, *rows]]
+    first, *rest = ["{}" + " & ".join(row) + r" \\[2pt]" for row in [titles, *rows]]
     columns = "l" * 2 + "r" * (len(titles) - 2)
     body = [r"\toprule", first, r"\midrule", *rest, r"\bottomrule"]
     text = "\n".join(
         [r"\begin{table}", r"\providecommand{\under}[2]{\begin{tabular}[t]{@{}r@{}}#1\\[-2pt]#2\end{tabular}}",
          r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
          r"\resizebox{\ifdim\width>\linewidth \linewidth\else\width\fi}{!}{%",
-         rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}}", rf"\caption{{{_latex(how(lines))}}}", r"\end{table}", ""]
+         rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}}",
+         rf"\caption{{{_latex(how(lines))}}}", r"\end{table}", ""]
     )  # fmt: skip
     more = "" if text.isascii() else "; other scripts than Latin need XeLaTeX or LuaLaTeX"
     return rf"% \usepackage{{booktabs,graphicx}}{more}" + "\n" + text
