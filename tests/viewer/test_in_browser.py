@@ -464,7 +464,8 @@ def test_injected_texts_run_nothing_and_are_shown_as_they_are(open_page, pages) 
     page.wait_for_selector("text=Show more (880\u202f005 characters)")
     assert page.evaluate("document.querySelector('.panel .step-text').textContent").startswith("long " + "x" * 119_995)
     page.keyboard.press("g")
-    page.pdf()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("#paper h1").count() == 1
     assert page.evaluate("window.pwned === undefined")
     assert page.locator("img, svg svg, iframe, object, embed").count() == 0
 
