@@ -60,7 +60,10 @@ def make_rows(source: str, limit: int | None) -> Iterator[dict[str, Any]]:
 
 def environment_of(column: str) -> str | None:
     """What answers the turns of a task, as a dotted path; None for a task that takes one answer."""
-    return ENVIRONMENT if json.loads(column).get("turns") else None
+    try:
+        return ENVIRONMENT if json.loads(column)["turns"] else None
+    except (ValueError, TypeError, KeyError):  # it takes one answer, or a file has a column of the same name
+        return None
 
 
 class _Openings:

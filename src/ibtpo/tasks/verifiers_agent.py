@@ -14,7 +14,6 @@ import aiohttp
 import verifiers.v1 as vf
 from verifiers.v1.dialects import Dialect
 from verifiers.v1.dialects.chat import message_to_wire
-from verifiers.v1.errors import model_error
 from verifiers.v1.graph import PendingTurn
 from verifiers.v1.harnesses.null import NullHarness, NullHarnessConfig
 from verifiers.v1.interception import InterceptionServer
@@ -28,14 +27,12 @@ Messages = list[dict[str, Any]]
 class Policy(vf.Client):
     """A client whose completions come from outside.
 
-    The attribute `requests` holds what verifiers asks for, each with the future of its reply: a message with `content`.
-    With `over`, every request is refused as one that is too long for the model is, which ends the agent in good order:
-    what it has done is scored.
+    The attribute `requests` holds what verifiers asks for: the conversation so far, and the future of its reply, a
+    message without its role.
     """
 
     def __init__(self) -> None:
         self.requests: asyncio.Queue[tuple[Messages, asyncio.Future[dict[str, Any]]]] = asyncio.Queue()
-        self.over = False
 
     async def get_response(
         self,
@@ -48,14 +45,8 @@ class Policy(vf.Client):
     ) -> vf.Response:
         """See `vf.Client`: waits for the reply, however long that takes."""
         reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        if self.over:
-            reply.cancel()
-        else:
-            await self.requests.put((body["messages"], reply))
-        await asyncio.wait([reply])
-        if reply.cancelled():
-            raise model_error("the answer is over: context_length_exceeded", status_code=400)
-        choice = {"index": 0, "message": {"role": "assistant", **reply.result()}, "finish_reason": "stop"}
+        await self.requests.put((body["messages"], reply))
+        choice = {"index": 0, "message": {"role": "assistant", **await reply}, "finish_reason": "stop"}
         raw = {"id": "0", "object": "chat.completion", "created": 0, "model": MODEL, "choices": [choice]}
         response: vf.Response = dialect.parse_response(dialect.validate_response(raw))
         response.raw = raw
@@ -77,17 +68,13 @@ class PolicyServer(InterceptionServer):
 
 
 class ChatLoop(NullHarness):
-    """Verifiers' harness `null`, an agent that only talks, without the program that it starts.
-
-    policy: what it talks for; it tells a refusal that ends the answer from an error.
-    """
+    """Verifiers' harness `null`, an agent that only talks, without the program that it starts."""
 
     SUPPORTS_MCP = False
     SUPPORTS_TOOL_INTERCEPTION = False
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self) -> None:
         super().__init__(NullHarnessConfig(id="null"))
-        self.policy = policy
 
     async def setup(self, runtime: vf.Runtime) -> None:
         """See `vf.Harness`."""
@@ -118,23 +105,23 @@ class ChatLoop(NullHarness):
                 json={"model": MODEL, "messages": messages},
             ) as response,
         ):
-            if response.status != 200 and not self.policy.over:
+            if response.status != 200:  # verifiers itself knows whether it stopped the episode, or something failed
                 raise vf.HarnessError(await response.text())
         return vf.ProgramResult(exit_code=0, stdout="", stderr="")
 
 
-def with_policy(kind: type[vf.Env], role: str, policy: Policy, server: PolicyServer) -> type[vf.Env]:
+def with_policy(kind: type[vf.Env], role: str, server: PolicyServer) -> type[vf.Env]:
     """An environment class of verifiers whose agent is played by a policy.
 
     role: the agent's name in the class's configuration.
-    server: the server of that policy; it must run while there are episodes.
+    server: the server of the policy; it must run while there are episodes.
     """
 
     class Played(kind):  # type: ignore[misc, valid-type]
         async def setup(self, agents: vf.Agents) -> None:
             await super().setup(agents)
             agent = getattr(agents, role)
-            agent.harness, agent.interception = ChatLoop(policy), server
+            agent.harness, agent.interception = ChatLoop(), server
 
     Played.__name__ = Played.__qualname__ = kind.__name__
     return Played

@@ -7,7 +7,6 @@ branch replays it (docs/turns.md).
 
 import asyncio
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._text import describe
@@ -37,6 +36,7 @@ class VerifiersTurns:
         self._env: Any = None
         self._policy: Policy | None = None
         self._episode: asyncio.Task[Any] | None = None
+        self._trace: Any = None  # verifiers' record of the episode, with its rewards
         self._reply: asyncio.Future[dict[str, Any]] | None = None  # what the episode waits for
         self._said: list[Message] = []  # the whole conversation
         self._failure: str | None = None
@@ -61,24 +61,17 @@ class VerifiersTurns:
 
         Raises `ConfigError` if it ends or fails before it asks for a reply.
         """
-        from .verifiers_agent import MODEL
-
-        await self._abandon()
         item = json.loads(verifiers)
-        await self._serve(item["taskset"], json.dumps(item["config"], sort_keys=True))
         task = find_task(verifiers)
+        await self._abandon()
+        await self._serve(item["taskset"], json.dumps(item["config"], sort_keys=True))
         import verifiers.v1 as vf
 
-        self._said, self._failure = [], None
-        traces: list[Any] = []
+        from .verifiers_agent import MODEL
 
-        def mint(trace: Any) -> None:
-            traces.append(trace)
-            if len(traces) > 1:
-                raise ConfigError("its agent runs more than once in an episode, and an answer is one conversation")
-
+        self._said, self._failure, self._trace = [], None, None
         context = vf.ModelContext(model=MODEL, client=vf.EvalClientConfig())
-        self._episode = asyncio.create_task(self._env.run_episode(task, context, on_trace=mint))
+        self._episode = asyncio.create_task(self._env.run_episode(task, context, on_trace=self._keep))
         said = await self._next()
         if said is None:
             raise ConfigError(
@@ -97,7 +90,11 @@ class VerifiersTurns:
         self._said.append({"role": "assistant", "content": answer})
         reply, self._reply = self._reply, None
         reply.set_result(turn)
-        said = await self._next()
+        try:
+            said = await self._next()
+        except asyncio.CancelledError:
+            self._failure = "a turn was not answered in time"
+            raise
         if said is not None and len(said) == 1 and said[0]["role"] == "user":
             return str(said[0]["content"])
         return said
@@ -107,19 +104,20 @@ class VerifiersTurns:
 
         Raises `VerifierError` for an episode that failed.
         """
-        if self._episode is None or self._policy is None:
+        if self._episode is None:
             raise VerifierError("no episode has begun")
-        self._policy.over = True
-        if self._reply is not None:
-            self._reply.cancel()
+        if self._failure is not None:
+            raise VerifierError(self._failure)
+        if self._reply is not None:  # it waits for a turn that will not come, as where verifiers' own limits end it
+            self._trace.stop("length")
+            self._reply.set_result({"content": ""})
             self._reply = None
         await asyncio.wait([self._episode])
         if (failed := self._failed()) is not None:
             raise VerifierError(failed)
-        (trace,) = self._episode.result().traces
-        if not trace.rewards:
+        if not self._trace.rewards:
             raise VerifierError("the episode ended without a reward")
-        return float(trace.reward)
+        return float(self._trace.reward)
 
     async def close(self) -> None:
         """Ends the episode, and gives back what it holds."""
@@ -139,14 +137,21 @@ class VerifiersTurns:
         if not request.done() or request.cancelled():
             return None
         conversation, reply = request.result()
-        said = [_text_only(message) for message in conversation]
-        if said[: len(self._said)] != self._said:
-            reply.cancel()
-            self._failure = "it changed what was said before"
-            return None
-        new = said[len(self._said) :]
+        said = [{"role": message["role"], "content": message["content"]} for message in conversation]
+        before, new = said[: len(self._said)], said[len(self._said) :]
+        if before != self._said:
+            self._failure = "what was said before was changed, and an answer is one conversation"
+        elif not all(isinstance(message["content"], str) for message in new):
+            self._failure = "a message holds more than text, such as images"
+        if self._failure is not None:
+            return None  # the request is never answered
         self._said, self._reply = said, reply
         return new
+
+    def _keep(self, trace: Any) -> None:
+        if self._trace is not None:
+            raise ConfigError("its agent runs more than once in an episode, and an answer is one conversation")
+        self._trace = trace
 
     def _failed(self) -> str | None:
         """Why the episode failed, if it did."""
@@ -167,7 +172,6 @@ class VerifiersTurns:
             episode.cancel()
             await asyncio.wait([episode])
         if self._policy is not None:
-            self._policy.over = False
             while not self._policy.requests.empty():
                 self._policy.requests.get_nowait()
 
@@ -192,7 +196,7 @@ class VerifiersTurns:
         settings, role, kind = environment_config(name, config)
         policy = Policy()
         server = PolicyServer(policy)
-        env = with_policy(kind, role, policy, server)(settings)
+        env = with_policy(kind, role, server)(settings)
         async with server, env.serving():
             self._env, self._policy = env, policy
             ready.set_result(None)
@@ -204,9 +208,3 @@ class VerifiersTurns:
             serving.cancel()
             await asyncio.wait([serving])
 
-
-def _text_only(message: Mapping[str, Any]) -> Message:
-    """A message of a request, as chat templates have it. Raises `ConfigError` if it holds more than text."""
-    if not isinstance(message["content"], str):
-        raise ConfigError("a message holds more than text, such as images")
-    return {"role": message["role"], "content": message["content"]}
