@@ -31,7 +31,7 @@ from ibtpo.tasks import verifiers  # noqa: E402
 from ibtpo.tasks.problems import Problem, environment_for, load_problems  # noqa: E402
 from ibtpo.tasks.prompts import encode_prompt  # noqa: E402
 from ibtpo.tasks.verifiers_agent import ChatLoop  # noqa: E402
-from ibtpo.tasks.verifiers_loading import environment_config, find_task, takes_turns  # noqa: E402
+from ibtpo.tasks.verifiers_loading import answered_by, environment_config, find_task  # noqa: E402
 from ibtpo.tasks.verifiers_turns import VerifiersTurns  # noqa: E402
 from ibtpo.tree import ROOT, ReasoningTree, read_trees  # noqa: E402
 from ibtpo.verify.verifiers import verifiers_reward  # noqa: E402
@@ -59,7 +59,7 @@ class E(vf.SingleAgentEnv):
 @pytest.fixture(autouse=True)
 def _example(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    for cached in (verifiers.load_taskset, takes_turns, find_task):
+    for cached in (verifiers.load_taskset, answered_by, find_task):
         cached.cache_clear()
 
 
@@ -339,7 +339,7 @@ def test_an_episode_that_asks_for_nothing_is_an_error(taskset: Any) -> None:
         ("class C(vf.EnvConfig):\n    a: vf.AgentConfig = vf.AgentConfig()\n    b: vf.AgentConfig = vf.AgentConfig()\n"
          "class E(vf.Env[C]):", r"an environment, E, of 2 agents \(a, b\); only those of one agent can be used"),
         ("class C(vf.EnvConfig):\n    a: vf.AgentConfig = vf.AgentConfig(harness={'id': 'codex'})\n"
-         "class E(vf.Env[C]):", "its agent is the program 'codex'; only tasks that are answered by text"),
+         "class E(vf.Env[C]):", "its agent is the program 'codex'; only tasks whose agent talks"),
         ("class C(vf.EnvConfig):\n    a: vf.AgentConfig = vf.AgentConfig(model='x')\n"
          "class E(vf.Env[C]):", "its agent 'a' has a model of its own, so there is nothing to train"),
     ],

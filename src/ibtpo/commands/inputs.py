@@ -172,7 +172,7 @@ def make_prompts(
 
     Raises `DataError`, naming the problem, if one does not fit the model's context.
     """
-    from ..environments.questions import begin, with_text
+    from ..environments.questions import begin, shown_tools, with_text
     from ..search import Prompt, run_async
     from ..tasks.prompts import check_prompt_length, encode_prompt
 
@@ -190,7 +190,7 @@ def make_prompts(
             system_prompt=args.system_prompt,
             chat_template=False if args.no_chat_template else None,
             chat_template_kwargs=args.chat_template_kwargs,
-            rendering=turns.rendering,
+            rendering={**turns.rendering, **shown_tools(opening)},
         )
         if engine.max_length is not None:
             check_prompt_length(problem.id, len(ids), engine.max_length)

@@ -23,6 +23,11 @@ def with_text(prompt: Any, text: str | None) -> Any:
     return [*prompt[:-1], {**prompt[-1], "content": content + more}]
 
 
+def shown_tools(opening: Opening | None) -> dict[str, Any]:
+    """What `apply_chat_template` needs to show the tools that an environment calls itself, if it has any."""
+    return {"tools": list(opening.tool_schemas)} if opening is not None and opening.tool_schemas else {}
+
+
 async def open_environments(
     factories: EnvironmentFactories,
     tokenizer: Any,
@@ -45,7 +50,8 @@ async def open_environments(
     try:
         kinds = await environments.kinds()
         tools = [kind for kind in kinds.values() if kind.methods]
-        environments.format, template = open_format(tokenizer, decode, chat=chat, tools=bool(tools), options=options)
+        shown = bool(tools) or any(kind.shows_tools for kind in kinds.values())
+        environments.format, template = open_format(tokenizer, decode, chat=chat, tools=shown, options=options)
         environments.reads_cut_turns = bool(tools)
         if len(kinds) > 1 and tools:
             raise ConfigError("several environments with tools are for IBTPOTrainer; name one")

@@ -1,9 +1,9 @@
 """Tasks of the package `verifiers` as rows: `verifiers:my-taskset`, `verifiers:my-taskset,split=test`.
 
 What follows a comma goes into the taskset's own configuration. A task is found again by its place in the taskset, which
-must give the same tasks each time; its key is compared. Tasks that need more than text (tools, a container, a further
-model, rewards that look into a runtime) are refused: this package would leave that part out. A taskset with an
-environment of its own is answered in turns (`verifiers_turns`).
+must give the same tasks each time; its key is compared. Tasks that need more than an agent that talks and calls tools (a
+container, a further model, rewards that look into a runtime) are refused: this package would leave that part out. A
+taskset with tools, or an environment of its own, is answered in turns (`verifiers_turns`).
 """
 
 import asyncio
@@ -16,10 +16,11 @@ from .._text import describe
 from ..environments.live import background_loop
 from ..errors import ConfigError, DataError, IBTPOError
 from .reasoning_gym import parameters
-from .verifiers_loading import PREFIX, check_task, load_taskset, messages, takes_turns
-from .verifiers_turns import ENVIRONMENT, VerifiersTurns
+from .verifiers_loading import PREFIX, answered_by, check_task, load_taskset, messages
+from .verifiers_turns import VerifiersTools, VerifiersTurns
 
-COLUMN = "verifiers"  # of a row, as JSON: which task it is
+COLUMN = "verifiers"  # of a row, as JSON: which task it is, and under "turns" what answers it, if anything does
+ENVIRONMENTS = {kind.__name__: f"{kind.__module__}:{kind.__name__}" for kind in (VerifiersTurns, VerifiersTools)}
 OPENING = 60.0  # seconds in which a conversation must be opened
 
 
@@ -29,12 +30,12 @@ def make_rows(source: str, limit: int | None) -> Iterator[dict[str, Any]]:
     source: see the head of this module.
     limit: how many; by default all, of a taskset without an end 1000.
 
-    Raises `ConfigError` for a taskset that cannot be loaded or needs more than text, and `DependencyError` where the
-    package is not installed.
+    Raises `ConfigError` for a taskset that cannot be loaded or needs too much, and `DependencyError` where the package
+    is not installed.
     """
     name, config = parameters(source, PREFIX)
     taskset = load_taskset(name, json.dumps(config, sort_keys=True))
-    turns = takes_turns(name)
+    turns = answered_by(name, json.dumps(config, sort_keys=True))
     most = limit if limit is not None else None if taskset.bounded else 1000
     tasks = itertools.islice(taskset, most)
     openings = _Openings()
@@ -46,11 +47,11 @@ def make_rows(source: str, limit: int | None) -> Iterator[dict[str, Any]]:
                 raise DataError(f"{source}: task {index} cannot be read: {describe(error)}") from error
             if task is None:
                 return
-            check_task(source, task, turns)
+            check_task(source, task, turns is not None)
             item = {"taskset": name, "config": config, "index": index, "key": task.key}
-            if turns:
-                item["turns"] = True
-            if turns and task.data.prompt is None:  # its environment opens the conversation
+            if turns is not None:
+                item["turns"] = turns
+            if turns is not None and task.data.prompt is None:  # its environment opens the conversation
                 item["prompt"] = openings.of(json.dumps(item))
             prompt = item.get("prompt") or messages(task)
             yield {"id": task.data.id or f"{name}-{index}", "prompt": prompt, COLUMN: json.dumps(item)}
@@ -61,7 +62,7 @@ def make_rows(source: str, limit: int | None) -> Iterator[dict[str, Any]]:
 def environment_of(column: str) -> str | None:
     """What answers the turns of a task, as a dotted path; None for a task that takes one answer."""
     try:
-        return ENVIRONMENT if json.loads(column)["turns"] else None
+        return ENVIRONMENTS[json.loads(column)["turns"]]
     except (ValueError, TypeError, KeyError):  # it takes one answer, or a file has a column of the same name
         return None
 

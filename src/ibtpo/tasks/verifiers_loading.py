@@ -11,7 +11,7 @@ from ..errors import ConfigError, DataError, DependencyError
 
 PREFIX = "verifiers:"
 _INSTALL = "pip install 'ibtpo[verifiers]'"
-_ONLY = "only tasks that are answered by text alone can be used"
+_ONLY = "only tasks whose agent talks, and calls tools on this machine, can be used"
 
 
 @lru_cache(maxsize=8)
@@ -21,34 +21,36 @@ def load_taskset(name: str, config: str) -> Any:
     name: as verifiers finds it: a module or package that exports a `Taskset`.
     config: its configuration as JSON.
 
-    Raises `ConfigError` for a taskset that cannot be loaded or has tools, and `DependencyError` where the package is not
-    installed.
+    Raises `ConfigError` for a taskset that cannot be loaded, and `DependencyError` where the package is not installed.
     """
     vf, loaders = _package()
     from verifiers.v1.utils.generic import concrete_type
 
     try:
         kind = loaders.taskset_class(name)
-        taskset = kind((concrete_type(kind, vf.TasksetConfig) or vf.TasksetConfig)(id=name, **json.loads(config)))
-        tools = kind.toolsets(taskset.config)
+        return kind((concrete_type(kind, vf.TasksetConfig) or vf.TasksetConfig)(id=name, **json.loads(config)))
     except Exception as error:  # a missing module, a wrong configuration, whatever the taskset does
         raise ConfigError(f"{PREFIX}{name} cannot be loaded: {describe(error)}") from error
-    if tools:
-        raise ConfigError(f"{PREFIX}{name} has tools; {_ONLY}")
-    return taskset
 
 
 @lru_cache(maxsize=8)
-def takes_turns(name: str) -> bool:
-    """Whether the tasks of a taskset are answered in turns, because it has an environment class of its own.
+def answered_by(name: str, config: str) -> str | None:
+    """Which class of `verifiers_turns` answers the turns of a taskset's tasks; None if they take one answer.
 
-    Raises `ConfigError` for an environment that cannot be run here.
+    name, config: see `load_taskset`.
+
+    Raises as that, and `ConfigError` for an environment or tools that cannot be run here.
     """
     vf, loaders = _package()
-    kind = loaders.environment_class(name)
-    if kind is vf.SingleAgentEnv:
-        return False
-    agents = _agents(loaders.env_config_type(name))
+    taskset = load_taskset(name, config)
+    try:
+        kind = loaders.environment_class(name)
+        agents = _agents(loaders.env_config_type(name))
+        tools = [*taskset.toolsets(taskset.config), *taskset.task_type().toolsets(taskset.config.task)]
+    except Exception as error:
+        raise ConfigError(f"{PREFIX}{name} cannot be loaded: {describe(error)}") from error
+    if kind is vf.SingleAgentEnv and not tools:
+        return None
     if len(agents) != 1:
         raise ConfigError(
             f"{PREFIX}{name} has an environment, {kind.__name__}, of {len(agents)} agents ({', '.join(agents)}); only "
@@ -60,7 +62,9 @@ def takes_turns(name: str) -> bool:
         raise ConfigError(f"{PREFIX}{name}: its agent is the program {harness!r}; {_ONLY}")
     if agent.model is not None or agent.client is not None:
         raise ConfigError(f"{PREFIX}{name}: its agent {role!r} has a model of its own, so there is nothing to train")
-    return True
+    if any(tool.config.url is None and tool.config.runtime.type != "subprocess" for tool in tools):
+        raise ConfigError(f"{PREFIX}{name} has tools in a container; {_ONLY}")
+    return "VerifiersTools" if tools else "VerifiersTurns"
 
 
 def environment_config(name: str, config: str) -> tuple[Any, str, type]:
@@ -112,7 +116,7 @@ def messages(task: Any) -> list[dict[str, str]]:
 
 
 def check_task(source: str, task: Any, turns: bool) -> None:
-    """Raises `ConfigError` if a task needs more than text.
+    """Raises `ConfigError` if a task needs more than an agent that talks.
 
     turns: whether it is answered in turns; then its environment may give the reward.
     """
@@ -120,8 +124,6 @@ def check_task(source: str, task: Any, turns: bool) -> None:
     rewards = task.hooks("reward")
     if task.NEEDS_CONTAINER or (turns and task.data.image is not None):
         needs = "needs a container"
-    elif type(task).toolsets(task.config):
-        needs = "has tools"
     elif task.plugged_judges():
         needs = "is graded by a model"
     elif not rewards and not turns:

@@ -7,18 +7,17 @@ branch replays it (docs/turns.md).
 
 import asyncio
 import json
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._text import describe
-from ..environments import Message, Said
+from ..environments import Message, Said, tool_name
 from ..errors import ConfigError, VerifierError
 from ..verify.tags import final_text
 from .verifiers_loading import environment_config, find_task, messages
 
 if TYPE_CHECKING:
     from .verifiers_agent import Policy
-
-ENVIRONMENT = f"{__name__}:VerifiersTurns"
 
 
 class VerifiersTurns:
@@ -39,6 +38,7 @@ class VerifiersTurns:
         self._trace: Any = None  # verifiers' record of the episode, with its rewards
         self._reply: asyncio.Future[dict[str, Any]] | None = None  # what the episode waits for
         self._said: list[Message] = []  # the whole conversation
+        self._tools: list[Any] = []  # the schemas of the tools that the episode offers
         self._failure: str | None = None
 
     async def reset(self, verifiers: str, **row: Any) -> None:
@@ -69,7 +69,7 @@ class VerifiersTurns:
 
         from .verifiers_agent import MODEL
 
-        self._said, self._failure, self._trace = [], None, None
+        self._said, self._tools, self._failure, self._trace = [], [], None, None
         context = vf.ModelContext(model=MODEL, client=vf.EvalClientConfig())
         self._episode = asyncio.create_task(self._env.run_episode(task, context, on_trace=self._keep))
         said = await self._next()
@@ -87,6 +87,8 @@ class VerifiersTurns:
         answer = final_text(text, answer_tags="").strip()
         thinking = message.get("reasoning_content") or (text.strip() if text.strip() != answer else None)
         turn = {"content": answer, **({"reasoning_content": thinking} if thinking else {})}
+        if self._tools and message.get("tool_calls"):
+            turn["tool_calls"] = _calls(message["tool_calls"], len(self._said))
         self._said.append({"role": "assistant", "content": answer})
         reply, self._reply = self._reply, None
         reply.set_result(turn)
@@ -136,8 +138,9 @@ class VerifiersTurns:
             request.cancel()
         if not request.done() or request.cancelled():
             return None
-        conversation, reply = request.result()
-        said = [{"role": message["role"], "content": message["content"]} for message in conversation]
+        asked, reply = request.result()
+        said = [_as_template_has_it(message) for message in asked["messages"]]
+        self._tools = asked.get("tools") or []
         before, new = said[: len(self._said)], said[len(self._said) :]
         if before != self._said:
             self._failure = "what was said before was changed, and an answer is one conversation"
@@ -191,13 +194,12 @@ class VerifiersTurns:
 
     async def _run(self, name: str, config: str, ready: "asyncio.Future[None]") -> None:
         """Holds what the episodes of a taskset need; the task that opens it also closes it."""
-        from .verifiers_agent import Policy, PolicyServer, with_policy
+        from .verifiers_agent import Policy, with_policy
 
         settings, role, kind = environment_config(name, config)
         policy = Policy()
-        server = PolicyServer(policy)
-        env = with_policy(kind, role, server)(settings)
-        async with server, env.serving():
+        env = with_policy(kind, role)(settings)
+        async with env.serving(), env.serve(policy):
             self._env, self._policy = env, policy
             ready.set_result(None)
             await asyncio.get_running_loop().create_future()
@@ -208,3 +210,30 @@ class VerifiersTurns:
             serving.cancel()
             await asyncio.wait([serving])
 
+
+class VerifiersTools(VerifiersTurns):
+    """The environment of one answer to a task of verifiers that has tools.
+
+    Verifiers itself calls them, in servers that it starts on this machine for each episode.
+    """
+
+    @property
+    def tool_schemas(self) -> list[Any]:
+        """What the model is shown of the tools; known once an episode has begun."""
+        return self._tools
+
+
+def _as_template_has_it(message: Mapping[str, Any]) -> Message:
+    """A message of a request: its role, its content, and of a tool's result the tool's name."""
+    name = {"name": message.get("name") or "unknown"} if message["role"] == "tool" else {}
+    return {"role": message["role"], **name, "content": message["content"] or ""}
+
+
+def _calls(calls: Sequence[Any], turn: int) -> list[dict[str, Any]]:
+    """The tool calls of a turn as verifiers has them, with a name each and their arguments as JSON text."""
+    found = []
+    for number, call in enumerate(calls):
+        function = call.get("function") or {}
+        named = {"name": tool_name(call), "arguments": json.dumps(function.get("arguments") or {})}
+        found.append({"id": f"call_{turn}_{number}", "type": "function", "function": named})
+    return found

@@ -18,9 +18,9 @@ from trl.data_utils import is_conversational
 
 from .._extras import load_object
 from ..environments import OWN_METHODS
-from ..environments.formats import ChatFormat, Format, TextFormat, encoder, parser
+from ..environments.formats import ChatFormat, Format, TextFormat, encoder, open_format, parser
 from ..environments.pool import Environments, Kind, Opening
-from ..environments.questions import begin, with_text
+from ..environments.questions import begin, shown_tools, with_text
 from ..errors import ConfigError
 from ..search import run_async
 from ..tasks.problems import Problem
@@ -58,6 +58,8 @@ class Turns:
         self.for_trl: dict[str, Any] = {}
         self.own: list[Kind] = []  # the environments that give rewards, one a class
         self.responds = False
+        self._shows_tools = False  # which environments that answer turns call themselves
+        self._schemas: list[Any] = []  # of these, in the present batch
         if factory is None and not tools:
             return
         if args.use_vllm and args.vllm_mode == "colocate" and args.vllm_tensor_parallel_size > 1:
@@ -76,6 +78,7 @@ class Turns:
         kinds = run_async(self.environments.kinds())
         self.own = [kind for kind in {k.made: k for k in kinds.values()}.values() if kind.rewards]
         self.responds = any(kind.responds for kind in kinds.values())
+        self._shows_tools = any(kind.shows_tools for kind in kinds.values())
         if self.responds and not all(kind.responds for kind in kinds.values()):
             raise ConfigError(
                 "a method respond, and methods that are tools, do not go together; give environments of one kind"
@@ -135,9 +138,12 @@ class Turns:
             return list(rows), [None] * len(rows)
         environments, group = self.environments, trainer.num_generations
         rows = as_message_rows(rows) if environments.stateful and not self.responds else list(rows)
-        environments.format = _format(trainer, is_conversational(rows[0]), not self.responds)
+        environments.format = self._format(trainer, is_conversational(rows[0]))
 
         openings = [opening for opening in run_async(begin(environments, rows[::group])) for _ in range(group)]
+        self._schemas = list(openings[0].tool_schemas)
+        if any(list(opening.tool_schemas) != self._schemas for opening in openings):
+            raise ConfigError("the environments of a batch show different tools; train on questions with the same ones")
         said = [
             {**row, "prompt": with_text(row["prompt"], opening.text)}
             for row, opening in zip(rows, openings, strict=True)
@@ -155,14 +161,41 @@ class Turns:
         rendering: dict[str, Any] = {}
         if self.environments is not None and problems:
             chat = trainer._tokenizer.chat_template is not None
-            self.environments.format = _format(trainer, chat, not self.responds)
+            self.environments.format = self._format(trainer, chat)
             rows = [{"prompt": p.prompt, **p.columns} for p in problems]
             openings = run_async(begin(self.environments, rows))
-            if not self.responds:
+            if not self.responds or self._shows_tools:
                 rendering = {"tools": trainer.tools, "chat_template": trainer.chat_template}
         for problem, opening in zip(problems, openings, strict=True):
             said = None if opening is None else opening.text
-            yield replace(problem, prompt=with_text(problem.prompt, said)), opening, rendering
+            shown = {**rendering, **shown_tools(opening)}
+            yield replace(problem, prompt=with_text(problem.prompt, said)), opening, shown
+
+    @contextmanager
+    def shown(self, trainer: Any) -> Iterator[None]:
+        """Lets TRL's trainer show the tools of the present batch in the prompts that it renders inside the block."""
+        if not self._schemas:
+            yield
+            return
+        before, trainer.tools = trainer.tools, self._schemas
+        try:
+            yield
+        finally:
+            trainer.tools = before
+
+    def _format(self, trainer: Any, conversational: bool) -> Format:
+        """Between the tokens of a trainer's tokenizer and messages. conversational: what prompts are like."""
+        tokenizer, options = trainer._tokenizer, trainer.chat_template_kwargs
+        if not conversational:
+            if self._shows_tools or not self.responds:
+                raise ConfigError("tools need prompts that are conversations: give each row a list of messages as prompt")
+            return TextFormat(encoder(tokenizer), trainer._decode)
+        if self._shows_tools:  # TRL does not know of the tools, and has not looked at the template
+            format, trainer.chat_template = open_format(
+                tokenizer, trainer._decode, chat=True, tools=True, options=options
+            )
+            return format
+        return ChatFormat(tokenizer, parser(tokenizer), chat_template=trainer.chat_template, options=options)
 
     @contextmanager
     def stand_ins(self, trainer: Any) -> Iterator[None]:
@@ -235,21 +268,6 @@ def conversations(
         absent: Any = "" if isinstance(of_tree[0], str) else [{"role": "assistant", "content": ""}]
         completions += of_tree + [absent] * (group - len(of_tree))
     return completions
-
-
-def _format(trainer: Any, conversational: bool, tools: bool) -> Format:
-    """Between the tokens of a trainer's tokenizer and messages. tools: whether the model calls tools."""
-    tokenizer = trainer._tokenizer
-    if not conversational:
-        if tools:
-            raise ConfigError("tools need prompts that are conversations: give each row a list of messages as prompt")
-        return TextFormat(encoder(tokenizer), trainer._decode)
-    return ChatFormat(
-        tokenizer,
-        parser(tokenizer),
-        chat_template=trainer.chat_template,
-        options=trainer.chat_template_kwargs,
-    )
 
 
 def _close_probes(trainer: Any) -> None:
