@@ -8,6 +8,7 @@ import verifiers.v1 as vf
 __all__ = ["GuessNumber", "Hints"]
 
 
+# --8<-- [start:environment]
 class NumberData(vf.TaskData):
     number: int
 
@@ -26,6 +27,9 @@ class Hints(vf.SingleAgentEnv):
             while not guess.terminated and guess.last_reply != str(task.data.number):
                 low = guess.last_reply.isdigit() and int(guess.last_reply) < task.data.number
                 guess = await conversation.turn("higher" if low else "lower")
+
+
+# --8<-- [end:environment]
 
 
 class GuessNumber(vf.Taskset[Number]):

@@ -1,4 +1,4 @@
-"""Tasksets of the package verifiers: rows, rewards, and what is refused because it needs more than an agent that talks."""
+"""Tasksets of the package verifiers: rows, rewards, and what is refused because it needs more than text."""
 
 import json
 import sys

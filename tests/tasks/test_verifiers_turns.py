@@ -2,8 +2,8 @@
 
 import asyncio
 import json
+import os
 import re
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from aiohttp import web  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
 from helpers.laws import check_laws  # noqa: E402
-from helpers.tool_model import CHATML, EOS, make_tool_model  # noqa: E402
+from helpers.tool_model import CHATML, EOS, Script, ScriptEngine, call, make_tool_model  # noqa: E402
 from helpers.trees import FunctionVerifier  # noqa: E402
 from ibtpo.cli import main  # noqa: E402
 from ibtpo.engines import Sampling  # noqa: E402
@@ -25,6 +25,7 @@ from ibtpo.engines.scripted import ScriptedEngine  # noqa: E402
 from ibtpo.environments.formats import ChatFormat  # noqa: E402
 from ibtpo.environments.live import background_loop  # noqa: E402
 from ibtpo.environments.pool import Environments  # noqa: E402
+from ibtpo.environments.questions import begin, open_environments, shown_tools  # noqa: E402
 from ibtpo.errors import ConfigError, VerifierError  # noqa: E402
 from ibtpo.search import Budget, Prompt, SearchOptions, TreeSearch  # noqa: E402
 from ibtpo.tasks import verifiers  # noqa: E402
@@ -32,7 +33,7 @@ from ibtpo.tasks.problems import Problem, environment_for, load_problems  # noqa
 from ibtpo.tasks.prompts import encode_prompt  # noqa: E402
 from ibtpo.tasks.verifiers_agent import ChatLoop  # noqa: E402
 from ibtpo.tasks.verifiers_loading import answered_by, environment_config, find_task  # noqa: E402
-from ibtpo.tasks.verifiers_turns import VerifiersTurns  # noqa: E402
+from ibtpo.tasks.verifiers_turns import VerifiersTools, VerifiersTurns  # noqa: E402
 from ibtpo.tree import ROOT, ReasoningTree, read_trees  # noqa: E402
 from ibtpo.verify.verifiers import verifiers_reward  # noqa: E402
 
@@ -110,9 +111,9 @@ def taskset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
     return write
 
 
-def in_loop(work: Any) -> Any:
+def in_loop(work: Any, seconds: float = 60) -> Any:
     """What a coroutine gives in the event loop of environments."""
-    return asyncio.run_coroutine_threadsafe(work, background_loop()).result(30)
+    return asyncio.run_coroutine_threadsafe(work, background_loop()).result(seconds)
 
 
 async def talk(column: str, turns: list[str]) -> tuple[list[Any], float | str]:
@@ -283,6 +284,106 @@ def test_a_taskset_that_answers_differently_is_branched_at_the_root_alone(taskse
     assert {rollout.at for rollout in tree.rollouts} == {ROOT}
     assert "now" in tree.meta["environment"]["not_replayable"]
     assert {leaf.reward for leaf in tree.leaves} == {5.0}
+
+
+# --- tools
+
+ATLAS = {
+    "type": "function",
+    "function": {
+        "name": "atlas_population",
+        "description": "Says how many people live in a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"title": "City", "type": "string"}},
+            "required": ["city"],
+            "title": "populationArguments",
+        },
+    },
+}
+
+
+def test_tools_are_shown_and_called_by_verifiers(tmp_path: Path) -> None:
+    """The model asks about a wrong city, then the right one, and says what it read, or not."""
+    tokenizer = AutoTokenizer.from_pretrained(make_tool_model(tmp_path))
+    (problem,) = load_problems("verifiers:look_up", limit=1)
+    assert environment_for(problem) == "ibtpo.tasks.verifiers_turns:VerifiersTools"
+
+    def script(text: str, number: int) -> str:
+        if "5696" in text:
+            return ["5696", "1", "5696"][number % 3]
+        return call("atlas_population", city="Vaduz" if "no such city" in text else "Rome")
+
+    def decode(ids: Any) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+    async def search() -> tuple[Any, ReasoningTree]:
+        environments, rendering = await open_environments(VerifiersTools, tokenizer, decode, chat=True)
+        try:
+            (opening,) = await begin(environments, [{"prompt": problem.prompt, **problem.columns}])
+            rendering = {**rendering, **shown_tools(opening)}
+            text, ids = encode_prompt(problem, tokenizer, rendering=rendering)
+            prompt = Prompt(problem.id, tuple(ids), text, dict(problem.columns), True, opening)
+            options = SearchOptions(Budget(2, 5, 1, 1), max_completion_length=1000, splitter="turn", branching="random")
+            engine = ScriptEngine(Script(tokenizer, script))
+            verifier = FunctionVerifier(own)
+            found = TreeSearch(engine, verifier, decode, options, environments=environments)
+            return rendering, (await found.grow_all([prompt]))[0]
+        finally:
+            await environments.close()
+
+    rendering, tree = asyncio.run(search())
+    check_laws(tree)
+    assert rendering["tools"] == [ATLAS]
+    assert json.dumps(rendering["tools"]) == json.dumps([ATLAS])
+    assert json.dumps(ATLAS) in tokenizer.decode(tree.prompt_ids)
+    assert tree.meta["environment"]["name"] == "VerifiersTools"
+    assert any(rollout.at != ROOT for rollout in tree.rollouts)
+    for i, leaf in enumerate(tree.leaves):
+        asked = [call("atlas_population", city=city) for city in ("Rome", "Vaduz")]
+        results = [
+            f"\n<|im_start|>user\n<tool_response>\n{said}\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
+            for said in ("no such city", "5696")
+        ]
+        last = "5696" if leaf.reward else "1"
+        turns = [f"{turn}<|im_end|>" for turn in (*asked, last)]
+        assert tokenizer.decode(tree.completion_ids(i)) == turns[0] + results[0] + turns[1] + results[1] + turns[2]
+        masks = [[len(tokenizer(part)["input_ids"])] for part in (turns[0], results[0], turns[1], results[1], turns[2])]
+        expected = [n % 2 == 0 for n, (length,) in enumerate(masks) for _ in range(length)]
+        assert list(map(bool, tree.completion_mask(i))) == expected
+    assert {leaf.reward for leaf in tree.leaves} == {0.0, 1.0}
+
+
+async def call_tool(column: str, city: str, episodes: int) -> list[Any]:
+    """What a tool of the example is, and says, in some episodes of one environment, with the reward at the end."""
+    environment, found = VerifiersTools(), []
+    turn = {"role": "assistant", "content": "", "tool_calls": [
+        {"type": "function", "function": {"name": "atlas_population", "arguments": arguments}}
+        for arguments in ({"city": city}, {"town": city})
+    ]}  # fmt: skip
+    try:
+        for _ in range(episodes):
+            await environment.reset(verifiers=column)
+            found.append([environment.tool_schemas, await environment.respond(turn), await environment.get_reward()])
+    finally:
+        await environment.close()
+    return found
+
+
+def test_a_tool_that_needs_a_server_gets_one_that_says_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = "    async def setup(self):\n        pass\n\n    @vf.tool"
+    source = (EXAMPLES / "look_up.py").read_text().replace("    @vf.tool", setup)
+    (tmp_path / "look_up_served.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    plain, again = in_loop(call_tool(column("look_up"), "Vaduz", 2))
+    assert plain == again
+    assert plain[0] == [ATLAS]
+    assert plain[1][0] == {"role": "tool", "name": "atlas_population", "content": "5696"}
+    assert "Error executing tool population" in plain[1][1]["content"]
+    assert in_loop(call_tool(column("look_up_served"), "Vaduz", 1), 170) == [plain]
 
 
 # --- what goes wrong

@@ -145,7 +145,8 @@ class ChatLoop(NullHarness):
                 name = getattr(function, "tool_name", None) or function.__name__
                 tool = Tool.from_function(function, name, description=(function.__doc__ or "").strip() or None)
                 name = f"{toolset.server_name}_{name}" if toolset.server_name else name
-                shown = {"name": name, "description": tool.description, "parameters": tool.parameters}
+                parameters = {"type": tool.parameters["type"], **tool.parameters}  # in the order that a server gives
+                shown = {"name": name, "description": tool.description, "parameters": parameters}
                 schemas.append({"type": "function", "function": shown})
                 calls[name] = partial(_call, tool)
         return schemas, calls

@@ -130,7 +130,8 @@ class VerifiersTurns:
 
     async def _next(self) -> list[Message] | None:
         """What the episode has said since the last turn, once it asks for a reply; None if it ends instead."""
-        assert self._episode is not None and self._policy is not None
+        assert self._episode is not None
+        assert self._policy is not None
         request = asyncio.ensure_future(self._policy.requests.get())
         try:
             await asyncio.wait([request, self._episode], return_when=asyncio.FIRST_COMPLETED)

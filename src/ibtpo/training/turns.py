@@ -188,7 +188,7 @@ class Turns:
         tokenizer, options = trainer._tokenizer, trainer.chat_template_kwargs
         if not conversational:
             if self._shows_tools or not self.responds:
-                raise ConfigError("tools need prompts that are conversations: give each row a list of messages as prompt")
+                raise ConfigError("tools need prompts that are conversations: give each row a list of messages")
             return TextFormat(encoder(tokenizer), trainer._decode)
         if self._shows_tools:  # TRL does not know of the tools, and has not looked at the template
             format, trainer.chat_template = open_format(
