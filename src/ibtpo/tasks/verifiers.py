@@ -2,7 +2,7 @@
 
 What follows a comma goes into the taskset's own configuration. A task is found again by its place in the taskset, which
 must give the same tasks each time; its key is compared. Tasks that need more than an agent that talks and calls tools,
-such as a container or a reward that looks into a runtime, are refused: this package would leave that part out. A taskset
+such as a container or a reward that looks into a runtime, are refused: that part would be left out. A taskset
 with tools, or with an environment of its own, is answered in turns (`verifiers_turns`).
 """
 

@@ -175,7 +175,7 @@ def with_policy(kind: type[vf.Env], role: str) -> Any:
     Tools that are plain functions are called in this process. For others verifiers starts a server on this machine.
     """
 
-    class Played(kind):  # type: ignore[misc, valid-type]
+    class Played(kind):
         _server: PolicyServer
 
         def __init__(self, config: vf.EnvConfig) -> None:
