@@ -17,12 +17,12 @@ from aiohttp import web  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
 from helpers.laws import check_laws  # noqa: E402
-from helpers.tool_model import CHATML, EOS, Script, ScriptEngine, call, make_tool_model  # noqa: E402
+from helpers.tool_model import EOS, Script, ScriptEngine, call, make_tool_model  # noqa: E402
 from helpers.trees import FunctionVerifier  # noqa: E402
 from ibtpo.cli import main  # noqa: E402
 from ibtpo.engines import Sampling  # noqa: E402
 from ibtpo.engines.scripted import ScriptedEngine  # noqa: E402
-from ibtpo.environments.formats import ChatFormat  # noqa: E402
+from ibtpo.environments.formats import open_format  # noqa: E402
 from ibtpo.environments.live import background_loop  # noqa: E402
 from ibtpo.environments.pool import Environments  # noqa: E402
 from ibtpo.environments.questions import begin, open_environments, shown_tools  # noqa: E402
@@ -89,7 +89,8 @@ def listening() -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tool_model(tmp_path_factory.mktemp("chat_model"), chat_template=CHATML)
+    """A tiny model with Qwen3's chat template, which drops the thinking of turns when messages follow."""
+    return make_tool_model(tmp_path_factory.mktemp("chat_model"))
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +227,8 @@ def grow(problems: list[Problem], tokenizer: Any, digits: str = "456", **kwargs:
     for problem in problems:
         text, tokens = encode_prompt(problem, tokenizer)
         prompts.append(Prompt(problem.id, tuple(tokens), text, dict(problem.columns), True))
-    environments = Environments(VerifiersTurns, format=ChatFormat(tokenizer), **kwargs)
+    format, _ = open_format(tokenizer, decode, chat=True, tools=False)
+    environments = Environments(VerifiersTurns, format=format, **kwargs)
     options = SearchOptions(Budget(3, 5, 1, 1), Sampling(1.0, 1.0, 0), max_completion_length=400, splitter="turn")
     verifier = FunctionVerifier(own)
     engine = ScriptedEngine(next_token, [EOS])
@@ -303,9 +305,8 @@ ATLAS = {
 }
 
 
-def test_tools_are_shown_and_called_by_verifiers(tmp_path: Path) -> None:
+def test_tools_are_shown_and_called_by_verifiers(tokenizer: Any) -> None:
     """The model asks about a wrong city, then the right one, and says what it read, or not."""
-    tokenizer = AutoTokenizer.from_pretrained(make_tool_model(tmp_path))
     (problem,) = load_problems("verifiers:look_up", limit=1)
     assert environment_for(problem) == "ibtpo.tasks.verifiers_turns:VerifiersTools"
 

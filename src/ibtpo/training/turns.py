@@ -83,6 +83,8 @@ class Turns:
             raise ConfigError(
                 "a method respond, and methods that are tools, do not go together; give environments of one kind"
             )
+        if self._shows_tools and tools:
+            raise ConfigError("functions as tools and an environment with tool_schemas do not go together; give one")
         if self.responds and evaluates:
             raise ConfigError(
                 "TRL's evaluation does not know environments with a method respond; leave out eval_dataset, or give "
@@ -164,8 +166,8 @@ class Turns:
             self.environments.format = self._format(trainer, chat)
             rows = [{"prompt": p.prompt, **p.columns} for p in problems]
             openings = run_async(begin(self.environments, rows))
-            if not self.responds or self._shows_tools:
-                rendering = {"tools": trainer.tools, "chat_template": trainer.chat_template}
+            rendering = {"tools": trainer.tools, "chat_template": trainer.chat_template}
+            rendering = {name: value for name, value in rendering.items() if value}
         for problem, opening in zip(problems, openings, strict=True):
             said = None if opening is None else opening.text
             shown = {**rendering, **shown_tools(opening)}
@@ -190,9 +192,9 @@ class Turns:
             if self._shows_tools or not self.responds:
                 raise ConfigError("tools need prompts that are conversations: give each row a list of messages")
             return TextFormat(encoder(tokenizer), trainer._decode)
-        if self._shows_tools:  # TRL does not know of the tools, and has not looked at the template
+        if self.responds and not trainer.tools:  # TRL does not know of the turns, and has not looked at the template
             format, trainer.chat_template = open_format(
-                tokenizer, trainer._decode, chat=True, tools=True, options=options
+                tokenizer, trainer._decode, chat=True, tools=self._shows_tools, options=options
             )
             return format
         return ChatFormat(tokenizer, parser(tokenizer), chat_template=trainer.chat_template, options=options)
