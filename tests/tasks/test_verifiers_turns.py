@@ -428,6 +428,24 @@ def test_an_episode_that_hangs_is_given_up(taskset: Any, tokenizer: Any) -> None
     assert "a turn was not answered in time" in tree.meta["verifier_errors"][0]
 
 
+def test_a_time_limit_of_the_task_ends_the_answer_and_what_was_done_is_scored(taskset: Any) -> None:
+    head = TASKSET.replace("PROMPT,", "PROMPT, timeout=vf.TaskTimeout(agent=0.5),")
+
+    async def slowly(column: str) -> tuple[Any, Any, float]:
+        environment = VerifiersTurns()
+        try:
+            await environment.reset(verifiers=column)
+            first = await environment.respond({"role": "assistant", "content": "A"})
+            await asyncio.sleep(1.5)
+            second = await environment.respond({"role": "assistant", "content": "B"})
+            return first, second, await environment.get_reward()
+        finally:
+            await environment.close()
+
+    name = taskset("await talk.turn()\nawait talk.turn('Go on.')", head=head)
+    assert in_loop(slowly(column(name))) == ("Go on.", None, 1.0)
+
+
 def test_an_episode_that_asks_for_nothing_is_an_error(taskset: Any) -> None:
     with pytest.raises(ConfigError, match=r"words_\d+ asks for no reply: its episode is over$"):
         in_loop(talk(column(taskset("pass")), []))

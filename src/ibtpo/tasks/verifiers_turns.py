@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class VerifiersTurns:
     """The environment of one answer to a task of verifiers.
 
-    Its calls all run in one event loop, as verifiers' own episodes do. What it holds is a socket of 127.0.0.1, and what
-    the taskset itself opens; `close` gives both back.
+    Its calls all run in one event loop, as verifiers' own episodes do. What it holds is a socket of 127.0.0.1, an empty
+    folder, and what the taskset itself opens; `close` gives all of it back.
     """
 
     restores = "replay"
@@ -81,7 +81,7 @@ class VerifiersTurns:
 
     async def respond(self, message: Message) -> Said:
         """What verifiers says to a turn, or None where the episode is over, or has failed: `get_reward` tells."""
-        if self._reply is None:
+        if self._reply is None or self._reply.done():  # a time limit of the task's own has ended the episode
             return None
         text = message.get("content") or ""
         answer = final_text(text, answer_tags="").strip()
@@ -110,10 +110,10 @@ class VerifiersTurns:
             raise VerifierError("no episode has begun")
         if self._failure is not None:
             raise VerifierError(self._failure)
-        if self._reply is not None:  # it waits for a turn that will not come, as where verifiers' own limits end it
-            self._trace.stop("length")
+        if self._reply is not None and not self._reply.done():  # what it waits for will not come
+            self._trace.stop("length")  # as where a limit of verifiers ends it: the empty reply is dropped
             self._reply.set_result({"content": ""})
-            self._reply = None
+        self._reply = None
         await asyncio.wait([self._episode])
         if (failed := self._failed()) is not None:
             raise VerifierError(failed)
