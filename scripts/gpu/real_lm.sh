@@ -3,7 +3,8 @@
 # on when it is run again: exit status 124 says that it is not finished.
 #
 # Usage: scripts/gpu/real_lm.sh [--tiny] setup|warm-up|choose|branching|gradient|train|all
-#   --tiny (or TINY=1): the same way on a CPU with the embedded model and made-up problems, in about two minutes.
+#   --tiny (or TINY=1): the same way on a CPU with the embedded model and made-up problems, in about two minutes;
+#     `all` is then one process.
 #
 # Needs PyTorch, transformers, accelerate, peft, matplotlib and what those bring; no network. The rest lies in CARRY
 # (experiments/results/real-lm/run/carry), 60 MB at most a call. To fill it:
@@ -67,7 +68,7 @@ pack() {  # into $OUT, in parts of 15 MB: all but weights, and what is quickly m
 trap pack EXIT
 if [ "$sizes" = gpu ]; then setup; fi
 pieces=("$piece")
-if [ "$piece" = all ]; then pieces=(warm-up choose branching gradient train); fi
+if [ "$piece" = all ] && [ "$sizes" != tiny ]; then pieces=(warm-up choose branching gradient train); fi
 for name in "${pieces[@]}"; do
   if [ "$name" = setup ]; then continue; fi
   began=$SECONDS

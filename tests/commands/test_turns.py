@@ -91,6 +91,22 @@ def test_eval_counts_sampled_tokens_of_all_turns(here: Path, capsys: Any) -> Non
     assert found["tokens"] > 0
 
 
+def test_compare_branching_grows_trees_of_turns_in_every_arm(here: Path, capsys: Any) -> None:
+    options = ["--tree", "3,3,1,1", "--max-completion-length", "80", "--pool", "12", "--arms", "ib", "random"]
+    assert main(["compare", "branching", *COMMON, *options, "--output", "out"]) == 0
+    summary = json.loads((here / "out" / "summary.json").read_text())
+    assert summary["environment"] == "twice:Twice"
+    files = sorted((here / "out" / "trees").iterdir())
+    assert [f.name.split(".")[0] for f in files] == ["ib", "independent", "random"]
+    for file in files:
+        for tree in read_trees(file):
+            assert tree.given_tokens > 0
+            assert tree.meta["environment_factory"] == "twice:Twice"
+            for leaf in tree.leaves:
+                answered = sum(tree.nodes[n].step.given for n in tree.path(leaf.node))
+                assert leaf.reward == float(answered == 1 and leaf.stop == "eos")
+
+
 def test_a_wrong_environment_is_one_line(here: Path, capsys: Any) -> None:
     for path, message in (("twice:nothing", "cannot load environment"), ("builtins:dict", "has no method reset")):
         assert main(["eval", *COMMON, "--environment", path, "--k", "1"]) == 2

@@ -25,7 +25,7 @@ from ibtpo.engines.scripted import ScriptedEngine  # noqa: E402
 from ibtpo.environments.formats import open_format  # noqa: E402
 from ibtpo.environments.live import background_loop  # noqa: E402
 from ibtpo.environments.pool import Environments  # noqa: E402
-from ibtpo.environments.questions import begin, open_environments, shown_tools  # noqa: E402
+from ibtpo.environments.questions import begin, open_environments  # noqa: E402
 from ibtpo.errors import ConfigError, VerifierError  # noqa: E402
 from ibtpo.search import Budget, Prompt, SearchOptions, TreeSearch  # noqa: E402
 from ibtpo.tasks import verifiers  # noqa: E402
@@ -319,10 +319,10 @@ def test_tools_are_shown_and_called_by_verifiers(tokenizer: Any) -> None:
         return str(tokenizer.decode(ids, skip_special_tokens=True))
 
     async def search() -> tuple[Any, ReasoningTree]:
-        environments, rendering = await open_environments(VerifiersTools, tokenizer, decode, chat=True)
+        environments = await open_environments(VerifiersTools, tokenizer, decode, chat=True)
         try:
             (opening,) = await begin(environments, [{"prompt": problem.prompt, **problem.columns}])
-            rendering = {**rendering, **shown_tools(opening)}
+            rendering = environments.rendering_of(opening)
             text, ids = encode_prompt(problem, tokenizer, rendering=rendering)
             prompt = Prompt(problem.id, tuple(ids), text, dict(problem.columns), True, opening)
             options = SearchOptions(Budget(2, 5, 1, 1), max_completion_length=1000, splitter="turn", branching="random")
@@ -486,8 +486,8 @@ def test_sample_and_eval_take_the_environment_that_the_taskset_brings(
     capsys.readouterr()
     assert main(["eval", *common, "--k", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verifier_errors"] == 0
-    assert main(["compare", "branching", *common, "--output", "compare"]) != 0
-    assert "error: verifiers:guess_number is answered in turns, which sample, eval," in capsys.readouterr().err
+    assert main(["check-data", "verifiers:guess_number"]) != 0
+    assert "error: verifiers:guess_number is answered in turns, and its environment" in capsys.readouterr().err
 
 
 def test_train_takes_it_too(folder: Path, tmp_path: Path) -> None:

@@ -333,6 +333,7 @@ def test_the_time_split_adds_up_to_the_step(tiny_model, tmp_path):
         parts = sum(row[f"time/{p}"] for p in ("sampling", "verifying", "credit", "update", "other"))
         assert parts == pytest.approx(row["time/total"], rel=1e-6)
         assert row["time/other"] >= 0
+        assert "time/environments" not in row
 
 
 def test_saved_trees_can_be_read_back(tiny_model, tmp_path):

@@ -351,6 +351,10 @@ def test_trees_of_turns_train_with_shared_prefixes_as_without_and_leave_no_envir
     plain = letters(tiny_model, tmp_path / "b", packed_tokens=0)
     assert Count.live == 0
     assert packed._packed.disabled is None
+    for row in packed.state.log_history[:-1]:
+        parts = ("sampling", "environments", "verifying", "credit", "update", "other")
+        assert sum(row[f"time/{part}"] for part in parts) == pytest.approx(row["time/total"], rel=1e-6)
+        assert row["time/environments"] > 0
     assert packed._turns.environments.most_live <= 9
     for a, b in zip(packed.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
@@ -379,6 +383,32 @@ def test_trees_of_turns_train_with_shared_prefixes_as_without_and_leave_no_envir
     assert last["tools/call_frequency"] == plain.state.log_history[0]["tools/call_frequency"] > 0.5
     assert last["tools/failure_frequency"] == 0
     assert last["rewards/Count/mean"] == pytest.approx(last["reward"])
+
+
+def test_the_environments_own_reward_may_be_named_beside_others_with_its_weight(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Named or not, it comes last, and TRL gives it weight 1 where none is named."""
+
+    def size(completions: list[str], **columns: Any) -> list[float]:
+        return [float(len(completion)) for completion in completions]
+
+    for rewards, weights, expected in (
+        (["environment", size], [3.0, 0.5], [0.5, 3.0]),
+        ([size, "environment"], [0.5, 3.0], [0.5, 3.0]),
+        ([size], [0.5], [0.5, 1.0]),
+        (["environment"], [3.0], [3.0]),
+        (["environment", size], None, [1.0, 1.0]),
+    ):
+        args = IBTPOConfig(str(tmp_path / "run"), **{**PLAIN, "reward_weights": weights})
+        trainer = IBTPOTrainer(str(tiny_model), rewards, args, LETTERS, environment_factory=Count)
+        assert trainer.reward_weights.tolist() == expected
+        assert trainer.reward_func_names == ["size", "Count"][-len(expected) :]
+        assert args.reward_weights == weights
+    trainer.train()
+    last = trainer.state.log_history[0]
+    assert last["reward"] == pytest.approx(last["rewards/size/mean"] + last["rewards/Count/mean"])
+    assert last["rewards/size/mean"] != last["rewards/Count/mean"]
 
 
 def test_what_does_not_fit_is_refused_with_the_reason(tiny_model: Path, tmp_path: Path) -> None:

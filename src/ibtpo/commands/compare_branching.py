@@ -18,16 +18,8 @@ from .._text import without_nan
 from ..compare.branching_arms import ARMS, GROUPS, POOL, arm_options, pool_options
 from ..engines.models import decoder
 from ..errors import ConfigError
-from .inputs import Turns, make_prompts, open_model, open_verifier, read_problems
-from .options import (
-    add_data_options,
-    add_output_options,
-    add_sampling_options,
-    add_score_options,
-    add_shard_option,
-    add_tree_options,
-    search_options,
-)
+from .inputs import make_prompts, open_environments, open_model, open_verifier, read_problems
+from .options import add_search_options, search_options
 from .output import check_free, print_json, say_shard_is_done, tree_progress
 
 if TYPE_CHECKING:
@@ -43,12 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pool", type=int, default=24, metavar="N", help="independent answers a problem (default: %(default)s)"
     )
-    add_shard_option(parser)
-    add_output_options(parser)
-    add_data_options(parser)
-    add_tree_options(parser)
-    add_sampling_options(parser)
-    add_score_options(parser)
+    add_search_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,12 +60,17 @@ def run(args: argparse.Namespace) -> int:
     (folder / "trees").mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     meta = made_by(args.model, verifier_name)
+    if args.environment is not None:
+        meta["environment_factory"] = args.environment
     with open_verifier(args, verifier_name) as verifier:
         engine, tokenizer = open_model(args)
-        prompts = make_prompts(args, problems, engine, tokenizer, Turns())
         for arm, its_options in arms.items():
-            search = TreeSearch(engine, verifier, decoder(tokenizer), its_options)
-            with tree_progress(f"trees of {arm}", len(prompts), quiet=args.quiet) as show:
+            with (
+                open_environments(args, tokenizer) as environments,
+                tree_progress(f"trees of {arm}", len(problems), quiet=args.quiet) as show,
+            ):
+                prompts = make_prompts(args, problems, engine, tokenizer, environments)
+                search = TreeSearch(engine, verifier, decoder(tokenizer), its_options, environments=environments)
                 grow_stored(search, prompts, stores[arm], meta=meta, resume=args.resume, on_tree=show)
     if args.shard is not None:
         say_shard_is_done(args)
@@ -106,6 +98,7 @@ def _write(
 
     about = {
         "model": args.model, "data": args.data, "limit": args.limit, "verifier": verifier, "pool": args.pool,
+        "environment": args.environment,
         "options": options.to_json(), "seconds": round(seconds, 1), "env": collect_env(),
     }  # fmt: skip
     text = json.dumps(without_nan({**summary, **about}), indent=1, ensure_ascii=False, allow_nan=False)

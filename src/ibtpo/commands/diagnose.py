@@ -21,17 +21,8 @@ from .._text import table, without_nan
 from .._version import __version__
 from ..engines.models import decoder
 from ..errors import ConfigError
-from .inputs import make_prompts, open_model, open_turns, open_verifier, read_problems
-from .options import (
-    add_data_options,
-    add_environment_options,
-    add_output_options,
-    add_sampling_options,
-    add_score_options,
-    add_shard_option,
-    add_tree_options,
-    search_options,
-)
+from .inputs import make_prompts, open_environments, open_model, open_verifier, read_problems
+from .options import add_search_options, search_options
 from .output import print_json, say_shard_is_done, tree_progress
 
 if TYPE_CHECKING:
@@ -61,16 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for diagnosis.html, summary.json and trees/")
     parser.add_argument("--resume", action="store_true", help="keep the trees that are there, grow the others")
     parser.add_argument("--overwrite", action="store_true", help="drop what is there")
-    add_shard_option(parser)
-    add_output_options(parser)
     group = parser.add_argument_group("flat logs")
     group.add_argument("--completions", type=Path, metavar="PATH", help="a completions_*.parquet or a run's folder")
     group.add_argument("--reward-column", help="the one that is 1 for right and 0 for wrong (default: the only one)")
-    add_data_options(parser, several_models=True)
-    add_tree_options(parser)
-    add_environment_options(parser)
-    add_sampling_options(parser)
-    add_score_options(parser)
+    add_search_options(parser, several_models=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -163,9 +148,9 @@ def _measure(
             engine, tokenizer = open_model(argparse.Namespace(**{**vars(args), "model": name}))
         except ConfigError as e:
             raise BrokenError(str(e)) from e
-        turns = opened.enter_context(open_turns(args, tokenizer))
-        prompts = make_prompts(args, problems, engine, tokenizer, turns)
-        search = TreeSearch(engine, verifier, decoder(tokenizer), options, environments=turns.environments)
+        environments = opened.enter_context(open_environments(args, tokenizer))
+        prompts = make_prompts(args, problems, engine, tokenizer, environments)
+        search = TreeSearch(engine, verifier, decoder(tokenizer), options, environments=environments)
         return search, prompts
 
     def show(curve: "Curve") -> None:

@@ -14,7 +14,7 @@ from .._files import append, write_whole
 from .._text import table
 from ..engines.models import decoder
 from ..errors import ConfigError, IBTPOError
-from .inputs import make_prompts, open_model, open_turns, open_verifier, read_problems
+from .inputs import make_prompts, open_environments, open_model, open_verifier, read_problems
 from .options import (
     add_data_options,
     add_environment_options,
@@ -100,8 +100,8 @@ def _evaluate(
 
         load(verifier_name)
     engine, tokenizer = open_model(args)
-    with open_turns(args, tokenizer) as turns:
-        prompts = make_prompts(args, problems, engine, tokenizer, turns)
+    with open_environments(args, tokenizer) as environments:
+        prompts = make_prompts(args, problems, engine, tokenizer, environments)
         if answers_file is not None:
             answers_file.write_bytes(b"")
         progress = Progress("problems", len(prompts), quiet=args.quiet)
@@ -124,7 +124,7 @@ def _evaluate(
             max_in_flight=args.max_in_flight,
             deterministic=args.deterministic,
             on_answers=keep,
-            environments=turns.environments,
+            environments=environments,
         )
         with progress.shown():
             try:

@@ -5,9 +5,8 @@ In all functions `args` are the parsed options that `options` declares.
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
@@ -55,7 +54,7 @@ def read_problems(args: argparse.Namespace) -> tuple[list["Problem"], str]:
     name = args.verifier if args.verifier is not None else verifier_for(problems[0])
     environment = environment_for(problems[0])
     if environment is not None and not hasattr(args, "environment"):
-        raise ConfigError(f"{args.data} is answered in turns, which sample, eval, diagnose and train alone can do")
+        raise ConfigError(f"{args.data} is answered in turns, and its environment gives the reward, which is not here")
     if environment is not None and args.environment is None:
         args.environment = environment
         name = args.verifier if args.verifier is not None else "environment"
@@ -118,32 +117,20 @@ def open_model(args: argparse.Namespace) -> tuple["Engine", Any]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Turns:
-    """What answers the model between turns.
-
-    environments: the environments of `--environment`, None where there is none.
-    rendering: further arguments of `apply_chat_template` that prompts then need.
-    """
-
-    environments: "Environments | None" = None
-    rendering: Mapping[str, Any] = field(default_factory=dict)
-
-
 @contextmanager
-def open_turns(args: argparse.Namespace, tokenizer: Any) -> Iterator[Turns]:
-    """The environments of `--environment`, for the block; they are closed after it, however it ends."""
+def open_environments(args: argparse.Namespace, tokenizer: Any) -> Iterator["Environments | None"]:
+    """The environments of `--environment`, for the block, if any; they are closed after it, however it ends."""
     if args.environment is None:
-        yield Turns()
+        yield None
         return
     from .._extras import load_object
     from ..engines.models import decoder
-    from ..environments.questions import open_environments
+    from ..environments import questions
     from ..search import run_async
 
     chat = getattr(tokenizer, "chat_template", None) is not None and not args.no_chat_template
-    environments, rendering = run_async(
-        open_environments(
+    environments = run_async(
+        questions.open_environments(
             load_object(args.environment, "environment"),
             tokenizer,
             decoder(tokenizer),
@@ -155,47 +142,45 @@ def open_turns(args: argparse.Namespace, tokenizer: Any) -> Iterator[Turns]:
         )
     )
     try:
-        yield Turns(environments, rendering)
+        yield environments
     finally:
         run_async(environments.close())
 
 
 def make_prompts(
-    args: argparse.Namespace, problems: Sequence["Problem"], engine: "Engine", tokenizer: Any, turns: Turns
+    args: argparse.Namespace,
+    problems: Sequence["Problem"],
+    engine: "Engine",
+    tokenizer: Any,
+    environments: "Environments | None",
 ) -> list["Prompt"]:
     """The problems as prompts ready for the engine, in their order.
 
     problems: what `read_problems` returned.
     engine: the engine, for the length of the model's context.
     tokenizer: the model's tokenizer.
-    turns: what `open_turns` gave.
+    environments: what `open_environments` gave.
 
     Raises `DataError`, naming the problem, if one does not fit the model's context.
     """
-    from ..environments.questions import begin, shown_tools, with_text
+    from ..environments.questions import begin_problems
     from ..search import Prompt, run_async
     from ..tasks.prompts import check_prompt_length, encode_prompt
 
     prompts = []
-    openings: Sequence[Any] = [None] * len(problems)
-    if turns.environments is not None:
-        rows = [{"prompt": p.prompt, **p.columns, "answer": p.answer} for p in problems]
-        openings = run_async(begin(turns.environments, rows))
-    for problem, opening in zip(problems, openings, strict=True):
-        if opening is not None:
-            problem = replace(problem, prompt=with_text(problem.prompt, opening.text))
+    for problem, opening in run_async(begin_problems(environments, problems)):
         text, ids = encode_prompt(
             problem,
             tokenizer,
             system_prompt=args.system_prompt,
             chat_template=False if args.no_chat_template else None,
             chat_template_kwargs=args.chat_template_kwargs,
-            rendering={**turns.rendering, **shown_tools(opening)},
+            rendering={} if environments is None or opening is None else environments.rendering_of(opening),
         )
         if engine.max_length is not None:
             check_prompt_length(problem.id, len(ids), engine.max_length)
         columns = {**problem.columns, "answer": problem.answer}
         # Conversations come back as messages where there may be several; verifiers of text read the last turn.
-        conversational = turns.environments is not None and turns.environments.is_chat
+        conversational = environments is not None and environments.is_chat
         prompts.append(Prompt(problem.id, tuple(ids), text, columns, conversational, opening))
     return prompts

@@ -83,7 +83,22 @@ def add_verifier_options(group: Any, default: str) -> None:
     add_option(group, "answer_tags")
 
 
-def add_tree_options(parser: argparse.ArgumentParser) -> None:
+def add_search_options(parser: argparse.ArgumentParser, *, several_models: bool = False) -> None:
+    """Declares all that a verb needs to grow trees.
+
+    parser: the verb's parser.
+    several_models: see `add_data_options`.
+    """
+    add_shard_option(parser)
+    add_output_options(parser)
+    add_data_options(parser, several_models=several_models)
+    _add_tree_options(parser)
+    add_environment_options(parser)
+    add_sampling_options(parser)
+    add_score_options(parser)
+
+
+def _add_tree_options(parser: argparse.ArgumentParser) -> None:
     """Declares the options of how trees grow."""
     group = parser.add_argument_group("trees")
     add_option(group, "tree", metavar="B0,L,K,B")

@@ -11,17 +11,8 @@ from typing import TYPE_CHECKING
 from .._text import table
 from ..engines.models import decoder
 from ..storage.tree_file import TreeFile
-from .inputs import make_prompts, open_model, open_turns, open_verifier, read_problems
-from .options import (
-    add_data_options,
-    add_environment_options,
-    add_output_options,
-    add_sampling_options,
-    add_score_options,
-    add_shard_option,
-    add_tree_options,
-    search_options,
-)
+from .inputs import make_prompts, open_environments, open_model, open_verifier, read_problems
+from .options import add_search_options, search_options
 from .output import check_free, file_name, make_folder_of, print_json, tree_progress, warn_if_all_failed
 
 if TYPE_CHECKING:
@@ -37,13 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=file_name, metavar="FILE", help="trees.jsonl or trees.jsonl.gz")
     parser.add_argument("--resume", action="store_true", help="keep the trees that are there, grow the others")
     parser.add_argument("--overwrite", action="store_true", help="drop what is there")
-    add_shard_option(parser)
-    add_output_options(parser)
-    add_data_options(parser)
-    add_tree_options(parser)
-    add_environment_options(parser)
-    add_sampling_options(parser)
-    add_score_options(parser)
+    add_search_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,8 +67,11 @@ def _sample(
     errors: list[str] = []
     single = 0
     began = time.monotonic()
-    with open_turns(args, tokenizer) as turns, tree_progress("trees", len(problems), quiet=args.quiet) as show:
-        prompts = make_prompts(args, problems, engine, tokenizer, turns)
+    with (
+        open_environments(args, tokenizer) as environments,
+        tree_progress("trees", len(problems), quiet=args.quiet) as show,
+    ):
+        prompts = make_prompts(args, problems, engine, tokenizer, environments)
 
         def measure(tree: "ReasoningTree", grown: bool) -> None:
             nonlocal single
@@ -92,7 +80,7 @@ def _sample(
             errors.extend(tree.meta.get("verifier_errors", [])[:1])
             show(tree, grown)
 
-        search = TreeSearch(engine, verifier, decoder(tokenizer), options, environments=turns.environments)
+        search = TreeSearch(engine, verifier, decoder(tokenizer), options, environments=environments)
         grow_stored(search, prompts, store, meta=meta, resume=args.resume, on_tree=measure)
     means = summarise([records[p.id] for p in prompts])
     counts = {key: int(means[key]) for key in TOTALS}

@@ -87,7 +87,8 @@ class Environments:
         `max_tool_calling_iterations`.
     reads_cut_turns: whether a turn that was cut off at the length limit is answered, too, as TRL's tools are.
 
-    The attribute `live` counts the environments that exist, and `most_live` is the most there ever were.
+    The attribute `rendering` holds what `apply_chat_template` needs besides, such as the tools that it shows; `live`
+    counts the environments that exist, and `most_live` is the most there ever were.
 
     Raises `ConfigError` when there are neither environments nor tools, and for a limit below 1.
     """
@@ -111,6 +112,7 @@ class Environments:
         if not timeout > 0:
             raise ConfigError(f"environment_timeout must be > 0 seconds, got {timeout}")
         self.format = format
+        self.rendering: dict[str, Any] = {}
         self.tools = list(tools)
         self.timeout = timeout
         self.max_live = max_live
@@ -165,6 +167,10 @@ class Environments:
         if live.environment is not None and self._kinds[name].shows_tools:
             return list(live.environment.tool_schemas)
         return list(self.tools_of(name, live).values())
+
+    def rendering_of(self, opening: Opening) -> dict[str, Any]:
+        """`rendering` with the tools that the environment of a question shows, if it calls any itself."""
+        return {**self.rendering, **({"tools": list(opening.tool_schemas)} if opening.tool_schemas else {})}
 
     def stop_token_ids(self, name: str | None) -> tuple[int, ...]:
         """The ids of the tokens that end a turn besides the end-of-sequence token.

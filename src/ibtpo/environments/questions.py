@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import ConfigError
+from ..tasks.problems import Problem
 from . import EnvironmentFactories
 from .formats import TextFormat, open_format
 from .pool import Environments, Kind, Opening
@@ -23,11 +25,6 @@ def with_text(prompt: Any, text: str | None) -> Any:
     return [*prompt[:-1], {**prompt[-1], "content": content + more}]
 
 
-def shown_tools(opening: Opening | None) -> dict[str, Any]:
-    """What `apply_chat_template` needs to show the tools that an environment calls itself, if it has any."""
-    return {"tools": list(opening.tool_schemas)} if opening is not None and opening.tool_schemas else {}
-
-
 async def open_environments(
     factories: EnvironmentFactories,
     tokenizer: Any,
@@ -36,7 +33,7 @@ async def open_environments(
     chat: bool,
     options: Mapping[str, Any] | None = None,
     **limits: Any,
-) -> tuple[Environments, dict[str, Any]]:
+) -> Environments:
     """Environments for a tokenizer, outside of a trainer.
 
     decode: token ids -> text, special tokens skipped.
@@ -44,7 +41,7 @@ async def open_environments(
     options: variables of the chat template.
     limits: see `Environments`.
 
-    Returns them, and the further arguments of `apply_chat_template` that prompts need. Raises `ConfigError`.
+    Raises `ConfigError`.
     """
     environments = Environments(factories, format=TextFormat(lambda text: [], decode), **limits)
     try:
@@ -55,8 +52,11 @@ async def open_environments(
         environments.reads_cut_turns = bool(tools)
         if len(kinds) > 1 and tools:
             raise ConfigError("several environments with tools are for IBTPOTrainer; name one")
-        rendering = {"tools": _schemas(tools[0])} if tools else {}
-        return environments, {**rendering, **({"chat_template": template} if template else {})}
+        if tools:
+            environments.rendering["tools"] = _schemas(tools[0])
+        if template:
+            environments.rendering["chat_template"] = template
+        return environments
     except BaseException:
         await environments.close()
         raise
@@ -92,3 +92,19 @@ async def begin(environments: Environments, rows: Sequence[Mapping[str, Any]]) -
             return await environments.open(row)
 
     return list(await asyncio.gather(*(one(row) for row in rows)))
+
+
+async def begin_problems(
+    environments: Environments | None, problems: Sequence[Problem]
+) -> list[tuple[Problem, Opening | None]]:
+    """Problems with what their environments say at the end of their prompts, and how the answers to each begin.
+
+    Without environments these are the problems as they are, and None.
+    """
+    if environments is None:
+        return [(problem, None) for problem in problems]
+    openings = await begin(environments, [{"prompt": p.prompt, **p.columns} for p in problems])
+    return [
+        (replace(problem, prompt=with_text(problem.prompt, opening.text)), opening)
+        for problem, opening in zip(problems, openings, strict=True)
+    ]

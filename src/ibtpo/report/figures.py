@@ -220,12 +220,13 @@ def _joint_table(
     runs: Sequence[Run], plot: Plot, names: Sequence[str] | None
 ) -> tuple[list[str], list[list[float | int | str | None]]]:
     """The header and the rows of a picture's CSV file; with several runs, the name of the run comes first."""
+    metrics = [name for name in plot.metrics if any(run.curves.has(name) for run in runs)]
     if names is None:
-        header, rows = table(runs[0], plot)
+        header, rows = table(runs[0], metrics)
         return header, [list(row) for row in rows]
     rows_of_all: list[list[float | int | str | None]] = []
     for run, name in zip(runs, names, strict=True):
-        header, rows = table(run, plot)
+        header, rows = table(run, metrics)
         rows_of_all += [[name, *row] for row in rows]
     return ["run", *header], rows_of_all
 

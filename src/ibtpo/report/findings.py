@@ -21,7 +21,7 @@ from .trend import ALPHA, LEAST_STEPS, SIGMAS, Level, Trend, find_trend, since, 
 STATES = {"bad": "Problem", "look": "Look at this", "good": "Good", "unknown": "Nothing to say"}
 GAP_FLOAT32 = 1e-3  # largest log-probability gap of engine and trainer, in nats, that float32 rounding explains
 MOST_ERRORS = 0.01  # share of the trajectories with a verifier error; more than this is a problem
-MOST_OTHER = 0.1  # share of the training time that may go to neither sampling, verifying, credit nor update
+MOST_OTHER = 0.1  # share of the training time that may go to none of the named parts
 Z95 = 1.959964  # half the width of a 95 % interval of a normal distribution, in standard errors
 
 
@@ -363,7 +363,8 @@ def _other_time(run: Run) -> Finding:
         return Finding("unknown", "The time split was not logged.", "", rule, "time")
     other = float(np.nansum(run.curves["time/other"]))
     evidence = (
-        f"{_pc(other / total)} of {total:.0f} s ({other:.1f} s) is neither sampling, verifying, credit nor update."
+        f"{_pc(other / total)} of {total:.0f} s ({other:.1f} s) is neither sampling, environments, verifying, credit "
+        "nor update."
     )
     if other / total > MOST_OTHER:
         return Finding("look", "Time goes to neither sampling nor learning.", evidence, rule, "time")

@@ -19,7 +19,7 @@ from .trend import running_mean, smoothing_width
 
 MOST_DRAWN = 300  # points of a curve; longer ones are drawn as means of equal blocks of steps
 _REWARD = re.compile(r"rewards/(.+)/mean")
-TIME_PARTS = ("sampling", "update", "credit", "verifying", "other")  # what a step's time is split into
+TIME_PARTS = ("sampling", "update", "credit", "verifying", "other", "environments")  # what a step's time is split into
 
 
 @dataclass(frozen=True)
@@ -226,19 +226,19 @@ PLOTS: tuple[Plot, ...] = (
 )
 
 
-def table(run: Run, plot: Plot) -> tuple[list[str], list[list[float | int | None]]]:
+def table(run: Run, metrics: Sequence[str]) -> tuple[list[str], list[list[float | int | None]]]:
     """The header and the rows of a plot's CSV file, one row a logged step.
 
-    The columns are the step, the tokens generated and the seconds of training so far, then the plot's metrics; a value
-    that is not known is None.
+    The columns are the step, the tokens generated and the seconds of training so far, then the metrics; a value that is
+    not known is None.
     """
     c = run.curves
-    columns = [c[name] for name in plot.metrics]
+    columns = [c[name] for name in metrics]
     rows = [
         [int(c.steps[i]), *(without_nan(float(column[i])) for column in (c.tokens, c.seconds, *columns))]
         for i in range(len(c.steps))
     ]
-    return ["step", "generated_tokens_total", "seconds_total", *plot.metrics], rows
+    return ["step", "generated_tokens_total", "seconds_total", *metrics], rows
 
 
 def plots_of(runs: Sequence[Run]) -> list[Plot]:

@@ -72,12 +72,14 @@ class HeldOut:
         trainer, config = self.trainer, self.trainer.args
         share = self.problems[trainer.accelerator.process_index :: trainer.accelerator.num_processes]
         prompts = []
-        for p, opening, rendering in trainer._turns.begin(trainer, share):
+        environments = trainer._turns.environments
+        for p, opening in trainer._turns.begin(trainer, share):
             text, ids = encode_prompt(
                 p, trainer.processing_class, system_prompt=self.run.system_prompt,
-                chat_template_kwargs=config.chat_template_kwargs, rendering=rendering,
+                chat_template_kwargs=config.chat_template_kwargs,
+                rendering={} if environments is None or opening is None else environments.rendering_of(opening),
             )  # fmt: skip
-            chat = opening is not None and trainer._turns.environments.is_chat
+            chat = environments is not None and environments.is_chat
             prompts.append(Prompt(p.id, tuple(ids), text, dict(p.columns), chat, opening))
         options = config.search_options(config.seed)
         answers: list[Answer] = []
@@ -89,7 +91,7 @@ class HeldOut:
                     evaluate(
                         engine, trainer.verifier, prompts, k=self.run.eval_k, sampling=options.sampling,
                         max_completion_length=options.max_completion_length, seed=config.seed, decode=trainer._decode,
-                        environments=trainer._turns.environments,
+                        environments=environments,
                     )
                 )  # fmt: skip
                 answers = result.answers

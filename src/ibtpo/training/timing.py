@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: sampling, verifying, credit, update, and the rest."""
+"""Where the time of a training step goes: sampling, environments, verifying, credit, update, and the rest."""
 
 import time
 from collections import defaultdict
@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-PARTS = ("sampling", "verifying", "credit", "update")
+PARTS = ("sampling", "environments", "verifying", "credit", "update")
 
 
 class StepTimer:
@@ -17,6 +17,7 @@ class StepTimer:
     The parts are those of `PARTS` and what is left:
 
     sampling: inside the engine, that is, the model and the choice of tokens.
+    environments: waiting for environments and tools; not logged where there are none.
     verifying: waiting for verdicts.
     credit: scores, places to branch, advantages and diagnostics.
     update: forward, backward, optimiser and reference model.
@@ -58,7 +59,7 @@ class StepTimer:
         """Returns the seconds of each part since the last call, "other" and "total" among them, and starts anew."""
         now = time.perf_counter()
         total = now - self._begin
-        parts = {part: self.seconds[part] for part in PARTS}
+        parts = {part: self.seconds[part] for part in PARTS if part != "environments" or part in self.seconds}
         self.seconds.clear()
         self._begin = now
         return {**parts, "other": total - sum(parts.values()), "total": total}

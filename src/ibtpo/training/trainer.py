@@ -94,7 +94,7 @@ from .tensor_parallel import group_of
 from .timing import StepTimer
 from .token_rows import hide_absent, lengths, loss_mask, token_rows
 from .trackers import show_tree
-from .turns import NO_ROLLOUT_FUNC, Turns, conversations, own_reward
+from .turns import NO_ROLLOUT_FUNC, Turns, conversations, own_reward, with_weights
 
 MOST_CHECKS = 8  # generation batches after which no function that compares answers is looked for any more
 
@@ -154,7 +154,7 @@ class IBTPOTrainer(GRPOTrainer):
         evaluates = kwargs.get("eval_dataset") is not None
         self._turns = Turns(args, kwargs.pop("tools", None), kwargs.pop("environment_factory", None), evaluates)
         several = reward_funcs if isinstance(reward_funcs, list | tuple) else [reward_funcs]
-        several = self._turns.without_own(several)
+        several, weights = self._turns.without_own(several, args.reward_weights)
         if isinstance(reward_funcs, list | tuple):
             reward_funcs = several
         models = any(is_reward_model(reward) for reward in several)
@@ -163,7 +163,7 @@ class IBTPOTrainer(GRPOTrainer):
         elif not models:
             self.verifier = open_verifier(
                 reward_funcs,
-                weights=args.reward_weights,
+                weights=weights,
                 workers=args.verifier_workers,
                 timeout=args.verifier_timeout,
                 thinking_tags=args.thinking_tags,
@@ -174,13 +174,13 @@ class IBTPOTrainer(GRPOTrainer):
                 f"reward_funcs mixes reward models and names ({', '.join(named)}); give functions instead"
             )
         self.timer = StepTimer()
-        with tree_generation():
+        with tree_generation(), with_weights(args, weights):
             for_trl = list(several) if models or not several else reward_functions(self.verifier)
             rewards = self._turns.rewards_for_trl(for_trl)
             super().__init__(model, rewards, args, train_dataset, **kwargs, **self._turns.for_trl)
         make_saveable(self.model)
         if models:  # TRL loads them
-            self.verifier = trainer_rewards(self, args.reward_weights, args.verifier_timeout)
+            self.verifier = trainer_rewards(self, weights, args.verifier_timeout)
         self.verifier = self._turns.attach(self, len(several)) or self.verifier
         if self._tokenizer.pad_token_id is None:
             raise ConfigError("the tokenizer has neither a padding nor an end-of-sequence token; set its pad_token")

@@ -9,7 +9,6 @@ An environment with a method `respond` is unknown to TRL, and TRL is not told of
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from .._extras import load_object
 from ..environments import OWN_METHODS
 from ..environments.formats import ChatFormat, Format, TextFormat, encoder, open_format, parser
 from ..environments.pool import Environments, Kind, Opening
-from ..environments.questions import begin, shown_tools, with_text
+from ..environments.questions import begin, begin_problems, with_text
 from ..errors import ConfigError
 from ..search import run_async
 from ..tasks.problems import Problem
@@ -60,6 +59,7 @@ class Turns:
         self.responds = False
         self._shows_tools = False  # which environments that answer turns call themselves
         self._schemas: list[Any] = []  # of these, in the present batch
+        self._own_weight = 1.0
         if factory is None and not tools:
             return
         if args.use_vllm and args.vllm_mode == "colocate" and args.vllm_tensor_parallel_size > 1:
@@ -93,15 +93,27 @@ class Turns:
         self.environments.reads_cut_turns = not self.responds  # as TRL's loop does
         self.for_trl = {"tools": tools, "environment_factory": None if self.responds else factory}
 
-    def without_own(self, rewards: Sequence[Any]) -> list[Any]:
-        """The rewards without the environment's own, which comes by itself, whether it is named or not.
+    def without_own(
+        self, rewards: Sequence[Any], weights: Sequence[float] | None
+    ) -> tuple[list[Any], list[float] | None]:
+        """The rewards and their weights without the environment's own, which comes by itself, whether named or not.
+
+        rewards: (F,) functions, models and names. Where `"environment"` is among them, its weight is that of the
+            environment's own reward, else that is 1, as in TRL.
+        weights: (F,), or None.
 
         Raises `ConfigError` where it is named and there is none.
         """
-        if "environment" in rewards and not self.own:
+        own = [isinstance(reward, str) and reward == "environment" for reward in rewards]
+        if any(own) and not self.own:
             raise ConfigError("reward 'environment' is what get_reward of an environment says, and there is none")
-        left = [reward for reward in rewards if not isinstance(reward, str) or reward != "environment"]
-        return [] if left == [None] and self.own else left
+        left = [reward for reward, is_own in zip(rewards, own, strict=True) if not is_own]
+        if left == [None] and self.own:
+            left = []
+        if weights is None or len(weights) != len(rewards):
+            return left, weights  # a wrong number of weights is TRL's to refuse
+        self._own_weight = next((w for w, is_own in zip(weights, own, strict=True) if is_own), 1.0)
+        return left, [w for w, is_own in zip(weights, own, strict=True) if not is_own] or None
 
     def rewards_for_trl(self, given: list[Any]) -> list[Any]:
         """The reward functions that TRL's trainer is made with: TRL takes the environment's own only from its kind."""
@@ -125,6 +137,7 @@ class Turns:
                 trainer.reward_func_names.append(kind.title)
                 trainer.reward_processing_classes.append(None)
             trainer.reward_weights = torch.cat([trainer.reward_weights, torch.ones(len(self.own))])
+        trainer.reward_weights[given:] = self._own_weight
         functions = [*as_functions(trainer)[:given], *(own_reward(kind) for kind in self.own)]
         weights = trainer.reward_weights.tolist()
         return RewardFunctions(functions, weights=weights, timeout=trainer.args.verifier_timeout)
@@ -152,26 +165,13 @@ class Turns:
         ]
         return said, list(openings)
 
-    def begin(
-        self, trainer: Any, problems: Sequence[Problem]
-    ) -> Iterator[tuple[Problem, Opening | None, dict[str, Any]]]:
-        """Begins problems outside of training.
-
-        Gives each with what its environment said at the end, its opening, and what `apply_chat_template` needs besides.
-        """
-        openings: Sequence[Opening | None] = [None] * len(problems)
-        rendering: dict[str, Any] = {}
-        if self.environments is not None and problems:
-            chat = trainer._tokenizer.chat_template is not None
-            self.environments.format = self._format(trainer, chat)
-            rows = [{"prompt": p.prompt, **p.columns} for p in problems]
-            openings = run_async(begin(self.environments, rows))
+    def begin(self, trainer: Any, problems: Sequence[Problem]) -> list[tuple[Problem, Opening | None]]:
+        """Begins problems outside of training, see `begin_problems`."""
+        if self.environments is not None:
+            self.environments.format = self._format(trainer, trainer._tokenizer.chat_template is not None)
             rendering = {"tools": trainer.tools, "chat_template": trainer.chat_template}
-            rendering = {name: value for name, value in rendering.items() if value}
-        for problem, opening in zip(problems, openings, strict=True):
-            said = None if opening is None else opening.text
-            shown = {**rendering, **shown_tools(opening)}
-            yield replace(problem, prompt=with_text(problem.prompt, said)), opening, shown
+            self.environments.rendering = {name: value for name, value in rendering.items() if value}
+        return run_async(begin_problems(self.environments, problems))
 
     @contextmanager
     def shown(self, trainer: Any) -> Iterator[None]:
@@ -233,6 +233,16 @@ class Turns:
         """Closes all environments."""
         if self.environments is not None:
             run_async(self.environments.close())
+
+
+@contextmanager
+def with_weights(args: IBTPOConfig, weights: list[float] | None) -> Iterator[None]:
+    """Lets a configuration have other `reward_weights` inside the block."""
+    before, args.reward_weights = args.reward_weights, weights
+    try:
+        yield
+    finally:
+        args.reward_weights = before
 
 
 class _StandIn:

@@ -34,8 +34,7 @@ def verifiers_reward(
         item = json.loads(column)
         if item.get("turns"):
             raise ConfigError(
-                f"{PREFIX}{item['taskset']} is answered in turns, and its environment gives the reward; only sample, "
-                "eval, diagnose and train can do that"
+                f"{PREFIX}{item['taskset']} is answered in turns, and its environment gives the reward, which is not here"
             )
         task = find_task(column)
         trace = _trace(task, reply.strip(), completion_text(completion))
