@@ -34,7 +34,7 @@ def verifiers_reward(
         item = json.loads(column)
         if item.get("turns"):
             raise ConfigError(
-                f"{PREFIX}{item['taskset']} is answered in turns, and its environment gives the reward, which is not here"
+                f"{PREFIX}{item['taskset']} is answered in turns, and its environment gives the reward: there is none"
             )
         task = find_task(column)
         trace = _trace(task, reply.strip(), completion_text(completion))
