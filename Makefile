@@ -76,7 +76,7 @@ $(TASKS_VENV)/.ready: $(VENV)/.ready
 	touch $@
 
 test-verifiers: $(TASKS_VENV)/.ready
-	OMP_NUM_THREADS=1 $(TASKS_PY) -m pytest tests/tasks/test_verifiers.py
+	OMP_NUM_THREADS=1 $(TASKS_PY) -m pytest tests/tasks/test_verifiers.py tests/tasks/test_verifiers_turns.py
 
 # Real verl on a CPU, in an environment of its own: Ray, and a whole run of verl's command.
 $(VERL_VENV)/.ready: pyproject.toml constraints-verl.txt

@@ -249,8 +249,8 @@ class Rollouts:
             await branches.keep(live, exchange.key)
         messages = [message for exchange in history for message in exchange.messages]
         if start < len(after):
-            tools = list(environments.tools_of(branches.name, live).values())
             before = [*prompt.ids, *after[:start]]
+            tools = environments.known_tools(branches.name, live)
             messages.append(message or environments.format.message(after[start:], before, tools))
         pieces = self._pieces(after)  # of the whole answer, since a token's text depends on what stands before it
         row = _row(prompt, after, "".join(pieces), messages)

@@ -10,9 +10,17 @@ from ibtpo.engines import Completion, Engine, Sampling
 SPECIAL = ("<pad>", "<|im_start|>", "<|im_end|>")
 EOS = 2
 
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
-def make_tool_model(folder: Path, *, context: int = 4096) -> Path:
-    """Saves a one-layer Llama and a tokenizer of single characters with Qwen3's chat template; returns the folder."""
+
+def make_tool_model(folder: Path, *, context: int = 4096, chat_template: str | None = None) -> Path:
+    """Saves a one-layer Llama and a tokenizer of single characters, and returns the folder.
+
+    chat_template: by default Qwen3's.
+    """
     import torch
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -26,7 +34,7 @@ def make_tool_model(folder: Path, *, context: int = 4096) -> Path:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token="<pad>", eos_token="<|im_end|>", additional_special_tokens=["<|im_start|>"]
     )
-    tokenizer.chat_template = qwen3_chat_template
+    tokenizer.chat_template = chat_template or qwen3_chat_template
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(

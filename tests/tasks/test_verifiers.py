@@ -1,4 +1,4 @@
-"""Tasksets of the package verifiers: rows, rewards, and what is refused because it needs more than an answer."""
+"""Tasksets of the package verifiers: rows, rewards, and what is refused because it needs more than text."""
 
 import json
 import sys
@@ -76,8 +76,8 @@ def test_a_taskset_that_has_changed_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("body", "reward", "message"),
     [
-        ("NEEDS_CONTAINER = True", "trace", "T needs a container; only tasks that take one answer"),
-        ("", "trace, runtime", "T has a reward that looks into its runtime; only tasks that take one answer"),
+        ("NEEDS_CONTAINER = True", "trace", "T needs a container; only tasks whose agent talks"),
+        ("", "trace, runtime", "T has a reward that looks into its runtime; only tasks whose agent talks"),
     ],
 )
 def test_tasks_that_need_more_are_refused(

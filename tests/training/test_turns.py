@@ -15,6 +15,7 @@ pytest.importorskip("trl")
 
 from datasets import Dataset  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
+from transformers.utils import get_json_schema  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
 import ibtpo.training.rollouts  # noqa: E402
@@ -293,6 +294,36 @@ class Count:
     def close(self) -> None:
         """Counts those that are left."""
         type(self).live -= 1
+
+
+class Itself(Box):
+    """The box as an environment that answers turns, and calls its tool itself."""
+
+    tool_schemas = (get_json_schema(Box().put),)
+
+    def respond(self, message: dict[str, Any]) -> Any:
+        """Reads the tool calls of a turn."""
+        numbers = [made["function"]["arguments"]["number"] for made in message.get("tool_calls") or ()]
+        return [{"role": "tool", "name": "put", "content": self.put(number)} for number in numbers]
+
+
+def test_tools_that_an_environment_calls_itself_give_the_same_batch_as_tools(
+    model: Path, data: Dataset, tmp_path: Path, monkeypatch: Any
+) -> None:
+    def turn(text: str, number: int) -> str:
+        return "Done." if text.count("<tool_response>") > 1 else f"{number} " + call("put", number=number % 5) * 2
+
+    def batch(factory: Any) -> Any:
+        return train(
+            Ours, model, data, tmp_path / factory.__name__, monkeypatch, turn, environment_factory=factory, rewards=None
+        )
+
+    tools, itself = batch(Box), batch(Itself)
+    for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "tool_mask", "advantages"):
+        assert torch.equal(itself.output[key], tools.output[key]), key
+    assert "Puts a number into the box." in itself._tokenizer.decode(itself.output["prompt_ids"][0])
+    assert 0 < itself.output["tool_mask"].float().mean() < 1
+    assert [tree.to_dict()["nodes"] for tree in itself.trees] == [tree.to_dict()["nodes"] for tree in tools.trees]
 
 
 PLAIN: dict[str, Any] = {

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ConfigError
 from ..tasks.problems import ANSWER_VERIFIERS
 
 if TYPE_CHECKING:
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
 def read_problems(args: argparse.Namespace) -> tuple[list["Problem"], str]:
     """The problems of `--benchmark` or `--data`, and the name of the verifier: `--verifier`, else the one they go with.
 
-    With `--shard` these are the problems of the shard.
+    With `--shard` these are the problems of the shard. Where their source brings an environment, `args.environment` is
+    set to it, unless another is named.
 
     Raises `ConfigError` or `DataError` if they cannot be read.
     """
-    from ..tasks.problems import load_problems, verifier_for
+    from ..tasks.problems import environment_for, load_problems, verifier_for
     from ..verify.pool import function_name
 
     if args.verifier is None and getattr(args, "environment", None) is not None:
@@ -49,7 +51,14 @@ def read_problems(args: argparse.Namespace) -> tuple[list["Problem"], str]:
         require_answer=args.verifier is None or args.verifier in ANSWER_VERIFIERS,
         instruction=args.instruction,
     )
-    return _of_shard(args, problems), args.verifier if args.verifier is not None else verifier_for(problems[0])
+    name = args.verifier if args.verifier is not None else verifier_for(problems[0])
+    environment = environment_for(problems[0])
+    if environment is not None and not hasattr(args, "environment"):
+        raise ConfigError(f"{args.data} is answered in turns, and its environment gives the reward, which is not here")
+    if environment is not None and args.environment is None:
+        args.environment = environment
+        name = args.verifier if args.verifier is not None else "environment"
+    return _of_shard(args, problems), name
 
 
 def _of_shard(args: argparse.Namespace, problems: list["Problem"]) -> list["Problem"]:
@@ -166,7 +175,7 @@ def make_prompts(
             system_prompt=args.system_prompt,
             chat_template=False if args.no_chat_template else None,
             chat_template_kwargs=args.chat_template_kwargs,
-            rendering={} if environments is None else environments.rendering,
+            rendering={} if environments is None or opening is None else environments.rendering_of(opening),
         )
         if engine.max_length is not None:
             check_prompt_length(problem.id, len(ids), engine.max_length)

@@ -32,6 +32,9 @@ class Environment(Protocol):
         middle of a call that hangs.
     `stop_tokens`: texts that end a turn, where the model's end-of-sequence token is not the only end: `("</search>",)`.
         Each must be one token of the model.
+    `tool_schemas`: JSON schemas of functions, as OpenAI's API has them, that the model is shown in the prompt. A turn's
+        `tool_calls` are then read by `respond`, which answers with messages of the role "tool". They are known after
+        `reset`, and the same for each `reset` of a question.
     `restores`: "fork", "copy", "replay" or "root", how a branch gets its environment; by default the first of them
         that works (docs/turns.md). Set it to "replay" or "root" if some of the state is outside the object, such as a
         session on a server, which a copy would share.

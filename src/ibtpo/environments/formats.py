@@ -6,6 +6,7 @@ finds them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from ..errors import ConfigError
@@ -143,7 +144,8 @@ def open_format(
     tools: whether the model calls tools.
     options: variables of the template.
 
-    Returns the format and the chat template that prompts need, or None where that is the tokenizer's own.
+    Returns the format and the chat template that prompts need, or None where that is the tokenizer's own. A template
+    that writes turns anew when messages follow is replaced by TRL's for training, if it has one, as for Qwen3.
 
     Raises `ConfigError` for tools without a chat template that knows them.
     """
@@ -169,7 +171,20 @@ def open_format(
                 template = get_training_chat_template(tokenizer)
         except ValueError as error:
             raise ConfigError(f"the chat template cannot be used with tools: {error}") from error
+    elif not _keeps_turns(ChatFormat(tokenizer, options=options)):
+        from trl.chat_template_utils import get_training_chat_template
+
+        with suppress(ValueError):  # TRL has none for it, so that the first observation is an error
+            template = get_training_chat_template(tokenizer)
     return ChatFormat(tokenizer, parser(tokenizer), chat_template=template, options=options), template
+
+
+def _keeps_turns(format: ChatFormat) -> bool:
+    """Whether a turn is written in the same way when a message of the user follows. Qwen3's template drops thinking."""
+    try:
+        return bool(format.observation("…"))
+    except ConfigError:
+        return False
 
 
 def encoder(tokenizer: Any) -> Callable[[str], list[int]]:

@@ -33,11 +33,13 @@ class Kind:
     made: their class.
     methods: the names of the methods that are tools.
     restores: how a branch gets its environment, one of `RESTORES`; "copy" becomes "replay" when copying fails.
+    shows_tools: whether the model is shown tools, which the environment calls itself.
     """
 
     made: type
     methods: tuple[str, ...]
     restores: str
+    shows_tools: bool = False
 
     @property
     def title(self) -> str:
@@ -62,11 +64,13 @@ class Opening:
     row: the columns of the question.
     text: what `reset` said, which is part of the prompt, or None.
     state: an environment right after this `reset`, if it could be kept.
+    tool_schemas: the environment's `tool_schemas` after it.
     """
 
     row: Mapping[str, Any]
     text: str | None = None
     state: Live | None = None
+    tool_schemas: Sequence[Any] = ()
 
 
 class Environments:
@@ -158,6 +162,16 @@ class Environments:
         functions = [*self.tools, *(getattr(live.environment, method) for method in methods)]
         return {function.__name__: function for function in functions}
 
+    def known_tools(self, name: str | None, live: Live) -> list[Any]:
+        """What the model knows of what it may call: functions, or the schemas of what the environment calls itself."""
+        if live.environment is not None and self._kinds[name].shows_tools:
+            return list(live.environment.tool_schemas)
+        return list(self.tools_of(name, live).values())
+
+    def rendering_of(self, opening: Opening) -> dict[str, Any]:
+        """`rendering` with the tools that the environment of a question shows, if it calls any itself."""
+        return {**self.rendering, **({"tools": list(opening.tool_schemas)} if opening.tool_schemas else {})}
+
     def stop_token_ids(self, name: str | None) -> tuple[int, ...]:
         """The ids of the tokens that end a turn besides the end-of-sequence token.
 
@@ -179,8 +193,8 @@ class Environments:
 
     async def reply(self, name: str | None, live: Live, ids: list[int], before: list[int]) -> Reply:
         """What the environment answers the turn of the tokens `ids` (T,), which follow the tokens `before` (P,)."""
-        tools = self.tools_of(name, live)
-        return await reply_to(self.format.message(ids, before, list(tools.values())), live, tools)
+        message = self.format.message(ids, before, self.known_tools(name, live))
+        return await reply_to(message, live, self.tools_of(name, live))
 
     async def own_reward(self, live: Live) -> float | str | None:
         """What `get_reward` says of the answer that has ended, or why it failed, or None where there is none."""
@@ -247,7 +261,8 @@ class Environments:
             return Opening(row)
         name = self.name(row)
         live, text = await self.start(name, row)
-        opening = Opening(row, text)
+        shown = live.environment.tool_schemas if self._kinds[name].shows_tools else ()
+        opening = Opening(row, text, tool_schemas=list(shown))
         if text is not None:
 
             def forget() -> None:
@@ -438,4 +453,4 @@ def _kind(environment: Any) -> Kind:
         restores = "replay" if callable(getattr(environment, "close", None)) else "copy"
     if restores not in RESTORES:
         raise unknown("restores", str(restores), RESTORES)
-    return Kind(type(environment), methods, restores)
+    return Kind(type(environment), methods, restores, responds and hasattr(environment, "tool_schemas"))

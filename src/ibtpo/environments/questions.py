@@ -47,7 +47,8 @@ async def open_environments(
     try:
         kinds = await environments.kinds()
         tools = [kind for kind in kinds.values() if kind.methods]
-        environments.format, template = open_format(tokenizer, decode, chat=chat, tools=bool(tools), options=options)
+        shown = bool(tools) or any(kind.shows_tools for kind in kinds.values())
+        environments.format, template = open_format(tokenizer, decode, chat=chat, tools=shown, options=options)
         environments.reads_cut_turns = bool(tools)
         if len(kinds) > 1 and tools:
             raise ConfigError("several environments with tools are for IBTPOTrainer; name one")

@@ -111,6 +111,12 @@ def verifier_for(problem: Problem) -> str:
     return next(name for name, columns in _VERIFIERS.items() if columns <= set(problem.columns))
 
 
+def environment_for(problem: Problem) -> str | None:
+    """What answers the turns of a problem, as a dotted path, where its source brings an environment; else None."""
+    column = problem.columns.get(verifiers.COLUMN)
+    return None if column is None else verifiers.environment_of(column)
+
+
 class _RowReader:
     """Turns the rows of one source into problems, and remembers the ids it has seen."""
 

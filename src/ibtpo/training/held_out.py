@@ -77,7 +77,7 @@ class HeldOut:
             text, ids = encode_prompt(
                 p, trainer.processing_class, system_prompt=self.run.system_prompt,
                 chat_template_kwargs=config.chat_template_kwargs,
-                rendering={} if environments is None else environments.rendering,
+                rendering={} if environments is None or opening is None else environments.rendering_of(opening),
             )  # fmt: skip
             chat = environments is not None and environments.is_chat
             prompts.append(Prompt(p.id, tuple(ids), text, dict(p.columns), chat, opening))

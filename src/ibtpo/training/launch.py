@@ -398,7 +398,7 @@ def _problems(run: Any, model: Any, tokenizer: Any, config: Any) -> tuple[list[d
     """Loads and checks the problems: the rows to train on, the held-out ones, and the verifiers' names for both."""
     from .._extras import load_object
     from ..environments.questions import gives_reward
-    from ..tasks.problems import load_problems, verifier_for
+    from ..tasks.problems import environment_for, load_problems, verifier_for
     from ..tasks.prompts import check_prompt_length, encode_prompt, trl_prompt
     from .rows import without_images
 
@@ -412,7 +412,11 @@ def _problems(run: Any, model: Any, tokenizer: Any, config: Any) -> tuple[list[d
         how["require_answer"] = False
     problems = load_problems(run.data, split=run.data_split, limit=run.limit, **how)
     held_out = load_problems(run.eval_data, split=run.eval_split, limit=run.eval_limit, **how) if run.eval_data else []
-    kinds = {verifier_for(p) for p in (*problems[:1], *held_out[:1])}
+    first = [*problems[:1], *held_out[:1]]
+    kinds = {verifier_for(p) for p in first}
+    if config.environment is None and len(brought := {environment_for(p) for p in first}) == 1:
+        (config.environment,) = brought
+        kinds = {"environment"} if config.environment is not None else kinds
     if not run.verifiers and len(kinds) > 1:
         raise ConfigError(
             f"data {run.data} and eval_data {run.eval_data} need different verifiers; choose eval_data to match"

@@ -257,8 +257,8 @@ class IBTPOTrainer(GRPOTrainer):
         return self._sampled, self._completions, completion_ids, logprobs, *self._turns.counts(self.trees), nothing
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
-        """TRL's, with the date in chat templates that evaluations and resumed runs have, too."""
-        with fixed_date():
+        """TRL's, with the date in chat templates that evaluations and resumed runs have, too, and with all tools."""
+        with fixed_date(), self._turns.shown(self):
             return super()._tokenize_prompts(prompts)
 
     def _generate_single_turn(

@@ -17,7 +17,7 @@ from trl.data_utils import is_conversational
 
 from .._extras import load_object
 from ..environments import OWN_METHODS
-from ..environments.formats import ChatFormat, Format, TextFormat, encoder, parser
+from ..environments.formats import ChatFormat, Format, TextFormat, encoder, open_format, parser
 from ..environments.pool import Environments, Kind, Opening
 from ..environments.questions import begin, begin_problems, with_text
 from ..errors import ConfigError
@@ -57,6 +57,8 @@ class Turns:
         self.for_trl: dict[str, Any] = {}
         self.own: list[Kind] = []  # the environments that give rewards, one a class
         self.responds = False
+        self._shows_tools = False  # which environments that answer turns call themselves
+        self._schemas: list[Any] = []  # of these, in the present batch
         self._own_weight = 1.0
         if factory is None and not tools:
             return
@@ -76,10 +78,13 @@ class Turns:
         kinds = run_async(self.environments.kinds())
         self.own = [kind for kind in {k.made: k for k in kinds.values()}.values() if kind.rewards]
         self.responds = any(kind.responds for kind in kinds.values())
+        self._shows_tools = any(kind.shows_tools for kind in kinds.values())
         if self.responds and not all(kind.responds for kind in kinds.values()):
             raise ConfigError(
                 "a method respond, and methods that are tools, do not go together; give environments of one kind"
             )
+        if self._shows_tools and tools:
+            raise ConfigError("functions as tools and an environment with tool_schemas do not go together; give one")
         if self.responds and evaluates:
             raise ConfigError(
                 "TRL's evaluation does not know environments with a method respond; leave out eval_dataset, or give "
@@ -148,9 +153,12 @@ class Turns:
             return list(rows), [None] * len(rows)
         environments, group = self.environments, trainer.num_generations
         rows = as_message_rows(rows) if environments.stateful and not self.responds else list(rows)
-        environments.format = _format(trainer, is_conversational(rows[0]), not self.responds)
+        environments.format = self._format(trainer, is_conversational(rows[0]))
 
         openings = [opening for opening in run_async(begin(environments, rows[::group])) for _ in range(group)]
+        self._schemas = list(openings[0].tool_schemas)
+        if any(list(opening.tool_schemas) != self._schemas for opening in openings):
+            raise ConfigError("the environments of a batch show different tools; train on questions with the same ones")
         said = [
             {**row, "prompt": with_text(row["prompt"], opening.text)}
             for row, opening in zip(rows, openings, strict=True)
@@ -160,10 +168,36 @@ class Turns:
     def begin(self, trainer: Any, problems: Sequence[Problem]) -> list[tuple[Problem, Opening | None]]:
         """Begins problems outside of training, see `begin_problems`."""
         if self.environments is not None:
-            self.environments.format = _format(trainer, trainer._tokenizer.chat_template is not None, not self.responds)
-            if not self.responds:
-                self.environments.rendering = {"tools": trainer.tools, "chat_template": trainer.chat_template}
+            self.environments.format = self._format(trainer, trainer._tokenizer.chat_template is not None)
+            rendering = {"tools": trainer.tools, "chat_template": trainer.chat_template}
+            self.environments.rendering = {name: value for name, value in rendering.items() if value}
         return run_async(begin_problems(self.environments, problems))
+
+    @contextmanager
+    def shown(self, trainer: Any) -> Iterator[None]:
+        """Lets TRL's trainer show the tools of the present batch in the prompts that it renders inside the block."""
+        if not self._schemas:
+            yield
+            return
+        before, trainer.tools = trainer.tools, self._schemas
+        try:
+            yield
+        finally:
+            trainer.tools = before
+
+    def _format(self, trainer: Any, conversational: bool) -> Format:
+        """Between the tokens of a trainer's tokenizer and messages. conversational: what prompts are like."""
+        tokenizer, options = trainer._tokenizer, trainer.chat_template_kwargs
+        if not conversational:
+            if self._shows_tools or not self.responds:
+                raise ConfigError("tools need prompts that are conversations: give each row a list of messages")
+            return TextFormat(encoder(tokenizer), trainer._decode)
+        if self.responds and not trainer.tools:  # TRL does not know of the turns, and has not looked at the template
+            format, trainer.chat_template = open_format(
+                tokenizer, trainer._decode, chat=True, tools=self._shows_tools, options=options
+            )
+            return format
+        return ChatFormat(tokenizer, parser(tokenizer), chat_template=trainer.chat_template, options=options)
 
     @contextmanager
     def stand_ins(self, trainer: Any) -> Iterator[None]:
@@ -246,21 +280,6 @@ def conversations(
         absent: Any = "" if isinstance(of_tree[0], str) else [{"role": "assistant", "content": ""}]
         completions += of_tree + [absent] * (group - len(of_tree))
     return completions
-
-
-def _format(trainer: Any, conversational: bool, tools: bool) -> Format:
-    """Between the tokens of a trainer's tokenizer and messages. tools: whether the model calls tools."""
-    tokenizer = trainer._tokenizer
-    if not conversational:
-        if tools:
-            raise ConfigError("tools need prompts that are conversations: give each row a list of messages as prompt")
-        return TextFormat(encoder(tokenizer), trainer._decode)
-    return ChatFormat(
-        tokenizer,
-        parser(tokenizer),
-        chat_template=trainer.chat_template,
-        options=trainer.chat_template_kwargs,
-    )
 
 
 def _close_probes(trainer: Any) -> None:

@@ -1,14 +1,12 @@
 """The verifier of tasks of the package `verifiers`: their own rewards, of a trace with one answer."""
 
 import asyncio
-import itertools
 import json
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
-from ..errors import DataError
-from ..tasks.verifiers import load_taskset, messages
+from ..errors import ConfigError
+from ..tasks.verifiers_loading import PREFIX, find_task, messages
 from . import completion_text
 from .tags import THINKING_TAGS, final_texts
 
@@ -27,30 +25,22 @@ def verifiers_reward(
     verifiers: (R,) which task each row is, see `tasks.verifiers`.
     prompts, thinking_tags: see `tags.final_texts`.
 
-    Raises `DataError` if the taskset now has another task in its place, and what a reward raises.
+    Raises `ConfigError` for a task that is answered in turns, whose reward is its environment's; `DataError` if the
+    taskset now has another task in its place; and what a reward raises.
     """
     replies = final_texts(completions, prompts, thinking_tags=thinking_tags, answer_tags="")
     rewards: list[float | None] = []
     for completion, reply, column in zip(completions, replies, verifiers, strict=True):
-        task = _task(column)
+        item = json.loads(column)
+        if item.get("turns"):
+            raise ConfigError(
+                f"{PREFIX}{item['taskset']} is answered in turns, and its environment gives the reward: there is none"
+            )
+        task = find_task(column)
         trace = _trace(task, reply.strip(), completion_text(completion))
         asyncio.run(task.score(trace))
         rewards.append(float(trace.reward))
     return rewards
-
-
-@lru_cache(maxsize=256)
-def _task(column: str) -> Any:
-    """The task that a row stands for."""
-    item = json.loads(column)
-    taskset = load_taskset(item["taskset"], json.dumps(item["config"], sort_keys=True))
-    task = next(itertools.islice(taskset, item["index"], None), None)
-    if task is None or task.key != item["key"]:
-        raise DataError(
-            f"verifiers:{item['taskset']} has another task number {item['index']} than when the data were read; its "
-            "tasks must be the same each time"
-        )
-    return task
 
 
 def _trace(task: Any, reply: str, whole: str) -> Any:
