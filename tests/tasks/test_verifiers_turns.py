@@ -31,9 +31,9 @@ from ibtpo.search import Budget, Prompt, SearchOptions, TreeSearch  # noqa: E402
 from ibtpo.tasks import verifiers  # noqa: E402
 from ibtpo.tasks.problems import Problem, environment_for, load_problems  # noqa: E402
 from ibtpo.tasks.prompts import encode_prompt  # noqa: E402
-from ibtpo.tasks.verifiers_agent import ChatLoop  # noqa: E402
-from ibtpo.tasks.verifiers_loading import answered_by, environment_config, find_task  # noqa: E402
-from ibtpo.tasks.verifiers_turns import VerifiersTools, VerifiersTurns  # noqa: E402
+from ibtpo.tasks.verifiers.agent import ChatLoop  # noqa: E402
+from ibtpo.tasks.verifiers.loading import answered_by, environment_config, find_task  # noqa: E402
+from ibtpo.tasks.verifiers.turns import VerifiersTools, VerifiersTurns  # noqa: E402
 from ibtpo.tree import ROOT, ReasoningTree, read_trees  # noqa: E402
 from ibtpo.verify.verifiers import verifiers_reward  # noqa: E402
 
@@ -140,7 +140,7 @@ def test_rows_say_that_they_are_answered_in_turns_and_by_what() -> None:
     assert [p.prompt for p in problems] == [
         [{"role": "user", "content": "Guess my number from 1 to 9. Say the number only."}]
     ] * 3
-    assert {environment_for(p) for p in problems} == {"ibtpo.tasks.verifiers_turns:VerifiersTurns"}
+    assert {environment_for(p) for p in problems} == {"ibtpo.tasks.verifiers.turns:VerifiersTurns"}
     assert {environment_for(p) for p in load_problems("verifiers:reverse_words")} == {None}
     with pytest.raises(ConfigError, match="guess_number is answered in turns, and its environment gives the reward"):
         verifiers_reward(["5"], verifiers=[problems[0].columns["verifiers"]])
@@ -308,7 +308,7 @@ ATLAS = {
 def test_tools_are_shown_and_called_by_verifiers(tokenizer: Any) -> None:
     """The model asks about a wrong city, then the right one, and says what it read, or not."""
     (problem,) = load_problems("verifiers:look_up", limit=1)
-    assert environment_for(problem) == "ibtpo.tasks.verifiers_turns:VerifiersTools"
+    assert environment_for(problem) == "ibtpo.tasks.verifiers.turns:VerifiersTools"
 
     def script(text: str, number: int) -> str:
         if "5696" in text:
@@ -481,7 +481,7 @@ def test_sample_and_eval_take_the_environment_that_the_taskset_brings(
     assert main(["sample", *common, "--tree", "2,2,1,1", "--output", "t.jsonl"]) == 0
     for tree in read_trees("t.jsonl"):
         assert tree.meta["verifier"] == "environment"
-        assert tree.meta["environment_factory"] == "ibtpo.tasks.verifiers_turns:VerifiersTurns"
+        assert tree.meta["environment_factory"] == "ibtpo.tasks.verifiers.turns:VerifiersTurns"
         assert {leaf.reward for leaf in tree.leaves} <= {0.0, 0.5, 1.0}
     capsys.readouterr()
     assert main(["eval", *common, "--k", "2", "--json"]) == 0

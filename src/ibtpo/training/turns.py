@@ -93,9 +93,7 @@ class Turns:
         self.environments.reads_cut_turns = not self.responds  # as TRL's loop does
         self.for_trl = {"tools": tools, "environment_factory": None if self.responds else factory}
 
-    def without_own(
-        self, rewards: Sequence[Any], weights: Sequence[float] | None
-    ) -> tuple[list[Any], list[float] | None]:
+    def without_own(self, rewards: Sequence[Any], weights: list[float] | None) -> tuple[list[Any], list[float] | None]:
         """The rewards and their weights without the environment's own, which comes by itself, whether named or not.
 
         rewards: (F,) functions, models and names. Where `"environment"` is among them, its weight is that of the

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ConfigError
-from ..tasks.verifiers_loading import PREFIX, find_task, messages
+from ..tasks.verifiers.loading import PREFIX, find_task, messages
 from . import completion_text
 from .tags import THINKING_TAGS, final_texts
 

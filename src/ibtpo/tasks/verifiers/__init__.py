@@ -3,7 +3,7 @@
 What follows a comma goes into the taskset's own configuration. A task is found again by its place in the taskset, which
 must give the same tasks each time; its key is compared. Tasks that need more than an agent that talks and calls tools,
 such as a container or a reward that looks into a runtime, are refused: that part would be left out. A taskset
-with tools, or with an environment of its own, is answered in turns (`verifiers_turns`).
+with tools, or with an environment of its own, is answered in turns (`turns`).
 """
 
 import asyncio
@@ -12,12 +12,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from .._text import describe
-from ..environments.live import background_loop
-from ..errors import ConfigError, DataError, IBTPOError
-from .reasoning_gym import parameters
-from .verifiers_loading import PREFIX, answered_by, check_task, load_taskset, messages
-from .verifiers_turns import VerifiersTools, VerifiersTurns
+from ..._text import describe
+from ...environments.live import background_loop
+from ...errors import ConfigError, DataError, IBTPOError
+from ..reasoning_gym import parameters
+from .loading import PREFIX, answered_by, check_task, load_taskset, messages
+from .turns import VerifiersTools, VerifiersTurns
 
 COLUMN = "verifiers"  # of a row, as JSON: which task it is, and under "turns" what answers it, if anything does
 ENVIRONMENTS = {kind.__name__: f"{kind.__module__}:{kind.__name__}" for kind in (VerifiersTurns, VerifiersTools)}

@@ -6,8 +6,8 @@ import json
 from functools import lru_cache
 from typing import Any
 
-from .._text import describe
-from ..errors import ConfigError, DataError, DependencyError
+from ..._text import describe
+from ...errors import ConfigError, DataError, DependencyError
 
 PREFIX = "verifiers:"
 _INSTALL = "pip install 'ibtpo[verifiers]'"
@@ -35,7 +35,7 @@ def load_taskset(name: str, config: str) -> Any:
 
 @lru_cache(maxsize=8)
 def answered_by(name: str, config: str) -> str | None:
-    """Which class of `verifiers_turns` answers the turns of a taskset's tasks; None if they take one answer.
+    """Which class of `turns` answers the turns of a taskset's tasks; None if they take one answer.
 
     name, config: see `load_taskset`.
 

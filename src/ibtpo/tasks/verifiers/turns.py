@@ -10,14 +10,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .._text import describe
-from ..environments import Message, Said, tool_name
-from ..errors import ConfigError, VerifierError
-from ..verify.tags import final_text
-from .verifiers_loading import environment_config, find_task, messages
+from ..._text import describe
+from ...environments import Message, Said, tool_name
+from ...errors import ConfigError, VerifierError
+from ...verify.tags import final_text
+from .loading import environment_config, find_task, messages
 
 if TYPE_CHECKING:
-    from .verifiers_agent import Policy
+    from .agent import Policy
 
 
 class VerifiersTurns:
@@ -67,7 +67,7 @@ class VerifiersTurns:
         await self._serve(item["taskset"], json.dumps(item["config"], sort_keys=True))
         import verifiers.v1 as vf
 
-        from .verifiers_agent import MODEL
+        from .agent import MODEL
 
         self._said, self._tools, self._failure, self._trace = [], [], None, None
         context = vf.ModelContext(model=MODEL, client=vf.EvalClientConfig())
@@ -195,7 +195,7 @@ class VerifiersTurns:
 
     async def _run(self, name: str, config: str, ready: "asyncio.Future[None]") -> None:
         """Holds what the episodes of a taskset need; the task that opens it also closes it."""
-        from .verifiers_agent import Policy, with_policy
+        from .agent import Policy, with_policy
 
         settings, role, kind = environment_config(name, config)
         policy = Policy()
