@@ -59,9 +59,7 @@ def run(args: argparse.Namespace) -> int:
     problems, verifier_name = read_problems(args)
     (folder / "trees").mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    meta = made_by(args.model, verifier_name)
-    if args.environment is not None:
-        meta["environment_factory"] = args.environment
+    meta = made_by(args.model, verifier_name, args.environment)
     with open_verifier(args, verifier_name) as verifier:
         engine, tokenizer = open_model(args)
         for arm, its_options in arms.items():

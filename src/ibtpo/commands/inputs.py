@@ -51,14 +51,12 @@ def read_problems(args: argparse.Namespace) -> tuple[list["Problem"], str]:
         require_answer=args.verifier is None or args.verifier in ANSWER_VERIFIERS,
         instruction=args.instruction,
     )
-    name = args.verifier if args.verifier is not None else verifier_for(problems[0])
-    environment = environment_for(problems[0])
+    name, environment = verifier_for(problems[0]), environment_for(problems[0])
     if environment is not None and not hasattr(args, "environment"):
         raise ConfigError(f"{args.data} is answered in turns, and its environment gives the reward, which is not here")
     if environment is not None and args.environment is None:
-        args.environment = environment
-        name = args.verifier if args.verifier is not None else "environment"
-    return _of_shard(args, problems), name
+        args.environment, name = environment, "environment"
+    return _of_shard(args, problems), args.verifier if args.verifier is not None else name
 
 
 def _of_shard(args: argparse.Namespace, problems: list["Problem"]) -> list["Problem"]:
@@ -168,14 +166,14 @@ def make_prompts(
     from ..tasks.prompts import check_prompt_length, encode_prompt
 
     prompts = []
-    for problem, opening in run_async(begin_problems(environments, problems)):
+    for problem, opening, rendering in run_async(begin_problems(environments, problems)):
         text, ids = encode_prompt(
             problem,
             tokenizer,
             system_prompt=args.system_prompt,
             chat_template=False if args.no_chat_template else None,
             chat_template_kwargs=args.chat_template_kwargs,
-            rendering={} if environments is None or opening is None else environments.rendering_of(opening),
+            rendering=rendering,
         )
         if engine.max_length is not None:
             check_prompt_length(problem.id, len(ids), engine.max_length)

@@ -58,11 +58,9 @@ def _sample(
     from ..search import TreeSearch
 
     engine, tokenizer = open_model(args)
-    meta = made_by(args.model, verifier_name)
+    meta = made_by(args.model, verifier_name, args.environment)
     if biased := bias(engine.logprobs, options.sampling):
         meta["logprobs"] = biased  # trees whose scores cannot be trusted say so
-    if args.environment is not None:
-        meta["environment_factory"] = args.environment
     records = {}
     errors: list[str] = []
     single = 0

@@ -96,15 +96,16 @@ async def begin(environments: Environments, rows: Sequence[Mapping[str, Any]]) -
 
 async def begin_problems(
     environments: Environments | None, problems: Sequence[Problem]
-) -> list[tuple[Problem, Opening | None]]:
-    """Problems with what their environments say at the end of their prompts, and how the answers to each begin.
+) -> list[tuple[Problem, Opening | None, dict[str, Any]]]:
+    """Problems with what their environments say at the end of their prompts.
 
-    Without environments these are the problems as they are, and None.
+    Gives with each how its answers begin, and what `apply_chat_template` needs besides. Without environments these are
+    the problems as they are, None and nothing.
     """
     if environments is None:
-        return [(problem, None) for problem in problems]
+        return [(problem, None, {}) for problem in problems]
     openings = await begin(environments, [{"prompt": p.prompt, **p.columns} for p in problems])
     return [
-        (replace(problem, prompt=with_text(problem.prompt, opening.text)), opening)
+        (replace(problem, prompt=with_text(problem.prompt, opening.text)), opening, environments.rendering_of(opening))
         for problem, opening in zip(problems, openings, strict=True)
     ]

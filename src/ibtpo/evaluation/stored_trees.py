@@ -11,13 +11,15 @@ from ..storage.tree_file import TreeFile, check_same
 from ..tree import ReasoningTree
 
 
-def made_by(model: str, verifier: str) -> dict[str, Any]:
-    """What the meta of a stored tree says of its origin: the version of ibtpo, the model and the verifier.
+def made_by(model: str, verifier: str, environment: str | None = None) -> dict[str, Any]:
+    """What the meta of a stored tree says of its origin, the version of ibtpo among it.
 
     model: the model's name or folder.
     verifier: the verifier's name.
+    environment: the dotted path of what answers turns, if anything does.
     """
-    return {"ibtpo": __version__, "model": model, "verifier": verifier}
+    meta = {"ibtpo": __version__, "model": model, "verifier": verifier}
+    return meta if environment is None else {**meta, "environment_factory": environment}
 
 
 def grow_stored(

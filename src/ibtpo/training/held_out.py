@@ -73,11 +73,10 @@ class HeldOut:
         share = self.problems[trainer.accelerator.process_index :: trainer.accelerator.num_processes]
         prompts = []
         environments = trainer._turns.environments
-        for p, opening in trainer._turns.begin(trainer, share):
+        for p, opening, rendering in trainer._turns.begin(trainer, share):
             text, ids = encode_prompt(
                 p, trainer.processing_class, system_prompt=self.run.system_prompt,
-                chat_template_kwargs=config.chat_template_kwargs,
-                rendering={} if environments is None or opening is None else environments.rendering_of(opening),
+                chat_template_kwargs=config.chat_template_kwargs, rendering=rendering,
             )  # fmt: skip
             chat = environments is not None and environments.is_chat
             prompts.append(Prompt(p.id, tuple(ids), text, dict(p.columns), chat, opening))

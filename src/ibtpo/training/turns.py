@@ -163,7 +163,7 @@ class Turns:
         ]
         return said, list(openings)
 
-    def begin(self, trainer: Any, problems: Sequence[Problem]) -> list[tuple[Problem, Opening | None]]:
+    def begin(self, trainer: Any, problems: Sequence[Problem]) -> list[tuple[Problem, Opening | None, dict[str, Any]]]:
         """Begins problems outside of training, see `begin_problems`."""
         if self.environments is not None:
             self.environments.format = self._format(trainer, trainer._tokenizer.chat_template is not None)

@@ -34,8 +34,8 @@ def make_rows(source: str, limit: int | None) -> Iterator[dict[str, Any]]:
     is not installed.
     """
     name, config = parameters(source, PREFIX)
-    taskset = load_taskset(name, json.dumps(config, sort_keys=True))
-    turns = answered_by(name, json.dumps(config, sort_keys=True))
+    settings = json.dumps(config, sort_keys=True)
+    taskset, turns = load_taskset(name, settings), answered_by(name, settings)
     most = limit if limit is not None else None if taskset.bounded else 1000
     tasks = itertools.islice(taskset, most)
     openings = _Openings()

@@ -215,7 +215,7 @@ class VerifiersTurns:
 class VerifiersTools(VerifiersTurns):
     """The environment of one answer to a task of verifiers that has tools.
 
-    Verifiers itself calls them, in servers that it starts on this machine for each episode.
+    They are called by `agent.ChatLoop`, or by a server of verifiers' own, and not by us.
     """
 
     @property
