@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-QUICKLY := --quiet --no-compile  # Python compiles what it imports, a fifth of the files
 
 VLLM_VENV := .venv-vllm
 VLLM_PY := $(VLLM_VENV)/bin/python
@@ -23,13 +22,13 @@ VERL_PIP := $(VERL_PY) -m pip install --quiet --constraint constraints-verl.txt
 # What training needs, and on top of it what developing needs.
 $(VENV)/.train: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install $(QUICKLY) --constraint constraints.txt torch
-	$(PY) -m pip install $(QUICKLY) --constraint constraints.txt --editable '.[train]'
+	$(PY) -m pip install --quiet --constraint constraints.txt torch
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[train]'
 	touch $@
 
 $(VENV)/.ready: $(VENV)/.train
-	$(PY) -m pip install $(QUICKLY) --constraint constraints.txt --editable '.[dev]'
-	$(PY) -m pip install $(QUICKLY) --constraint constraints.txt --no-deps llama-index-core  # carries NLTK's punkt_tab
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PY) -m pip install --quiet --constraint constraints.txt --no-deps llama-index-core  # carries NLTK's punkt_tab
 	touch $@
 
 train: $(VENV)/.train
@@ -62,7 +61,7 @@ $(ZERO_VENV)/.ready: $(VENV)/.ready
 	$(PYTHON) -m venv $(ZERO_VENV)
 	$(PY) -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" > \
 		$$($(ZERO_PY) -c "import site; print(site.getsitepackages()[0])")/packages.pth
-	DS_BUILD_OPS=0 $(ZERO_PY) -m pip install $(QUICKLY) --constraint constraints.txt deepspeed
+	DS_BUILD_OPS=0 $(ZERO_PY) -m pip install --quiet --constraint constraints.txt deepspeed
 	touch $@
 
 test-deepspeed: $(ZERO_VENV)/.ready
@@ -73,7 +72,7 @@ $(TASKS_VENV)/.ready: $(VENV)/.ready
 	$(PYTHON) -m venv $(TASKS_VENV)
 	$(PY) -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" > \
 		$$($(TASKS_PY) -c "import site; print(site.getsitepackages()[0])")/packages.pth
-	$(TASKS_PY) -m pip install $(QUICKLY) --constraint constraints.txt verifiers
+	$(TASKS_PY) -m pip install --quiet --constraint constraints.txt verifiers
 	touch $@
 
 test-verifiers: $(TASKS_VENV)/.ready
