@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
-# The final test of plan.md: about 30 hours of one CPU core. It may be stopped at any time and started again, also in
+# The final test of plan.md: about 45 hours of one CPU core. It may be stopped at any time and started again, also in
 # another clone: finished runs are kept in kept/, pilots and sizes in one archive, and each seed of all arms in another.
-# STUDY... (200k, components, 1m) runs these only; JOBS=2 uses two cores.
+# STUDY... (200k, clip_higher, 1m) runs these only; JOBS=2 uses two cores.
 set -euo pipefail
 cd "$(dirname "$0")"
 only=("$@")
 few=(--exclude='*.html' --exclude=trees --exclude=report_data --exclude=checkpoints --exclude=.lock)
 
-keep() {  # STUDY: what is finished, as archives of small files
+keep() {  # STUDY: the result of what is finished, and what is finished as archives of small files
   [[ -d run-$1 ]] || return 0
   mkdir -p kept
+  if ibtpo compare training --output "run-$1" --summary-only > /dev/null; then
+    mkdir -p "$1"
+    cp "run-$1"/{summary.json,table.md,curves.csv} "run-$1"/*.svg "$1"
+  fi
   parts=(); for part in plan.json arms data sizes pilots; do [[ -e run-$1/$part ]] && parts+=("run-$1/$part"); done
   tar --sort=name --mtime=@0 "${few[@]}" -cJf "kept/$1-setup.tar.xz" "${parts[@]}"
   for seed in $(seq 0 17); do
@@ -25,25 +29,25 @@ study() {  # STUDY ARGUMENT...
   resume=$([[ -f run-$1/plan.json ]] && echo --resume || true)
   ibtpo compare training --output "run-$1" $resume --pilot-tokens 100000 --pilot-seeds 1000 1001 1002 --validation 200 \
     --evaluations 2 --jobs "${JOBS:-1}" "${@:2}"
-  mkdir -p "$1"
-  cp "run-$1"/{summary.json,table.md,curves.csv} "run-$1"/*.svg "$1"
   keep "$1"
 }
 
 warm=(--set eval_limit=300 save_trees_every=0 lr_scheduler_type=constant_with_warmup warmup_steps=10)
 rates=(1.5e-4 3e-4 6e-4)
 best=ibtpo,branch_beta=1,branch_value=draws
-# In this order, since the first answer the question; the others join the same comparison.
+four=(grpo ibtpo "$best" treerl)
+methods=("${four[@]}" ibtpo,branching=ib_adaptive grpo,branching=independent_adaptive treepo ibtpo,branching=entropy grpo_entropy ibro)
+# Every tree with every credit: what of TreeRL counts.
+credits=(ibtpo,prefix_weight=sqrt treerl,branching=ib ibtpo,branching=entropy,prefix_weight=sqrt
+  treerl,branching=ib,branch_beta=1,branch_value=draws)
 two_hundred() {
   study 200k --tokens 200000 --learning-rates "${rates[@]}" --rates-by-method --seeds {0..17} "${warm[@]}" --arms "$@"
 }
+# In this order, since the first answer the question; the others join the same comparison.
 two_hundred grpo ibtpo
-two_hundred grpo ibtpo "$best" treerl
-two_hundred grpo ibtpo "$best" treerl ibtpo,branching=ib_adaptive grpo,branching=independent_adaptive treepo \
-  ibtpo,branching=entropy grpo_entropy ibro
-# The components at the rate that the pilots gave ibtpo, and a million tokens at the rates that they gave each arm.
-chosen() { python -c "import json, sys; print(json.load(open('200k/summary.json'))['arms'][sys.argv[1]]['learning_rate'])" "$1"; }
-if [[ -f 200k/summary.json ]]; then
-  study components --tokens 200000 --learning-rates "$(chosen ibtpo)" --seeds {0..17} "${warm[@]}" --arms components
-  study 1m --tokens 1000000 --learning-rates "${rates[@]}" --rates-by-method --seeds {0..17} "${warm[@]}" --arms grpo ibtpo "$best" treerl
-fi
+two_hundred "${four[@]}"
+two_hundred "${methods[@]}"
+two_hundred "${methods[@]}" "${credits[@]}"
+two_hundred "${methods[@]}" "${credits[@]}" components
+study clip_higher --tokens 200000 --learning-rates 3e-4 --seeds 0 "${warm[@]}" --arms grpo grpo_clip_higher
+study 1m --tokens 1000000 --learning-rates "${rates[@]}" --rates-by-method --seeds {0..11} "${warm[@]}" --arms "${four[@]}"
