@@ -82,6 +82,17 @@ def test_sample_grows_trees_of_turns_with_the_environments_reward(here: Path, ca
     assert "environment_factory is 'twice:Again', but 'twice:Twice' in" in capsys.readouterr().err
 
 
+def test_diagnose_refuses_trees_of_another_environment(here: Path, capsys: Any) -> None:
+    told = [*COMMON, "--tree", "3,3,1,1", "--max-completion-length", "80", "--output", "found"]
+    assert main(["diagnose", *told]) == 0
+    (file,) = (here / "found" / "trees").iterdir()
+    assert [tree.meta["environment_factory"] for tree in read_trees(file)] == ["twice:Twice"] * 2
+    assert main(["diagnose", *told, "--resume"]) == 0  # all are there
+    capsys.readouterr()
+    assert main(["diagnose", *told, "--resume", "--environment", "twice:Again"]) == 2
+    assert "environment_factory is 'twice:Again', but 'twice:Twice' in" in capsys.readouterr().err
+
+
 def test_eval_counts_sampled_tokens_of_all_turns(here: Path, capsys: Any) -> None:
     assert main(["eval", *COMMON, "--k", "2", "--max-completion-length", "80", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -166,6 +166,7 @@ def _measure(
             options,
             verifier_name,
             open_search,
+            environment=args.environment,
             folder=None if args.output is None else args.output / "trees",
             resume=args.resume,
             shard=args.shard,

@@ -59,6 +59,7 @@ def measure_curve(
     verifier_name: str,
     open_search: Callable[[str], tuple[TreeSearch, list[Prompt]]],
     *,
+    environment: str | None = None,
     folder: Path | None = None,
     resume: bool = False,
     shard: Shard | None = None,
@@ -73,6 +74,7 @@ def measure_curve(
     verifier_name: the verifier that they must have been graded by.
     open_search: given a checkpoint's name, loads its model and returns its search and the prompts. It is called only
         for a checkpoint whose trees are not all stored, and may raise `BrokenError`.
+    environment: the dotted path of what answers turns, if anything does, which they must have been grown with.
     folder: where each checkpoint's trees are kept, in a file named after its label; None keeps none.
     resume: whether to go on with the trees that are there.
     shard: the shard that these problems are, whose trees are kept in files of its own.
@@ -88,7 +90,7 @@ def measure_curve(
         if folder is not None:
             file = folder / f"{label}.jsonl"
             store = TreeFile(file if shard is None else shard.file(file))
-        meta = made_by(name, verifier_name)
+        meta = made_by(name, verifier_name, environment)
         began = time.monotonic()
         try:
             records = _finished_records(store, ids, options, meta) if store and resume else None
