@@ -220,7 +220,7 @@ PLOTS: tuple[Plot, ...] = (
         "Where the time goes",
         tuple((f"time/{part}", part) for part in TIME_PARTS),
         "seconds a step",
-        "Other above 10 %: neither model nor verifier is at work.",
+        "Other above 10 %: the time is in none of the parts that are named.",
         stacked=True,
     ),
 )

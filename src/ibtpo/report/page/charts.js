@@ -24,8 +24,9 @@ function make(tag, props = {}, ...children) {
 
 function say(value, percent, digits = 4) {
   if (!known(value)) return "–";
-  const text = String(Number((percent ? 100 * value : value).toPrecision(digits)));
-  return text.replace("-", "−") + (percent ? " %" : "");
+  const number = Number((percent ? 100 * value : value).toPrecision(digits));
+  const text = number && Math.abs(number) < 1e-4 ? number.toExponential() : String(number); // 0.000007868 is too long for an axis
+  return text.replaceAll("-", "−") + (percent ? " %" : "");
 }
 
 function brief(value) {
