@@ -7,7 +7,7 @@ shared by all arms; success on the held-out problems is exact. Rates are chosen 
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,11 +166,19 @@ def pilots(runs: Runs, point: str, arm: str) -> dict[float, float]:
     return {rate: float(np.mean(v)) for rate, v in sorted(by_rate.items()) if len(v) == PILOTS}
 
 
-def run(point: str, arms: Iterable[str], seeds: int, runs: Runs, betas: dict[str, tuple[float, float]]) -> None:
-    """Chooses rates, then trains every arm in `seeds` worlds, world after world."""
+def run(
+    point: str,
+    arms: Iterable[str],
+    seeds: int,
+    runs: Runs,
+    betas: dict[str, tuple[float, float]],
+    rates: Sequence[float] = (),
+) -> None:
+    """Chooses rates, then trains every arm in `seeds` worlds, world after world; at each of `rates`, too."""
     worlds = Worlds(betas)
-    rates = choose_rates(runs, point, arms, worlds)
+    chosen = choose_rates(runs, point, arms, worlds)
     for seed in range(seeds):
-        for arm, rate in rates.items():
-            runs.get(point, arm, rate, worlds, seed)
+        for arm, rate in chosen.items():
+            for each in {rate: None, **dict.fromkeys(rates)}:
+                runs.get(point, arm, each, worlds, seed)
         print(f"learning {point}: {seed + 1} of {seeds} worlds", flush=True)

@@ -81,7 +81,7 @@ def write(folder: Path) -> None:
             text += f"\nLearning, {POINTS[point].about} (rates chosen on {PILOTS} other worlds):\n\n"
             text += run_table(found["learning"])
         if found["same rate"]:
-            text += f"\nThe same rate for both, {POINTS[point].about}, the {PILOTS} other worlds:\n\n"
+            text += f"\nThe same rate for both, {POINTS[point].about}, all worlds that have both:\n\n"
             text += same_rate_table(found["same rate"])
         if "gradient" in found:
             text += f"\nTrees, {POINTS[point].about}:\n\n" + tree_table(found["gradient"]["trees"])

@@ -142,18 +142,19 @@ def learning_rows(runs: Runs, point: str) -> list[dict[str, Any]]:
 
 
 def same_rate_rows(runs: Runs, point: str) -> list[dict[str, Any]]:
-    """A row for each arm: points above GRPO with the same rate for both, in the pilot worlds."""
+    """A row for each arm: points above GRPO with the same rate for both, in all worlds that have both runs."""
+    final: dict[tuple[str, float], dict[int, float]] = {}
+    for (where, arm, rate, seed), row in runs.found.items():
+        if where == point:
+            final.setdefault((arm, rate), {})[seed] = 100 * row["curve"][-1]
     rows = []
     for arm in ARMS:
-        grid = sorted(set(pilots(runs, point, arm)) & set(pilots(runs, point, "GRPO")))
-        if arm == "GRPO" or not grid:
-            continue
         found = {}
-        for rate in grid:
-            seeds = range(FIRST_PILOT, FIRST_PILOT + PILOTS)
-            mine, theirs = (
-                np.array([runs.found[point, a, rate, s]["curve"][-1] for s in seeds]) for a in (arm, "GRPO")
-            )
-            found[str(rate)] = list(t_interval(100 * (mine - theirs)))
-        rows.append({"arm": arm, "differences": found})
+        for rate in sorted(rate for who, rate in final if who == arm != "GRPO"):
+            mine, theirs = final[arm, rate], final.get(("GRPO", rate), {})
+            both = sorted(set(mine) & set(theirs))
+            if len(both) >= PILOTS:
+                found[str(rate)] = [*t_interval(np.array([mine[s] - theirs[s] for s in both])), len(both)]
+        if found:
+            rows.append({"arm": arm, "differences": found})
     return rows

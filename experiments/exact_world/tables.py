@@ -98,13 +98,14 @@ def run_table(rows: list[dict[str, Any]]) -> str:
 
 
 def same_rate_table(rows: list[dict[str, Any]]) -> str:
-    """Points above GRPO in the pilot worlds when both learn at the same rate."""
+    """Points above GRPO when both learn at the same rate, and in how many worlds."""
     rates = sorted({rate for row in rows for rate in row["differences"]}, key=float)
-    lines = [
-        [row["arm"], *(interval(d, 1, sign=True) if (d := row["differences"].get(r)) else "–" for r in rates)]
-        for row in rows
-    ]
-    return table(["arm", *(f"rate {r}" for r in rates)], lines)
+
+    def cell(found: list[float] | None) -> str:
+        return "–" if found is None else f"{interval(found[:3], 1, sign=True)}, {found[3]}"
+
+    lines = [[row["arm"], *(cell(row["differences"].get(rate)) for rate in rates)] for row in rows]
+    return table(["arm", *(f"rate {rate}, worlds" for rate in rates)], lines)
 
 
 def bias_table(rows: list[dict[str, Any]]) -> str:
