@@ -43,10 +43,6 @@ credits=(ibtpo,prefix_weight=sqrt treerl,branching=ib ibtpo,branching=entropy,pr
 two_hundred() {
   study 200k --tokens 200000 --learning-rates "${rates[@]}" --rates-by-method --seeds {0..17} "${warm[@]}" --arms "$@"
 }
-# In this order, since the first answer the question; the others join the same comparison.
-two_hundred grpo ibtpo
-two_hundred "${four[@]}"
-two_hundred "${methods[@]}"
 two_hundred "${methods[@]}" "${credits[@]}"
 two_hundred "${methods[@]}" "${credits[@]}" components
 study clip_higher --tokens 200000 --learning-rates 3e-4 --seeds 0 "${warm[@]}" --arms grpo grpo_clip_higher
