@@ -6,6 +6,7 @@ points=(paper alike late starved)
 python run.py gradient --points "${points[@]}" --problems 2000
 python run.py gradient --points deep6 deep12 deep24 --problems 1000
 python run.py bias --points paper
-python run.py learn --points paper --arms core --seeds 50
+python run.py learn --points "${points[@]}" --arms core --seeds 50
+python run.py learn --points paper starved --arms core --seeds 50 --rates 0.08 0.16
 python run.py learn --points "${points[@]}" deep6 deep12 deep24 --arms all --seeds 50
 python run.py report
