@@ -346,6 +346,10 @@ def test_the_command_chooses_rates_runs_seed_by_seed_and_sums_up(call: Compare, 
     assert high - low > 0.2  # of five problems
     paired = summary["paired"]["ibtpo-grpo"]
     assert [paired["diff"], *paired["ci"]] == pytest.approx([0.1] * 3)  # the same for every seed and problem
+    rows = {line.split(" | ")[0]: line.split(" | ") for line in Path("out/table.md").read_text().splitlines()}
+    assert rows["| arm"][2:4] == ["minus grpo, points", "ibtpo minus it, points"]
+    assert rows["| ibtpo"][2:4] == ["+10.0 [+10.0, +10.0]", "–"]
+    assert rows["| grpo"][2:4] == ["–", "+10.0 [+10.0, +10.0]"]
     assert ibtpo["steps"] == [4, 4]
     assert ibtpo["trajectories"] == [31 + 32 + 33 + 34] * 2
     assert ibtpo["eff_rate"] == pytest.approx(0.25)

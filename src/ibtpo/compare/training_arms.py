@@ -13,6 +13,7 @@ from ..storage.yaml_file import yaml_value
 from ..training.methods import METHODS
 
 REFERENCE = "ibtpo"  # the arm that all others are compared with
+BASELINE = "grpo"  # and that all are compared with, too, where it is an arm
 # The parts of the paper's method one by one, then its λ, its β and noise on step boundaries.
 COMPONENTS = (
     "grpo", "ibtpo,advantage=grpo", "grpo,advantage=ibtpo", "ibtpo,branching=random", "ibtpo,branching=entropy",

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..evaluation.statistics import accuracy, difference, grade_table, nanmean
 from ..storage.read_run import Run, read_run
-from .training_arms import REFERENCE
+from .training_arms import BASELINE, REFERENCE
 from .training_plan import Plan
 
 # The metrics whose curves are compared: the name here, and the name in metrics.jsonl.
@@ -67,11 +67,12 @@ def training_summary(plan: Plan) -> tuple[dict[str, Any], list[Row]]:
         summary["k"] = next(iter(results.values()))[0].rows[-1]["k"]
     for arm, rs in results.items():
         summary["arms"][arm] = _arm(plan, rs, problems) | choices.get(arm, {})
-    for arm in results:
-        if arm != REFERENCE and REFERENCE in results:
-            paired = _paired(results[REFERENCE], results[arm], problems)
+    pairs = [(REFERENCE, arm) for arm in results] + [(arm, BASELINE) for arm in results]
+    for mine, theirs in pairs:
+        if mine != theirs and mine in results and theirs in results:
+            paired = _paired(results[mine], results[theirs], problems)
             if paired is not None:
-                summary["paired"][f"{REFERENCE}-{arm}"] = paired
+                summary["paired"][f"{mine}-{theirs}"] = paired
     summary["learning_rates"] = choices
     curves = [row for arm, rs in results.items() for r in rs for row in _curves(plan, arm, r)]
     return summary, curves
@@ -178,18 +179,18 @@ def markdown(summary: dict[str, Any], shared: dict[str, Any]) -> str:
         "95 % intervals: Student's t over seeds and problems, both drawn; differences paired cell by cell; "
         "† of one seed, so that they speak of other problems only.",
         "",
-        f"| arm | accuracy, % | {REFERENCE} minus it, points | pass@{k}, % | seeds | learning rate | Eff-Rate, % | "
-        "tokens | questions a step | steps | trajectories | seconds |",
-        f"|{' --- |' * 12}",
+        f"| arm | accuracy, % | minus {BASELINE}, points | {REFERENCE} minus it, points | pass@{k}, % | seeds | "
+        "learning rate | Eff-Rate, % | tokens | questions a step | steps | trajectories | seconds |",
+        f"|{' --- |' * 13}",
     ]
     for arm, a in summary["arms"].items():
-        pair = summary["paired"].get(f"{REFERENCE}-{arm}")
+        pairs = (summary["paired"].get(names) for names in (f"{arm}-{BASELINE}", f"{REFERENCE}-{arm}"))
         rate = f"{a['learning_rate']:g}{'*' if a.get('at_edge') else ''}" if "learning_rate" in a else "–"
         tokens, *means = (
             f"{np.mean(a[name]):,.0f}" for name in ("tokens", "steps", "trajectories", "training_seconds")
         )
         cells = [
-            arm, _percent(a["acc"], a["ci"]) + _one_seed(a), _of_pair(pair) if pair else "–",
+            arm, _percent(a["acc"], a["ci"]) + _one_seed(a), *(_of_pair(pair) if pair else "–" for pair in pairs),
             f"{100 * a['pass']:.1f}", len(a["seeds"]), rate, f"{100 * a['eff_rate']:.1f}", tokens,
             a["questions_a_step"], *means,
         ]  # fmt: skip
