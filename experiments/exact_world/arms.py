@@ -78,3 +78,5 @@ ARMS = {
     "GRPO, budget by need": ("independent adaptive", "grpo"),
 }
 CORE = tuple(ARMS)[:7]
+BY_NEED = ("GRPO", *(arm for arm in ARMS if arm.endswith("budget by need")))
+SETS = {"core": CORE, "by-need": BY_NEED, "all": tuple(ARMS)}

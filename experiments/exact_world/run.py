@@ -1,7 +1,7 @@
 """The exactly solvable world: calibration, gradients, bias, learning curves, and the report.
 
-python run.py calibrate|gradient|bias|learn|report|all [--points paper …] [--problems N] [--seeds N] [--arms core|all]
-    [--rates R …]
+python run.py calibrate|gradient|bias|learn|report|all [--points paper …] [--problems N] [--seeds N]
+    [--arms core|by-need|all] [--rates R …]
 
 Every command goes on where an earlier one was stopped.
 """
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--points", nargs="+", default=list(calibrate.POINTS), choices=list(calibrate.POINTS))
     parser.add_argument("--problems", type=int, default=1500, help="of the gradient study, at each point")
     parser.add_argument("--seeds", type=int, default=50, help="worlds of the learning curves")
-    parser.add_argument("--arms", choices=("core", "all"), default="all", help="of the learning curves")
+    parser.add_argument("--arms", choices=list(arms.SETS), default="all", help="of the learning curves")
     parser.add_argument("--rates", nargs="+", type=float, default=[], help="learn with each of these, too")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def main() -> None:
     if args.command in ("learn", "all"):
         runs = learning.Runs(args.output / "learning.jsonl")
         for point in args.points:
-            learning.run(point, arms.CORE if args.arms == "core" else arms.ARMS, args.seeds, runs, betas, args.rates)
+            learning.run(point, arms.SETS[args.arms], args.seeds, runs, betas, args.rates)
     if args.command in ("report", "all"):
         report.write(args.output)
 
