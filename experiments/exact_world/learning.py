@@ -179,6 +179,6 @@ def run(
     chosen = choose_rates(runs, point, arms, worlds)
     for seed in range(seeds):
         for arm, rate in chosen.items():
-            for each in {rate: None, **dict.fromkeys(rates)}:
+            for each in (rate, *rates):
                 runs.get(point, arm, each, worlds, seed)
         print(f"learning {point}: {seed + 1} of {seeds} worlds", flush=True)

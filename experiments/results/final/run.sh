@@ -30,6 +30,7 @@ study() {  # STUDY ARGUMENT...
   ibtpo compare training --output "run-$1" $resume --pilot-tokens 100000 --pilot-seeds 1000 1001 1002 --validation 200 \
     --evaluations 2 --jobs "${JOBS:-1}" "${@:2}"
   keep "$1"
+  trap - EXIT
 }
 
 warm=(--set eval_limit=300 save_trees_every=0 lr_scheduler_type=constant_with_warmup warmup_steps=10)
