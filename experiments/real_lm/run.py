@@ -3,7 +3,7 @@
 python run.py warm-up|choose|branching|gradient|train|all [--sizes cpu|gpu|tiny] [--data-folder DIR] [--output DIR]
 
 Every command goes on where an earlier one was stopped, and does first what it needs. What is large, weights and
-GSM8K's texts among it, is kept in OUTPUT/run, which git ignores; OUTPUT gets numbers and the ids of problems.
+the problems' texts among it, is kept in OUTPUT/run, which git ignores; OUTPUT gets numbers and the ids of problems.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from choice import choose, expected, fit_beta, reached
-from gsm8k import read_gsm8k, read_rows, split_rows, write_made_up, write_rows
 from sizes import SIZES, Sizes
 from warm_up import merge, warm_up
+from word_problems import FILES, read_problems, read_rows, split_rows, write_made_up, write_rows
 
 from ibtpo import cli
 from ibtpo.metrics import correctness
@@ -53,7 +53,7 @@ class Work:
         return [
             "--model", str(self.base), "--system-prompt", "", "--verifier", "math", "--temperature", str(TEMPERATURE),
             "--top-p", "1", "--top-k", "0", "--max-completion-length", str(self.sizes.length),
-            "--max-in-flight", str(self.sizes.in_flight),
+            "--max-in-flight", str(self.sizes.in_flight), "--dtype", self.sizes.dtype,
         ]  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def ibtpo(*words: str) -> None:
 
 
 def prepare_data(work: Work) -> None:
-    """Splits GSM8K's problems into those taught, those tried for training, and those tried to be measured on."""
+    """Splits the problems into those taught, those tried for training, and those tried to be measured on."""
     if work.rows("held_out").exists():
         return
     folder, sizes = work.data, work.sizes
@@ -73,14 +73,13 @@ def prepare_data(work: Work) -> None:
         folder = work.run / "made_up"
         write_made_up(folder / "gsm8k_train.jsonl", 20, 0)
         write_made_up(folder / "gsm8k_test.jsonl", 6, 1)
-    train, test = sorted(folder.glob("gsm8k_train*.jsonl")), sorted(folder.glob("gsm8k_test*.jsonl"))
-    if not train or not test:
+    elif missing := [name for names in FILES.values() for name in names if not any(folder.glob(name))]:
         sys.exit(
-            f"GSM8K is not in {folder}: expected gsm8k_train*.jsonl and gsm8k_test*.jsonl with `question` and worked "
-            "solutions; name their folder with --data-folder or IBTPO_DATA. Nothing was done."
+            f"{', '.join(missing)} not found in {folder}: docs/real-lm.md says where these word problems are from; "
+            "name their folder with --data-folder or IBTPO_DATA. Nothing was done."
         )
-    found = [read_gsm8k(files[0], sizes.most_steps) for files in (train, test)]
-    for name, rows in split_rows(*found, sizes.warm_up).items():
+    parts = split_rows(read_problems(folder, "train"), read_problems(folder, "test"), sizes.warm_up, sizes.longest)
+    for name, rows in parts.items():
         write_rows(work.rows(name), rows)
 
 
@@ -91,7 +90,7 @@ def make_base(work: Work) -> None:
         prepare_data(work)
         warm_up(
             s.model, read_rows(work.rows("warm_up")), work.run / "warm_up",
-            epochs=s.epochs, size=s.batch, rate=s.rate, most_tokens=s.most_tokens,
+            epochs=s.epochs, size=s.batch, rate=s.rate, most_tokens=s.most_tokens, dtype=s.dtype,
         )  # fmt: skip
     merge(s.model, work.run / "warm_up" / "adapter", work.base)
 
@@ -108,15 +107,27 @@ def sample(work: Work, name: str, seed: int) -> dict[str, list[float]]:
     return {tree.id: correctness(tree) for tree in read_trees(path)}
 
 
+def take_up(work: Work, chosen: dict[str, Any]) -> None:
+    """Writes the files of chosen problems from the data and the ids of a problems.json that is there already."""
+    ids = {"train": chosen["train"]["ids"] + chosen["validation"]["ids"], "held_out": chosen["held_out"]["ids"]}
+    for name, wanted in ids.items():
+        rows = {row["id"]: row for row in read_rows(work.rows(name))}
+        write_rows(work.rows(f"chosen_{name}"), [rows[i] for i in wanted])
+
+
 def choose_problems(work: Work) -> None:
-    """Chooses problems, measures them on new answers, and writes problems.json."""
-    if (work.output / "problems.json").exists() and work.rows("chosen_held_out").exists():
+    """Chooses problems, measures them on new answers, and writes problems.json; one that is there is followed."""
+    known = work.output / "problems.json"
+    if known.exists() and work.rows("chosen_held_out").exists():
         return
     make_base(work)
     prepare_data(work)
+    if known.exists():  # chosen elsewhere: the same problems are taken from the data
+        take_up(work, json.loads(known.read_text()))
+        return
     s, sizes = work.sizes, {"train": work.sizes.train + work.sizes.validation, "held_out": work.sizes.held_out}
     about: dict[str, Any] = {
-        "model": s.model, "temperature": TEMPERATURE, "most_steps": s.most_steps, "most_tokens": s.length
+        "model": s.model, "temperature": TEMPERATURE, "longest": s.longest, "most_tokens": s.length
     }  # fmt: skip
     for name, size in sizes.items():
         rows = read_rows(work.rows(name))
@@ -205,7 +216,7 @@ def main() -> None:
     parser.add_argument("--sizes", choices=list(SIZES), default="gpu" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--data-folder", type=Path, default=Path(os.environ.get("IBTPO_DATA", "data")), metavar="DIR",
-        help="holds gsm8k_train*.jsonl and gsm8k_test*.jsonl (default: $IBTPO_DATA, else data)",
+        help="holds the word problems, see docs/real-lm.md (default: $IBTPO_DATA, else data)",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR")
     args = parser.parse_args()

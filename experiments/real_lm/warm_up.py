@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from gsm8k import Row
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from word_problems import Row
 
 import ibtpo
 from ibtpo.engines.models import TURN_ENDS
@@ -79,6 +79,7 @@ def warm_up(
     size: int,
     rate: float,
     most_tokens: int,
+    dtype: str = "float32",
     seed: int = 0,
 ) -> None:
     """Trains the adapter and saves it in `folder/adapter`, or goes on with a training that was stopped.
@@ -88,6 +89,7 @@ def warm_up(
     size: examples a batch.
     rate: peak learning rate; it rises for `RAMP` steps and then falls linearly to 0.
     most_tokens: examples with more tokens are left out.
+    dtype: what matrices are multiplied in; the weights have float32.
     """
     if (folder / "adapter").is_dir():
         return
@@ -121,7 +123,8 @@ def warm_up(
     began = saved = time.monotonic()
     done = 0
     for step, batch in enumerate(steps[begin:], begin + 1):
-        loss = loss_of(model, batch)
+        with torch.autocast(model.device.type, getattr(torch, dtype), enabled=dtype != "float32"):
+            loss = loss_of(model, batch)
         loss.backward()
         optimizer.step()
         schedule.step()

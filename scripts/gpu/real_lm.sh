@@ -13,7 +13,7 @@
 #   pip download --no-deps --only-binary=:all: --python-version 3.12 -d CARRY/wheels trl==1.16.0 datasets==5.2.0
 #     dill==0.4.1 multiprocess==0.70.19 math-verify==0.9.0 latex2sympy2_extended==1.11.0 antlr4-python3-runtime==4.13.2
 #     gguf==0.19.0   (2.3 MB: trainer, verifier and the reader of the model file)
-#   gsm8k_train*.jsonl and gsm8k_test*.jsonl (2.1 MB), for `warm-up` and `choose`
+#   gsm8k_train*.jsonl, gsm8k_test*.jsonl, mawps-asdiv-a.csv and SVAMP.json (4 MB), for `warm-up` and `choose`
 #   adapter/ (14 MB), the folder run/warm_up/adapter of a warm-up made elsewhere, in place of the piece `warm-up`
 #   state.tar.gz.*, what an earlier call left in $OUT: numbers, answers, trees, finished runs and the adapter
 #

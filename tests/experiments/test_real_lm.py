@@ -13,13 +13,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "real_lm"))
 
 import choice
-import gsm8k
+import run
 import warm_up
+import word_problems
+from sizes import SIZES
 
 from ibtpo.verify.math import math_reward
 
 ROOT = Path(__file__).parents[2]
-SOLUTION = "Natalia sold 48/2 = <<48/2=24>>24 clips.\nAltogether 48+24 = <<48+24=72>>72 clips.\n#### 1,072"
+SOLUTION = "Natalia sold 48/2 = <<48/2=24>>24 clips.\nAltogether 48+24 = <<48+24=72>>72 clips.\n#### 72"
 
 
 def write(path: Path, *rows: dict) -> Path:
@@ -27,40 +29,68 @@ def write(path: Path, *rows: dict) -> Path:
     return path
 
 
-def test_a_worked_solution_becomes_steps_without_calculator_marks() -> None:
-    steps = gsm8k.solution_steps(SOLUTION)
-    assert steps == ["Natalia sold 48/2 = 24 clips.", "Altogether 48+24 = 72 clips."]
-    text = gsm8k.written_answer(steps, "1072")
-    assert text == "Natalia sold 48/2 = 24 clips.\n\nAltogether 48+24 = 72 clips.\n\n#### 1072"
-    assert math_reward([text, text], ["1072", "1073"]) == [1.0, 0.0]
-
-
-def test_gsm8k_is_read_in_both_forms_and_each_question_once(tmp_path: Path) -> None:
+def test_gsm8k_is_read_in_both_forms_with_its_calculations(tmp_path: Path) -> None:
     path = write(
         tmp_path / "gsm8k_train.jsonl",
         {"question": "How many?", "answer": SOLUTION},
-        {"id": "a", "question": "How much?", "answer": "5", "solution": "It is 5.\n#### 5"},
-        {"question": "How many?", "answer": SOLUTION},
-        {"question": "Long?", "answer": "a\nb\nc\n#### 1"},
+        {"id": "a", "question": "How much?", "answer": "5", "solution": "It is <<10 / 2=5>>5.\n#### 5"},
+        {"question": "Not the answer's?", "answer": "<<1+1=2>>\n#### 3"},
+        {"question": "None?", "answer": "2\n#### 2"},
     )
-    rows = gsm8k.read_gsm8k(path, most_steps=2)
-    assert [(r["id"], r["answer"], r["text"].splitlines()[-1]) for r in rows] == [
-        ("gsm8k_train-1", "1072", "#### 1072"),
-        ("a", "5", "#### 5"),
-    ]
+    first, second = word_problems.read_gsm8k(path)
+    text = "48/2=24\n\n48+24=72\n\n#### 72"
+    assert first == {
+        "id": "gsm8k_train-1", "question": "How many?", "answer": "72", "calculations": 2, "text": text
+    }  # fmt: skip
+    assert (second["id"], second["answer"], second["text"]) == ("a", "5", "10/2=5\n\n#### 5")
+    assert math_reward([text, text], ["72", "73"]) == [1.0, 0.0]
     with pytest.raises(ValueError, match=r"line 1: the solution has no line that starts with ####"):
-        gsm8k.read_gsm8k(write(tmp_path / "none.jsonl", {"question": "q", "answer": "It is 5."}), 3)
+        list(word_problems.read_gsm8k(write(tmp_path / "none.jsonl", {"question": "q", "answer": "It is 5."})))
+
+
+def test_an_equation_is_carried_out_step_by_step() -> None:
+    tokens = word_problems.prefix(["(", "(", "4.0", "+", "13.0", ")", "*", "(", "9.0", "-", "1.5", ")", ")"])
+    assert tokens == ["*", "+", "4.0", "13.0", "-", "9.0", "1.5"]
+    assert word_problems.carry_out(tokens) == (127.5, ["9-1.5=7.5", "4+13=17", "17*7.5=127.5"])
+    assert word_problems.carry_out(["/", "1.0", "3.0"]) is None
+    assert word_problems.carry_out(["/", "1.0", "0.0"]) is None
+    assert [word_problems.written(value) for value in (40.0, 14.02, 0.5, 100.0)] == ["40", "14.02", "0.5", "100"]
+
+
+def test_problems_of_svamp_s_repository_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "mawps-asdiv-a.csv"
+    path.write_text(
+        "Question,Numbers,Equation,Answer\n"
+        '"Ann has number0 pens , Bob number1 . How many ?",3.0 4.5,+ number0 number1,7.5\n'
+        "Wrong number0 ?,3.0,+ number0 number0,7.0\n"
+    )
+    (row,) = word_problems.read_mawps_asdiv(path)
+    assert (row["id"], row["question"]) == ("mawps-asdiv-0", "Ann has 3 pens, Bob 4.5. How many?")
+    assert (row["answer"], row["text"]) == ("7.5", "3+4.5=7.5\n\n#### 7.5")
+    svamp = {"ID": "chal-1", "Body": "He had 9 ", "Question": "Left?", "Equation": "( 9.0 - 2.0 )", "Answer": 7.0}
+    (tmp_path / "SVAMP.json").write_text(json.dumps([svamp]))
+    (row,) = word_problems.read_svamp(tmp_path / "SVAMP.json")
+    assert (row["question"], row["text"]) == ("He had 9. Left?", "9-2=7\n\n#### 7")
+
+
+def test_each_question_is_read_once(tmp_path: Path) -> None:
+    twice = {"question": "How many?", "answer": SOLUTION}
+    write(tmp_path / "gsm8k_train.jsonl", twice, twice)
+    assert [row["id"] for row in word_problems.read_problems(tmp_path, "train")] == ["gsm8k_train-1"]
+    assert word_problems.read_problems(tmp_path, "test") == []
 
 
 def test_splits_share_no_question() -> None:
-    train = [{"id": f"t{i}", "question": f"q{i}"} for i in range(10)]
-    test = [{"id": f"h{i}", "question": f"q{i}"} for i in range(8, 13)]
-    parts = gsm8k.split_rows(train, test, warm_up=4)
-    found = {name: {row["question"] for row in rows} for name, rows in parts.items()}
-    assert [len(found[name]) for name in ("warm_up", "train", "held_out")] == [4, 6, 3]
-    assert found["warm_up"] | found["train"] == {f"q{i}" for i in range(10)}
-    assert found["held_out"] == {"q10", "q11", "q12"}
-    assert parts == gsm8k.split_rows(train[::-1], test[::-1], warm_up=4)
+    train = [{"id": f"t{i}", "question": f"q{i}", "calculations": 1 + i % 4} for i in range(16)]
+    test = [{"id": f"h{i}", "question": f"q{i}", "calculations": 1 + i % 4} for i in range(14, 24)]
+    parts = word_problems.split_rows(train, test, warm_up=3, longest=3)
+    found = {name: [row["question"] for row in rows] for name, rows in parts.items()}
+    assert [len(found[name]) for name in ("warm_up", "train", "held_out")] == [6, 5, 4]
+    assert set(found["held_out"]) == {"q17", "q18", "q21", "q22"}
+    longer = [f"q{i}" for i in range(16) if i % 4 in (1, 2)]
+    assert sorted(found["train"] + found["warm_up"][3:]) == sorted(longer)
+    assert set(found["warm_up"][:3]) < {"q0", "q4", "q8", "q12"}
+    assert parts == word_problems.split_rows(train[::-1], test[::-1], warm_up=3, longest=3)
 
 
 def test_what_is_expected_of_a_problem() -> None:
@@ -94,6 +124,20 @@ def test_where_too_few_succeed_the_best_are_chosen() -> None:
     assert {95, 96, 97, 98, 99} <= set(choice.choose(right, 8, 10))
     with pytest.raises(ValueError, match=r"11 problems are wanted, but only 3 were tried"):
         choice.choose([0, 1, 2], 8, 11)
+
+
+def test_a_choice_that_is_there_is_followed_without_a_model(tmp_path: Path) -> None:
+    work = run.Work(SIZES["tiny"], tmp_path / "none", tmp_path)
+    (work.run / "warm_up" / "adapter").mkdir(parents=True)
+    work.base.mkdir()
+    run.prepare_data(work)
+    train, held_out = word_problems.read_rows(work.rows("train")), word_problems.read_rows(work.rows("held_out"))
+    ids = {"train": [train[4]["id"], train[1]["id"]], "validation": [train[0]["id"]], "held_out": [held_out[2]["id"]]}
+    (tmp_path / "problems.json").write_text(json.dumps({name: {"ids": of} for name, of in ids.items()}))
+    run.choose_problems(work)
+    assert word_problems.read_rows(work.rows("chosen_train")) == [train[4], train[1], train[0]]
+    assert word_problems.read_rows(work.rows("chosen_held_out")) == [held_out[2]]
+    assert not (work.run / "answers").exists()
 
 
 def test_what_was_reached_is_measured_on_the_answers() -> None:
@@ -140,8 +184,8 @@ def test_a_warm_up_that_was_stopped_goes_on_to_the_same_adapter(
 ) -> None:
     from safetensors.numpy import load_file
 
-    gsm8k.write_made_up(tmp_path / "made_up.jsonl", 6, 0)
-    rows = gsm8k.read_gsm8k(tmp_path / "made_up.jsonl", 3)
+    word_problems.write_made_up(tmp_path / "made_up.jsonl", 6, 0)
+    rows = list(word_problems.read_gsm8k(tmp_path / "made_up.jsonl"))
     how = {"epochs": 2, "size": 2, "rate": 1e-3, "most_tokens": 160}
     monkeypatch.setattr(warm_up, "SAVE_EVERY", 0)
     warm_up.warm_up("nano", rows, tmp_path / "whole", **how)
@@ -224,13 +268,13 @@ def test_the_script_runs_every_piece_in_tiny(tmp_path: Path) -> None:
     assert sorted(p.name for p in out.iterdir()) == ["state.tar.gz.aa"]
 
 
-def test_without_gsm8k_nothing_is_done(tmp_path: Path) -> None:
+def test_without_the_problems_nothing_is_done(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "experiments" / "real_lm" / "run.py"), "choose", "--sizes", "cpu"]
     done = subprocess.run(
         [*command, "--data-folder", str(tmp_path / "none"), "--output", str(tmp_path / "out")],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "GSM8K is not in" in done.stderr
+    assert "gsm8k_train*.jsonl, mawps-asdiv-a.csv, gsm8k_test*.jsonl, SVAMP.json not found in" in done.stderr
     assert "--data-folder or IBTPO_DATA. Nothing was done." in done.stderr
     assert not (tmp_path / "out" / "problems.json").exists()
