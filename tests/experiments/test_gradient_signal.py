@@ -42,7 +42,7 @@ def test_gradients_are_those_of_each_answer_alone(rank: int) -> None:
     for gradient, weights in zip(found, (method, tree_gradients.of_success), strict=True):
         alone = sum(answer_by_answer(model, tree, weights(tree), 0.7) for tree in both) / 2
         assert np.abs(alone).max() > 1e-3
-        assert np.linalg.norm(gradient - alone) < 1e-5 * np.linalg.norm(alone)
+        assert np.linalg.norm(gradient - alone) < 1e-4 * np.linalg.norm(alone)  # float32: 2e-5 on some CPUs
 
 
 def test_weights_of_success_are_advantages_over_the_others_mean() -> None:
