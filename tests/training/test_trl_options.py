@@ -72,7 +72,7 @@ def test_trees_that_share_nothing_get_trls_advantages_and_loss(tiny_model, tmp_p
     t.train()
     assert t.trl_advantages.abs().max() > 0.3
     torch.testing.assert_close(t.step_advantages * t.mask, t.trl_advantages[:, None] * t.mask, atol=2e-6, rtol=0)
-    assert t.loss == pytest.approx(t.trl_loss, abs=1e-6)
+    assert t.loss == pytest.approx(t.trl_loss, abs=5e-6)  # luspo multiplies the advantages' rounding by the lengths
 
 
 @pytest.mark.parametrize(
