@@ -15,6 +15,7 @@ an answer of four steps has 30 tokens.
 
 import csv
 import json
+import operator
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from ibtpo.verify.math import explicit_answer
 
 FILES = {"train": ("gsm8k_train*.jsonl", "mawps-asdiv-a.csv"), "test": ("gsm8k_test*.jsonl", "SVAMP.json")}
 _CALCULATION = re.compile(r"<<([^<>=]+=[^<>=]+)>>")
+_OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 _DECIMALS = 2  # problems with finer numbers are left out
 
 Row = dict[str, Any]
@@ -105,11 +107,11 @@ def carry_out(tokens: Sequence[str]) -> tuple[float, list[str]] | None:
     calculations: list[str] = []
     values: list[float] = []
     for token in reversed(tokens):  # so that the operands of an operation are known before it
-        if token in "+-*/":
+        if token in _OPERATIONS:
             left, right = values.pop(), values.pop()
             if token == "/" and right == 0:
                 return None
-            value = {"+": left + right, "-": left - right, "*": left * right, "/": left / right if right else 0}[token]
+            value = _OPERATIONS[token](left, right)
             calculations.append(f"{written(left)}{token}{written(right)}={written(value)}")
         else:
             value = float(token)
@@ -132,7 +134,10 @@ def read_problems(folder: Path, split: str) -> list[Row]:
     gsm8k, other = (sorted(folder.glob(pattern)) for pattern in FILES[split])
     read_other = read_mawps_asdiv if split == "train" else read_svamp
     rows = [row for path in gsm8k[:1] for row in read_gsm8k(path)] + [row for path in other for row in read_other(path)]
-    return list({row["question"]: row for row in reversed(rows)}.values())[::-1]
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(row["question"], row)
+    return list(first.values())
 
 
 def split_rows(train: Sequence[Row], test: Sequence[Row], warm_up: int, longest: int) -> dict[str, list[Row]]:

@@ -33,7 +33,7 @@ def test_gsm8k_is_read_in_both_forms_with_its_calculations(tmp_path: Path) -> No
     path = write(
         tmp_path / "gsm8k_train.jsonl",
         {"question": "How many?", "answer": SOLUTION},
-        {"id": "a", "question": "How much?", "answer": "5", "solution": "It is <<10 / 2=5>>5.\n#### 5"},
+        {"id": "a", "question": "How much?", "answer": "?", "solution": "It is <<536 * 2=1072>>.\n#### 1,072"},
         {"question": "Not the answer's?", "answer": "<<1+1=2>>\n#### 3"},
         {"question": "None?", "answer": "2\n#### 2"},
     )
@@ -42,7 +42,7 @@ def test_gsm8k_is_read_in_both_forms_with_its_calculations(tmp_path: Path) -> No
     assert first == {
         "id": "gsm8k_train-1", "question": "How many?", "answer": "72", "calculations": 2, "text": text
     }  # fmt: skip
-    assert (second["id"], second["answer"], second["text"]) == ("a", "5", "10/2=5\n\n#### 5")
+    assert (second["id"], second["answer"], second["text"]) == ("a", "1072", "536*2=1072\n\n#### 1072")
     assert math_reward([text, text], ["72", "73"]) == [1.0, 0.0]
     with pytest.raises(ValueError, match=r"line 1: the solution has no line that starts with ####"):
         list(word_problems.read_gsm8k(write(tmp_path / "none.jsonl", {"question": "q", "answer": "It is 5."})))
