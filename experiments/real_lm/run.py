@@ -40,8 +40,8 @@ sys.path.insert(0, str(HERE.parent / "gradient_signal"))
 class Work:
     """What the commands share: sizes, and the folders of data and results."""
 
-    def __init__(self, sizes: Sizes, data: Path, output: Path) -> None:
-        self.sizes, self.data, self.output, self.run = sizes, data, output, output / "run"
+    def __init__(self, sizes: Sizes, data: Path, output: Path, jobs: int = 1) -> None:
+        self.sizes, self.data, self.output, self.run, self.jobs = sizes, data, output, output / "run", jobs
         self.base = self.run / "base"
 
     def rows(self, name: str) -> Path:
@@ -198,7 +198,7 @@ def train(work: Work) -> None:
     ibtpo(
         "compare", "training", str(RECIPE), "--output", str(folder), "--arms", "grpo", "ibtpo", "--seeds",
         *map(str, s.seeds), "--tokens", str(s.tokens), "--pilot-tokens", str(s.pilot_tokens), "--learning-rates",
-        *rates, "--validation", str(s.validation), "--evaluations", "2", "--resume", "--set",
+        *rates, "--validation", str(s.validation), "--evaluations", "2", "--jobs", str(work.jobs), "--resume", "--set",
         *(f"{name}={value}" for name, value in settings.items()),
     )  # fmt: skip
     keep(folder, work.output / "training", "summary.json", "table.md", "curves.csv", "*.svg")
@@ -224,12 +224,15 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="default: results/real-lm, with `--sizes tiny` run-tiny in it"
     )
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="training runs at once, a core each (default: 1)"
+    )
     args = parser.parse_args()
     args.output = args.output or (RESULTS / "run-tiny" if args.sizes == "tiny" else RESULTS)
     args.output.mkdir(parents=True, exist_ok=True)
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
-    work = Work(SIZES[args.sizes], args.data_folder, args.output)
+    work = Work(SIZES[args.sizes], args.data_folder, args.output, args.jobs)
     for name, command in COMMANDS.items():
         if args.command in (name, "all"):
             if name not in ("warm-up", "choose"):
