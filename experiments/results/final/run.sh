@@ -22,9 +22,21 @@ keep() {  # STUDY: the result of what is finished, and what is finished as archi
   done
 }
 
+begin_with_the_same_pilots() {  # a million tokens: the plan of 200k with these arms, and the pilots that chose its rates
+  sizes=("${four[@]//[,=]/-}")
+  tar --transform 's/^run-200k/run-1m/' -xJf kept/200k-setup.tar.xz run-200k/{plan.json,data,pilots/{grpo,ibtpo,treerl}} \
+    "${sizes[@]/#/run-200k/sizes/}"
+  python - "${four[@]}" <<< '
+import json, sys
+plan = json.load(open("run-1m/plan.json"))
+plan["shared"]["tokens"], plan["arms"], plan["seeds"] = 1000000, sys.argv[1:], []
+json.dump(plan, open("run-1m/plan.json", "w"), indent=1)'
+}
+
 study() {  # STUDY ARGUMENT...
   [[ ${#only[@]} == 0 || " ${only[*]} " == *" $1 "* ]] || return 0
   for archive in kept/"$1"-*.tar.xz; do [[ -e $archive ]] && tar --skip-old-files -xJf "$archive"; done
+  [[ $1 != 1m || -d run-1m ]] || begin_with_the_same_pilots
   trap "keep $1" EXIT
   resume=$([[ -f run-$1/plan.json ]] && echo --resume || true)
   ibtpo compare training --output "run-$1" $resume --pilot-tokens 100000 --pilot-seeds 1000 1001 1002 --validation 200 \
