@@ -7,7 +7,7 @@ import pytest
 
 from helpers.trees import all_wrong, merged, step, three_leaf
 from ibtpo._seeds import stable_hash
-from ibtpo.branching import BRANCHING, BranchPoint, entropy, fixed_width, ib, independent
+from ibtpo.branching import BRANCHING, BranchPoint, entropy, eptree, fixed_width, ib, independent
 from ibtpo.branching import random as random_rule
 from ibtpo.score import ScoreOptions, score_tree
 from ibtpo.tree import ROOT, ReasoningTree
@@ -96,7 +96,7 @@ def test_no_rule_cares_about_the_order_of_siblings(rule: str) -> None:
         assert all(places(rng.sample(range(8), 8), seed) == first for _ in range(5))
 
 
-@pytest.mark.parametrize("rule", ["ib", "random", "fixed_width", "entropy"])
+@pytest.mark.parametrize("rule", ["ib", "random", "fixed_width", "entropy", "eptree"])
 def test_ties_are_broken_differently_by_seed_and_by_prompt(rule: str) -> None:
     tree = chains(3, 3, 3, 3, 3, 3)
     by_seed = {BRANCHING[rule](tree, 1, O, seed)[0].node for seed in range(40)}
@@ -142,6 +142,40 @@ def test_entropy_gives_places_in_different_nodes_and_falls_back_when_there_is_no
     assert len(entropy(tree, 5, O, 0)) == 1
     short = chains(1, 1, 1)
     assert entropy(short, 2, O, 0) == [BranchPoint(ROOT)]
+
+
+# --- eptree
+
+
+def test_eptree_branches_every_first_answer_as_often_and_each_where_it_surprised_most() -> None:
+    tree = ReasoningTree("t", [1])
+    tree.add(0, [step([2, 3, 4], [0.5, 0.01, 0.02])], 0.0, "eos")
+    tree.add(0, [step([5, 6, 7], [0.5, 0.3, 0.4])], 0.0, "eos")
+    assert [(p.node, p.offset) for p in eptree(tree, 1, O, 0)] == [(1, 1)]
+    assert [(p.node, p.offset) for p in eptree(tree, 2, O, 0)] == [(1, 1), (2, 1)]
+    assert eptree(tree, 2, O, 0)[1].score == pytest.approx(1.2039728043259361)  # −log 0.3
+    tree.split(1, 1, ("2", "3 4"))  # the second answer is node 3 now
+    tree.add(1, [step([8, 9], [0.5, 0.001])], 0.0, "eos", round=1)
+    # The first answer has its branch, so the second is next, though both steps of the first surprised more.
+    assert [(p.node, p.offset) for p in eptree(tree, 1, O, 0)] == [(3, 1)]
+    assert [(p.node, p.offset) for p in entropy(tree, 1, O, 0)] == [(4, 1)]
+    tree.add(3, [step([10, 11], [0.5, 0.9])], 0.0, "eos", round=2)  # now both have one: a branch may be branched
+    assert [(p.node, p.offset) for p in eptree(tree, 1, O, 0)] == [(4, 1)]
+
+
+def test_eptree_counts_branches_by_first_answer_where_two_share_a_step() -> None:
+    tree = ReasoningTree("t", [1])
+    for tokens in ([4, 5], [6, 7]):
+        tree.add(0, [step([2, 3], [0.5, 0.9]), step(tokens, [0.5, 0.8])], 0.0, "eos")
+    tree.add(0, [step([8, 9], [0.5, 0.7])], 0.0, "eos")
+    # One of the single answer first, for it surprised more; then two of the pair, before a branch has to go elsewhere.
+    places = eptree(tree, 4, O, 0)
+    assert [p.node for p in places[:1] + places[3:]] == [4, 1]
+    assert {p.node for p in places[1:3]} == {2, 3}
+
+
+def test_eptree_branches_any_place_where_no_first_answer_offers_a_token() -> None:
+    assert eptree(chains(1, 1, 1), 2, O, 0) == [BranchPoint(ROOT)]
 
 
 # --- fixed width

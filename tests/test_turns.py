@@ -36,7 +36,7 @@ def conversation(tree: ReasoningTree, leaf: int) -> list[tuple[list[int], list[i
 
 
 @pytest.mark.parametrize("kind", [Tally, ByCopy, ByFork, Async])
-@pytest.mark.parametrize("branching", ["ib", "entropy", "random", "fixed_width", "independent"])
+@pytest.mark.parametrize("branching", ["ib", "entropy", "eptree", "random", "fixed_width", "independent"])
 def test_every_observation_is_what_a_new_environment_says_to_the_same_turns(kind: Any, branching: str) -> None:
     engine, verifier = Recorder(next_token, [EOS]), FunctionVerifier(own)
     trees = grow(options(branching=branching, **LONG), prompts(4), engine, verifier, environments=environments(kind))

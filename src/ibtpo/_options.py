@@ -45,6 +45,7 @@ OPTIONS = {
         (
             "ib",
             "entropy",
+            "eptree",
             "fixed_width",
             "random",
             "independent",

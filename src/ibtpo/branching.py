@@ -125,32 +125,67 @@ def _inside_an_answer(tree: ReasoningTree, seed: int) -> BranchPoint:
     return BranchPoint(path[source // len(paths) % len(path)])
 
 
-def entropy(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> list[BranchPoint]:
-    """EPTree, the rule of TreeRL (arXiv 2506.11902): the tokens that surprised the model most, −log π(token), first.
+def _surprises(tree: ReasoningTree) -> dict[int, BranchPoint]:
+    """Each node's most surprising token as a place, by the node's id; nodes without a candidate are left out.
 
     Places are tokens, not ends of steps: the chosen token is left out of the prefix and drawn again. A place where the
-    tree branches already is not chosen again. Each node offers its best token only, so that k places lie in k nodes.
-    What TreeRL has besides stands in docs/method.md, "Departures".
+    tree branches already is no candidate. The score of a place is −log π of its token.
     """
-    nodes, offsets, surprisal = [], {}, []
+    places = {}
     for node in tree.nodes[1:]:
         # Its own first token is a place of its parent. To draw an only child's first token again is to branch right
         # after this node's step. Given steps have no log-probs, so none of their tokens is a candidate.
         inside = node.step.logprobs[1:]
         after = tree.nodes[node.children[0]].step.logprobs[:1] if len(node.children) == 1 else ()
-        candidates = [*inside, *after]
-        if candidates:
-            offsets[node.id] = len(node.step.token_ids) - len(inside) + candidates.index(min(candidates))
-            nodes.append(node.id)
-            surprisal.append(-min(candidates))
-    if not nodes:
-        return random(tree, k, options, seed)
-    top = _top(tree, nodes, surprisal, k, seed)
-    sizes = [len(tree.nodes[p.node].step.token_ids) for p in top]
-    return [
-        BranchPoint(p.node, offsets[p.node] if offsets[p.node] < size else None, p.score)
-        for p, size in zip(top, sizes, strict=True)
-    ]
+        if candidates := [*inside, *after]:
+            size = len(node.step.token_ids)
+            offset = size - len(inside) + candidates.index(min(candidates))
+            places[node.id] = BranchPoint(node.id, offset if offset < size else None, -min(candidates))
+    return places
+
+
+def _most_surprising(tree: ReasoningTree, places: Sequence[BranchPoint], k: int, seed: int) -> list[BranchPoint]:
+    """The k places of the highest score, in as many nodes."""
+    of = {place.node: place for place in places}
+    return [of[p.node] for p in _top(tree, list(of), [float(p.score or 0) for p in places], k, seed)]
+
+
+def entropy(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> list[BranchPoint]:
+    """The tokens of the whole tree that surprised the model most, −log π(token), first: EPTree's measure.
+
+    Each node offers its best token only, so that k places lie in k nodes.
+    """
+    places = list(_surprises(tree).values())
+    return _most_surprising(tree, places, k, seed) if places else random(tree, k, options, seed)
+
+
+def eptree(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> list[BranchPoint]:
+    """EPTree, the rule of TreeRL (arXiv 2506.11902): `entropy` within each of the first answers, all branched as often.
+
+    TreeRL grows a tree from each first answer and gives all of them as many branches. Here first answers with the same
+    first step share a node, so what is compared is branches a first answer below each such node. What TreeRL has
+    besides stands in docs/method.md, "Departures".
+    """
+    first: dict[int, int] = defaultdict(int)  # rollouts, by the first step of their answer
+    branches: dict[int, int] = defaultdict(int)
+    for rollout, leaf in zip(tree.rollouts, tree.leaves, strict=True):
+        if leaf.node != ROOT:
+            count = branches if rollout.round else first
+            count[tree.path(leaf.node)[0]] += 1
+    places: dict[int, list[BranchPoint]] = defaultdict(list)
+    for node, place in _surprises(tree).items():
+        if (top := tree.path(node)[0]) in first:
+            places[top].append(place)
+    found: list[BranchPoint] = []
+    while len(found) < k and any(places.values()):
+        fewest = min(branches[top] / first[top] for top in places if places[top])
+        offered = [p for top in places if branches[top] / first[top] == fewest for p in places[top]]
+        (best,) = _most_surprising(tree, offered, 1, seed)
+        top = tree.path(best.node)[0]
+        places[top].remove(best)
+        branches[top] += 1
+        found.append(best)
+    return found or random(tree, k, options, seed)
 
 
 def ib(tree: ReasoningTree, k: int, options: ScoreOptions, seed: int) -> list[BranchPoint]:
@@ -212,13 +247,15 @@ ADAPTIVE: dict[str, BranchingRule] = {
 }
 BRANCHING: dict[str, BranchingRule] = {
     "entropy": entropy,
+    "eptree": eptree,
     "fixed_width": fixed_width,
     "ib": ib,
     "independent": independent,
     "random": random,
     **ADAPTIVE,
 }
-NEEDS_NO_REWARD = ("entropy", "fixed_width", "independent", "random")  # their choices do not depend on rewards
+# Their choices do not depend on rewards.
+NEEDS_NO_REWARD = ("entropy", "eptree", "fixed_width", "independent", "random")
 
 
 def choose_places(

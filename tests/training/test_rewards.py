@@ -123,7 +123,7 @@ def fails_alone(completions, **columns):
 @pytest.mark.parametrize("compares", [minus_the_mean, fails_alone])
 def test_a_function_that_compares_answers_is_refused_where_answers_come_one_by_one(tiny_model, tmp_path, compares):
     message = (
-        rf"'{compares.__name__}' compares answers: .* in a call with all 24, .*random, fixed_width, entropy or ind"
+        rf"'{compares.__name__}' compares answers: .* in a call with all 24, .*random, fixed_width, entropy, eptree or"
     )
     with pytest.raises(ConfigError, match=message):
         train(tiny_model, tmp_path, compares, tree="1,12,1,1")

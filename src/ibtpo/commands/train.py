@@ -185,8 +185,8 @@ def known_results(settings: Mapping[str, Any]) -> str | None:
     known = json.loads(file.read_text(encoding="utf-8"))
     arms = [f"{name} {percent(arm['acc'], arm['ci'])}" for name, arm in known["arms"].items()]
     return (
-        f"for the same {known['tokens']:,} tokens, over {known['seeds']} seeds and {known['problems']} problems: "
-        f"{', '.join(arms)} ({known['source']}); one GRPO run of your own: ibtpo train --method grpo"
+        f"for the same {known['tokens']:,} tokens, over {known['seeds']} seeds and {known['problems']} validation "
+        f"problems: {', '.join(arms)} ({known['source']}); one GRPO run of your own: ibtpo train --method grpo"
     )
 
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from ..search import SearchOptions
 
 ARMS = (
-    "random", "fixed_width", "entropy", "ib", "ib,ib_beta=1", "ib,ib_beta=20", "ib,value=draws", "ib,confidence=joint",
-    "ib,confidence=head:1", "ib,weight=unique",
+    "random", "fixed_width", "entropy", "eptree", "ib", "ib,ib_beta=1", "ib,ib_beta=20", "ib,value=draws",
+    "ib,confidence=joint", "ib,confidence=head:1", "ib,weight=unique",
 )  # fmt: skip
 POOL = "independent"  # the branching rule of the pool that all arms are compared with
 GROUPS = (8, 12)  # the group sizes of the paper

@@ -16,7 +16,7 @@ REFERENCE = "ibtpo"  # the arm that all others are compared with
 BASELINE = "grpo"  # and that all are compared with, too, where it is an arm
 # The parts of the paper's method one by one, then its λ, its β and noise on step boundaries.
 COMPONENTS = (
-    "grpo", "ibtpo,advantage=grpo", "grpo,advantage=ibtpo", "ibtpo,branching=random", "ibtpo,branching=entropy",
+    "grpo", "ibtpo,advantage=grpo", "grpo,advantage=ibtpo", "ibtpo,branching=random", "ibtpo,branching=eptree",
     "ibtpo", "ibtpo,lam=0", "ibtpo,lam=0.05", "ibtpo,lam=0.2", "ibtpo,lam=0.5", "ibtpo,ib_beta=1", "ibtpo,ib_beta=20",
     "ibtpo,splitter=noisy:0.1",
 )  # fmt: skip

@@ -13,7 +13,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "grpo_clip_higher": {"branching": "independent", "advantage": "grpo", "regularizer": "clip_higher"},
     "grpo_entropy": {"branching": "independent", "advantage": "grpo", "regularizer": "entropy_bonus"},
     "ibro": {"branching": "independent", "advantage": "grpo", "regularizer": "ibro"},
-    "treerl": {"branching": "entropy", "advantage": "treerl", "regularizer": "none"},
+    "treerl": {"branching": "eptree", "advantage": "treerl", "regularizer": "none"},
     "treepo": {
         "branching": "fixed_width",
         "advantage": "treepo",

@@ -21,14 +21,14 @@ from ..verify.rewards import RewardFunctions
 # Why a function that compares answers cannot do so, and what to do.
 AS_TREES_GROW = (
     "While a tree grows, answers are scored as they end, so the function cannot see them all. Let it judge each answer "
-    "by itself (advantages compare the answers anyway), or choose branching random, fixed_width, entropy or "
-    "independent, which need no rewards: there it is called once with all answers of the batch, as in TRL"
+    "by itself (advantages compare the answers anyway), or choose branching random, fixed_width, entropy, "
+    "eptree or independent, which need no rewards: there it is called once with all answers of the batch, as in TRL"
 )
 BY_NAME = (
     "A function that is given by name judges answer by answer, in child processes. Let it judge each answer by itself "
     "(advantages compare the answers anyway), or give the function itself to IBTPOTrainer and choose branching random, "
-    "fixed_width, entropy or independent, which need no rewards: there it is called once with all answers of the "
-    "batch, as in TRL"
+    "fixed_width, entropy, eptree or independent, which need no rewards: there it is called once with all answers of "
+    "the batch, as in TRL"
 )
 TOLERANCE = 1e-3  # relative; a model that a function calls gives other last digits for another batch
 

@@ -199,10 +199,13 @@ function colourChoice(name, chosen, choose) {
 /** Why a rule branched at a place: what made it the best one then. several: places in the same round. */
 function reason(rule, score, several) {
   const most = several ? "among the highest" : "the highest";
-  if (rule === "random" || (score === null && ["ib", "entropy", "fixed_width"].includes(rule))) return ", chosen at random";
+  if (rule === "random" || (score === null && ["ib", "entropy", "eptree", "fixed_width"].includes(rule))) return ", chosen at random";
   if (score === null) return "";
   if (rule === "ib") return `: its IB-Score, ${signed(score)}, was ${most} of the tree then`;
   if (rule === "entropy") return `: a token there surprised the model, its −log π of ${plain(score)} was ${most} of the tree then`;
+  if (rule === "eptree") {
+    return `: a token there, with a −log π of ${plain(score)}, surprised the model most in the answers that were branched least`;
+  }
   if (rule === "fixed_width") return ": of the depths that had room for another path the nearest to the prompt";
   return `: ${rule ? `the rule “${visible(rule)}”` : "the branching rule"} saw ${signed(score)} there`;
 }

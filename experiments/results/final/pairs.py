@@ -1,0 +1,48 @@
+"""The differences between two arms of the final test that neither is IB-TPO nor GRPO: writes pairs.md.
+
+python pairs.py RUN OUTPUT, where RUN is a folder of `ibtpo compare training` and OUTPUT that of its result.
+"""
+
+import sys
+from pathlib import Path
+
+from ibtpo.compare.training_plan import load_plan
+from ibtpo.compare.training_results import finished
+from ibtpo.evaluation.statistics import difference, grade_table
+
+EPTREE, DRAWS = "branching=entropy", "branch_beta=1,branch_value=draws"
+PAIRS = [
+    (f"ibtpo,{EPTREE},prefix_weight=sqrt", f"ibtpo,{EPTREE}"),
+    (f"ibtpo,{EPTREE},prefix_weight=sqrt", "treerl"),
+    ("treerl", "treerl,branching=ib"),
+    ("treerl", f"treerl,branching=ib,{DRAWS}"),
+    ("ibtpo,advantage=grpo", "ibtpo,lam=0"),
+    ("ibtpo,advantage=grpo", "grpo,advantage=ibtpo"),
+    (f"ibtpo,{EPTREE}", "ibtpo,branching=random"),
+]
+
+
+def main(run: Path, output: Path) -> None:
+    plan = load_plan(run)
+    results = finished(plan, {arm: choice["learning_rate"] for arm, choice in plan.choices().items()})
+    problems = list(results["grpo"][0].rows[-1]["grades"])
+    lines = [
+        "The first arm minus the second: accuracy in points, over the seeds that both have. 95 % intervals as in table.md.",
+        "",
+        "| arm | minus | points | seeds |",
+        "| --- | --- | --- | ---: |",
+    ]
+    for first, second in PAIRS:
+        grades = [{r.seed: r.rows[-1]["grades"] for r in results.get(arm, [])} for arm in (first, second)]
+        seeds = sorted(grades[0].keys() & grades[1].keys())
+        if seeds:
+            found = difference(*(grade_table([table[seed] for seed in seeds], problems) for table in grades))
+            low, high = found["ci"]
+            lines.append(
+                f"| {first} | {second} | {100 * found['diff']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] | {len(seeds)} |"
+            )
+    (output / "pairs.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
