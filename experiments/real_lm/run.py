@@ -10,18 +10,22 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from choice import choose, expected, fit_beta, reached
+from kept import pack, unpack
 from sizes import SIZES, Sizes
 from warm_up import merge, warm_up
 from word_problems import FILES, read_problems, read_rows, split_rows, write_made_up, write_rows
 
 from ibtpo import cli
+from ibtpo.compare.training import write_data
 from ibtpo.metrics import correctness
 from ibtpo.tree import read_trees
 
@@ -187,21 +191,28 @@ def measure_gradients(work: Work) -> None:
 
 
 def train(work: Work) -> None:
-    """GRPO beside IB-TPO at equal tokens."""
-    s, folder = work.sizes, work.run / "training"
+    """GRPO beside IB-TPO at equal tokens and optimiser steps; goes on with the finished runs that are kept."""
+    s, folder, archive = work.sizes, work.run / "training", work.output / "training" / "kept.tar.xz"
     settings = {
         "model": work.base, "data": work.rows("chosen_train"), "eval_data": work.rows("chosen_held_out"),
         "eval_limit": s.held_out, "max_completion_length": s.length, "prompts_per_step": s.prompts,
-        "rows_per_forward": 4 * s.prompts,  # divides the answers of a step of either method: 8 or 12 a problem
     }  # fmt: skip
+    unpack(archive, folder)
+    if (folder / "plan.json").exists() and not (folder / "data").exists():
+        recipe = yaml.safe_load(RECIPE.read_text()) | settings
+        write_data(folder, recipe | {name: str(recipe[name]) for name in ("model", "data", "eval_data")}, s.validation)
     rates = map(str, s.rates)
-    ibtpo(
-        "compare", "training", str(RECIPE), "--output", str(folder), "--arms", "grpo", "ibtpo", "--seeds",
-        *map(str, s.seeds), "--tokens", str(s.tokens), "--pilot-tokens", str(s.pilot_tokens), "--learning-rates",
-        *rates, "--validation", str(s.validation), "--evaluations", "2", "--jobs", str(work.jobs), "--resume", "--set",
-        *(f"{name}={value}" for name, value in settings.items()),
-    )  # fmt: skip
-    keep(folder, work.output / "training", "summary.json", "table.md", "curves.csv", "*.svg")
+    try:
+        ibtpo(
+            "compare", "training", str(RECIPE), "--output", str(folder), "--arms", "grpo", "ibtpo", "--seeds",
+            *map(str, s.seeds), "--tokens", str(s.tokens), "--pilot-tokens", str(s.pilot_tokens), "--learning-rates",
+            *rates, "--validation", str(s.validation), "--evaluations", "2", "--jobs", str(work.jobs), "--resume",
+            "--set", *(f"{name}={value}" for name, value in settings.items()),
+        )  # fmt: skip
+    finally:
+        if (folder / "plan.json").exists():
+            pack(folder, archive)
+        keep(folder, work.output / "training", "summary.json", "table.md", "curves.csv", "*.svg")
 
 
 COMMANDS = {
@@ -232,6 +243,7 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # what is finished is kept
     work = Work(SIZES[args.sizes], args.data_folder, args.output, args.jobs)
     for name, command in COMMANDS.items():
         if args.command in (name, "all"):

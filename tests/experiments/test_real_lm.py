@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "real_lm"))
 
 import choice
+import kept
 import run
 import warm_up
 import word_problems
@@ -150,6 +151,27 @@ def test_an_adapter_kept_with_the_results_is_merged_and_nothing_is_trained(
     monkeypatch.setattr(run, "warm_up", lambda *_, **__: pytest.fail("it was trained again"))
     run.make_base(work)
     assert merged == [("nano", tmp_path / "adapter", tmp_path / "run" / "base")]
+
+
+def test_finished_runs_are_kept_without_the_problems_and_come_back_where_nothing_was_begun(tmp_path: Path) -> None:
+    folder, archive, other = tmp_path / "training", tmp_path / "kept.tar.xz", tmp_path / "other"
+    ends = {"seed0": {"before": {}, "after": {"avg": 0.2}}, "seed1": {"before": {}}}
+    for seed, evaluation in ends.items():
+        run_folder = folder / "runs" / "grpo" / seed
+        run_folder.mkdir(parents=True)
+        (run_folder / "eval.json").write_text(json.dumps(evaluation))
+        (run_folder / "metrics.jsonl").write_text(seed)
+        (run_folder / "report.html").write_text("a question")
+    (folder / "data").mkdir()
+    (folder / "data" / "train.jsonl").write_text("a question")
+    (folder / "plan.json").write_text("{}")
+    assert kept.pack(folder, archive) == 1
+    kept.unpack(archive, other)
+    back = sorted(path.relative_to(other).as_posix() for path in other.rglob("*") if path.is_file())
+    assert back == ["plan.json", "runs/grpo/seed0/eval.json", "runs/grpo/seed0/metrics.jsonl"]
+    (folder / "runs" / "grpo" / "seed0" / "metrics.jsonl").write_text("more")
+    kept.unpack(archive, folder)  # begun here: left as it is
+    assert (folder / "runs" / "grpo" / "seed0" / "metrics.jsonl").read_text() == "more"
 
 
 def test_what_was_reached_is_measured_on_the_answers() -> None:

@@ -27,7 +27,7 @@ def main(run: Path, output: Path) -> None:
     results = finished(plan, {arm: choice["learning_rate"] for arm, choice in plan.choices().items()})
     problems = list(results["grpo"][0].rows[-1]["grades"])
     lines = [
-        "The first arm minus the second: accuracy in points, over the seeds that both have. 95 % intervals as in table.md.",
+        "The first arm minus the second, points of accuracy, over the seeds that both have. Intervals as in table.md.",
         "",
         "| arm | minus | points | seeds |",
         "| --- | --- | --- | ---: |",
@@ -37,10 +37,8 @@ def main(run: Path, output: Path) -> None:
         seeds = sorted(grades[0].keys() & grades[1].keys())
         if seeds:
             found = difference(*(grade_table([table[seed] for seed in seeds], problems) for table in grades))
-            low, high = found["ci"]
-            lines.append(
-                f"| {first} | {second} | {100 * found['diff']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] | {len(seeds)} |"
-            )
+            points, low, high = (f"{100 * value:+.1f}" for value in (found["diff"], *found["ci"]))
+            lines.append(f"| {first} | {second} | {points} [{low}, {high}] | {len(seeds)} |")
     (output / "pairs.md").write_text("\n".join(lines) + "\n")
 
 

