@@ -22,7 +22,8 @@ GROWTHS = {
     "independent 12": Growth("independent", Budget(12, 1)),
     "random": Growth("random", TREE),
     "fixed width": Growth("fixed_width", TREE),
-    "EPTree": Growth("entropy", TREE),
+    "EPTree": Growth("eptree", TREE),
+    "surprise": Growth("entropy", TREE),
     "IBTree": Growth("ib", TREE),
     "IBTree β 1": Growth("ib", TREE, ScoreOptions(ib_beta=1)),
     "IBTree β 20": Growth("ib", TREE, ScoreOptions(ib_beta=20)),
@@ -33,7 +34,7 @@ GROWTHS = {
 # changes while a policy learns.
 ADAPTIVE = {
     "IBTree adaptive": Growth("ib_adaptive", TREE),
-    "EPTree adaptive": Growth("entropy_adaptive", TREE),
+    "surprise adaptive": Growth("entropy_adaptive", TREE),
     "independent adaptive": Growth("independent_adaptive", TREE),
 }
 
@@ -64,6 +65,8 @@ ARMS = {
     "IB-TPO, sqrt": ("IBTree", "ibtpo, sqrt"),
     "EPTree + IB-TPO": ("EPTree", "ibtpo"),
     "TreeRL": ("EPTree", "treerl"),
+    "surprise + IB-TPO": ("surprise", "ibtpo"),
+    "surprise + TreeRL": ("surprise", "treerl"),
     "independent + IB-TPO": ("independent 8", "ibtpo"),
     "IBTree + GRPO": ("IBTree", "grpo"),  # the gradient is that of IB-TPO with λ 0
     "TreePO": ("fixed width", "treepo"),
@@ -72,11 +75,12 @@ ARMS = {
     "IB-TPO, credit by draws": ("IBTree", "ibtpo, draws"),
     "IB-TPO, once": ("IBTree", "ibtpo, once"),
     "EPTree + IB-TPO, sqrt": ("EPTree", "ibtpo, sqrt"),
+    "surprise + IB-TPO, sqrt": ("surprise", "ibtpo, sqrt"),
     "GRPO, groups of 12": ("independent 12", "grpo"),
     "IB-TPO, budget by need": ("IBTree adaptive", "ibtpo"),
-    "EPTree + IB-TPO, budget by need": ("EPTree adaptive", "ibtpo"),
+    "surprise + IB-TPO, budget by need": ("surprise adaptive", "ibtpo"),
     "GRPO, budget by need": ("independent adaptive", "grpo"),
 }
-CORE = tuple(ARMS)[:7]
+CORE = tuple(ARMS)[:9]
 BY_NEED = ("GRPO", *(arm for arm in ARMS if arm.endswith("budget by need")))
 SETS = {"core": CORE, "by-need": BY_NEED, "all": tuple(ARMS)}

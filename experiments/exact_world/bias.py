@@ -20,7 +20,7 @@ from ibtpo.score import values
 
 WORLD = 8  # seed
 TREES = 400  # of a problem and growth
-SHOWN_GROWTHS = ("independent 8", "random", "fixed width", "EPTree", "IBTree", "IBTree β 1")
+SHOWN_GROWTHS = ("independent 8", "random", "fixed width", "EPTree", "surprise", "IBTree", "IBTree β 1")
 SHOWN_CREDITS = ("grpo", "ibtpo", "ibtpo, sqrt", "ibtpo, once", "ibtpo, draws", "treerl", "treepo")
 BETWEEN = (0.05, 0.95)  # success of the problems: outside, most trees are uniform and say nothing
 

@@ -182,3 +182,21 @@ def run(
             for each in (rate, *rates):
                 runs.get(point, arm, each, worlds, seed)
         print(f"learning {point}: {seed + 1} of {seeds} worlds", flush=True)
+
+
+def outdated(runs: Runs, betas: dict[str, tuple[float, float]]) -> list[str]:
+    """Does the first and the last stored run of every arm at every point again; the names of those that differ now.
+
+    A run is known by its arm alone, so one that an earlier version of a rule or a credit made looks like any other.
+    """
+    ends: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in runs.found.values():
+        ends.setdefault((row["point"], row["arm"]), []).append(row)
+    found, worlds = [], Worlds(betas)
+    for (point, arm), rows in ends.items():
+        growth, credit = ARMS[arm]
+        for row in {id(r): r for r in (rows[0], rows[-1])}.values():
+            now = train(worlds.get(point, row["seed"]), {**GROWTHS, **ADAPTIVE}[growth], CREDITS[credit], row["rate"])
+            if not np.allclose(now["curve"], row["curve"], rtol=1e-6):
+                found.append(f"{point}, {arm}, rate {row['rate']:g}, seed {row['seed']}")
+    return found

@@ -33,7 +33,7 @@ equal tokens and optimiser steps, 95 % t-interval over worlds.
 
 
 def summarise(folder: Path) -> dict[str, Any]:
-    """Everything measured so far, with intervals; a point whose gradients are not in `run` keeps its earlier ones."""
+    """Everything measured so far, with intervals; a point keeps its earlier gradients while `run` holds fewer."""
     earlier = folder / "summary.json"
     known = json.loads(earlier.read_text())["points"] if earlier.exists() else {}
     runs = Runs(folder / "learning.jsonl")
@@ -41,15 +41,16 @@ def summarise(folder: Path) -> dict[str, Any]:
     for point in POINTS:
         found = summary["points"][point]
         data = gradient.load(point, folder / "run")
-        if data is not None:
+        earlier_gradient = known.get(point, {}).get("gradient", {"problems": 0})
+        if data is not None and len(data["success"]) >= earlier_gradient["problems"]:
             found["gradient"] = {
                 "problems": len(data["success"]),
                 "trees": tree_rows(data),
                 "rows": gradient_rows(data),
                 "choices": choice_rows(data),
             }
-        elif "gradient" in known.get(point, {}):
-            found["gradient"] = known[point]["gradient"]
+        elif earlier_gradient["problems"]:
+            found["gradient"] = earlier_gradient
         found["learning"] = learning_rows(runs, point)
         found["same rate"] = same_rate_rows(runs, point)
         found["bias"] = bias_rows(folder / f"bias-{point}.jsonl")

@@ -1,13 +1,14 @@
 """The exactly solvable world: calibration, gradients, bias, learning curves, and the report.
 
-python run.py calibrate|gradient|bias|learn|report|all [--points paper …] [--problems N] [--seeds N]
+python run.py calibrate|gradient|bias|learn|check|report|all [--points paper …] [--problems N] [--seeds N]
     [--arms core|by-need|all] [--rates R …]
 
-Every command goes on where an earlier one was stopped.
+Every command goes on where an earlier one was stopped. `check` repeats some stored runs, and fails if one differs now.
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import arms
@@ -37,7 +38,7 @@ def calibrated(folder: Path) -> dict[str, dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
-    parser.add_argument("command", choices=("calibrate", "gradient", "bias", "learn", "report", "all"))
+    parser.add_argument("command", choices=("calibrate", "gradient", "bias", "learn", "check", "report", "all"))
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--points", nargs="+", default=list(calibrate.POINTS), choices=list(calibrate.POINTS))
     parser.add_argument("--problems", type=int, default=1500, help="of the gradient study, at each point")
@@ -58,6 +59,10 @@ def main() -> None:
         runs = learning.Runs(args.output / "learning.jsonl")
         for point in args.points:
             learning.run(point, arms.SETS[args.arms], args.seeds, runs, betas, args.rates)
+    if args.command == "check":
+        if found := learning.outdated(learning.Runs(args.output / "learning.jsonl"), betas):
+            sys.exit("other results now, delete their lines in learning.jsonl: " + "; ".join(found))
+        print("the stored runs are what they would be now")
     if args.command in ("report", "all"):
         report.write(args.output)
 

@@ -25,6 +25,7 @@ def groups(score: ScoreOptions) -> dict[str, tuple[str, Budget, ScoreOptions]]:
         "random": ("random", TREE, score),
         "fixed width": ("fixed_width", TREE, score),
         "entropy": ("entropy", TREE, score),
+        "eptree": ("eptree", TREE, score),
         "ib": ("ib", TREE, score),
         "ib, β 1": ("ib", TREE, replace(score, ib_beta=1)),
         "ib, draws": ("ib", TREE, replace(score, value="draws")),

@@ -133,7 +133,7 @@ def read_problems(folder: Path, split: str) -> list[Row]:
     """
     gsm8k, other = (sorted(folder.glob(pattern)) for pattern in FILES[split])
     read_other = read_mawps_asdiv if split == "train" else read_svamp
-    rows = [row for path in gsm8k[:1] for row in read_gsm8k(path)] + [row for path in other for row in read_other(path)]
+    rows = [row for path in gsm8k for row in read_gsm8k(path)] + [row for path in other for row in read_other(path)]
     first: dict[str, Row] = {}
     for row in rows:
         first.setdefault(row["question"], row)

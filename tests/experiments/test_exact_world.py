@@ -126,7 +126,7 @@ def test_gradients_by_state_and_by_parameters_are_the_same_gradient() -> None:
     np.testing.assert_allclose(trees.gradient(problem, probs, steps, weights)[0], found, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["IBTree", "EPTree", "fixed width", "random"])
+@pytest.mark.parametrize("name", ["IBTree", "EPTree", "surprise", "fixed width", "random"])
 def test_without_the_local_term_ibtpo_is_grpo_on_the_same_tree(name: str) -> None:
     """A step's value counts once a trajectory through it, and is their mean: the sum is that of their rewards."""
     problem, theta = make(world.Shape(5, 4096, 4), seed=6)
@@ -219,6 +219,20 @@ def test_a_rate_at_the_edge_widens_the_grid(tmp_path: Path, monkeypatch: pytest.
     assert ("GRPO", 0.005) in tried
     assert ("IB-TPO", 0.32) in tried
     assert all(seed >= learning.FIRST_PILOT for *_, seed in runs.found)
+
+
+def test_stored_runs_of_another_version_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"point": "paper", "arm": arm, "rate": 0.08, "seed": seed, "curve": [0.3, curve]}
+        for arm, curve in (("GRPO", 0.5), ("IB-TPO", 0.6))
+        for seed in range(3)
+    ]
+    (tmp_path / "learning.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(learning, "make_world", lambda *_: learning.World(np.zeros(1), [], [], 0))
+    monkeypatch.setattr(learning, "success", lambda *_: 0.2)
+    monkeypatch.setattr(learning, "train", lambda *_: {"curve": [0.3, 0.5]})
+    found = learning.outdated(learning.Runs(tmp_path / "learning.jsonl"), {"paper": (1.0, 1.0)})
+    assert found == [f"paper, IB-TPO, rate 0.08, seed {seed}" for seed in (0, 2)]
 
 
 def test_t_interval() -> None:

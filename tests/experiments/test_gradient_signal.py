@@ -73,6 +73,15 @@ def test_signal_is_counted_for_the_tokens_spent() -> None:
     assert rows[0]["tokens"] == 500
 
 
+def test_the_interval_of_few_batches_is_the_jackknife_s() -> None:
+    # Without the first batch both are at 0.5, without the second 0.6 against 0.5: ln 1 and ln 0.5625/(1/3) = 0.52325.
+    # √((n − 1)·variance) = 0.26162, t of one degree 12.7062; the middle is ln (0.3025/0.6975)/(1/3) = 0.26319.
+    cosines = [np.array([0.5, 0.5]), np.array([0.6, 0.5])]
+    (row,) = measure.signal_rows([("independent, 8", "grpo"), ("ib", "ibtpo")], cosines, [1.0, 1.0], 4)[1:]
+    assert row["ratio"] == pytest.approx(1.301075, rel=1e-6)
+    assert row["ci"] == pytest.approx([0.0468381, 36.1414], rel=1e-4)
+
+
 def test_the_true_gradient_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = load_model("nano")
     both = [trees.three_leaf(), trees.merged()]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The final test of plan.md: about 45 hours of one CPU core. It may be stopped at any time and started again, also in
+# The final test of plan.md: about 55 hours of one CPU core. It may be stopped at any time and started again, also in
 # another clone: finished runs are kept in kept/, pilots and sizes in one archive, and each seed of all arms in another.
 # STUDY... (200k, clip_higher, 1m) runs these only; JOBS=2 uses two cores.
 set -euo pipefail
@@ -13,10 +13,11 @@ keep() {  # STUDY: the result of what is finished, and what is finished as archi
   if ibtpo compare training --output "run-$1" --summary-only > /dev/null; then
     mkdir -p "$1"
     cp "run-$1"/{summary.json,table.md,curves.csv} "run-$1"/*.svg "$1"
+    [[ $1 != 200k ]] || python pairs.py run-200k 200k
   fi
   parts=(); for part in plan.json arms data sizes pilots; do [[ -e run-$1/$part ]] && parts+=("run-$1/$part"); done
   tar --sort=name --mtime=@0 "${few[@]}" -cJf "kept/$1-setup.tar.xz" "${parts[@]}"
-  for seed in $(seq 0 17); do
+  for seed in $(seq 0 23); do
     mapfile -t done < <(find "run-$1/runs" -path "*/seed$seed/eval.json" -exec grep -l '"after"' {} + 2>/dev/null | sort)
     [[ ${#done[@]} == 0 ]] || tar --sort=name --mtime=@0 "${few[@]}" -cJf "kept/$1-seed$seed.tar.xz" "${done[@]%/eval.json}"
   done
@@ -52,9 +53,9 @@ four=(grpo ibtpo "$best" treerl)
 methods=("${four[@]}" ibtpo,branching=ib_adaptive grpo,branching=independent_adaptive treepo ibtpo,branching=entropy grpo_entropy ibro)
 # Every tree with every credit: what of TreeRL counts.
 credits=(ibtpo,prefix_weight=sqrt treerl,branching=ib ibtpo,branching=entropy,prefix_weight=sqrt
-  treerl,branching=ib,branch_beta=1,branch_value=draws)
+  treerl,branching=ib,branch_beta=1,branch_value=draws treerl,branching=entropy ibtpo,branching=eptree,prefix_weight=sqrt)
 two_hundred() {
-  study 200k --tokens 200000 --learning-rates "${rates[@]}" --rates-by-method --seeds {0..17} "${warm[@]}" --arms "$@"
+  study 200k --tokens 200000 --learning-rates "${rates[@]}" --rates-by-method --seeds {0..23} "${warm[@]}" --arms "$@"
 }
 two_hundred "${methods[@]}" "${credits[@]}"
 two_hundred "${methods[@]}" "${credits[@]}" components

@@ -61,8 +61,10 @@ def training_summary(plan: Plan) -> tuple[dict[str, Any], list[Row]]:
     matched = "generated tokens and optimiser steps" if plan.measure else "generated tokens"
     summary: dict[str, Any] = {"tokens": plan.shared["tokens"], "matched": matched, "arms": {}, "paired": {}}
     if results:
-        first = [r.rows[0]["grades"] for rs in results.values() for r in rs if r.rows[0]["step"] == 0]
-        summary["before"] = accuracy(grade_table(first, problems)) | {"runs": len(first)} if first else None
+        # Before training all arms are the same model, which answers alike with the same seed.
+        first = {r.seed: r.rows[0]["grades"] for rs in results.values() for r in rs if r.rows[0]["step"] == 0}
+        before = accuracy(grade_table(list(first.values()), problems)) | {"runs": len(first)} if first else None
+        summary["before"] = before
         summary["problems"] = len(problems)
         summary["k"] = next(iter(results.values()))[0].rows[-1]["k"]
     for arm, rs in results.items():
