@@ -52,6 +52,7 @@ def _credits() -> dict[str, CreditOptions]:
                 found[name] = options
         found["treerl" + suffix] = CreditOptions("treerl", prefix_weight=weight)
         found["treepo" + suffix] = CreditOptions("treepo", prefix_weight=weight)
+    found["ibtpo, λ 0.5"] = CreditOptions(lam=0.5)
     found["ibtpo, uniform masked"] = CreditOptions(ib_on_uniform_trees=False)
     return found
 
@@ -69,6 +70,7 @@ ARMS = {
     "surprise + TreeRL": ("surprise", "treerl"),
     "independent + IB-TPO": ("independent 8", "ibtpo"),
     "IBTree + GRPO": ("IBTree", "grpo"),  # the gradient is that of IB-TPO with λ 0
+    "IB-TPO, λ 0.5": ("IBTree", "ibtpo, λ 0.5"),
     "TreePO": ("fixed width", "treepo"),
     "random + IB-TPO": ("random", "ibtpo"),
     "IB-TPO, branching by draws, β 1": ("IBTree draws, β 1", "ibtpo"),
@@ -83,4 +85,5 @@ ARMS = {
 }
 CORE = tuple(ARMS)[:9]
 BY_NEED = ("GRPO", *(arm for arm in ARMS if arm.endswith("budget by need")))
-SETS = {"core": CORE, "by-need": BY_NEED, "all": tuple(ARMS)}
+LAMBDA = ("GRPO", "IBTree + GRPO", "IB-TPO", "IB-TPO, λ 0.5")
+SETS = {"core": CORE, "by-need": BY_NEED, "lambda": LAMBDA, "all": tuple(ARMS)}

@@ -20,6 +20,7 @@ CHOICES: dict[str, tuple[Arm, Arm]] = {
     "branching β 20 in place of 5": (("IBTree β 20", "ibtpo"), ("IBTree", "ibtpo")),
     "branch by draws in place of leaves": (("IBTree draws", "ibtpo"), ("IBTree", "ibtpo")),
     "λ 0.1 in place of 0": (("IBTree", "ibtpo"), ("IBTree", "ibtpo, λ 0")),
+    "λ 0.5 in place of 0": (("IBTree", "ibtpo, λ 0.5"), ("IBTree", "ibtpo, λ 0")),
     "uniform trees masked": (("IBTree", "ibtpo, uniform masked"), ("IBTree", "ibtpo")),
     "credit by draws in place of leaves": (("IBTree", "ibtpo, draws"), ("IBTree", "ibtpo")),
     "shared steps weighted sqrt in place of trajectories": (("IBTree", "ibtpo, sqrt"), ("IBTree", "ibtpo")),

@@ -34,8 +34,8 @@ RESULTS = HERE.parent / "results" / "real-lm"
 RECIPE = HERE / "training.yaml"
 TEMPERATURE = 0.7  # the paper's
 SCREENING, FRESH = 1, 2  # seeds of the answers that problems are chosen by, and of those that say what was reached
-ARMS = ["random", "entropy", "ib", "ib,value=draws,confidence=joint,ib_beta=1"]
-GROUPS = ["independent, 8", "entropy", "ib", "ib, draws, joint, β 1"]
+ARMS = ["random", "entropy", "eptree", "ib", "ib,value=draws,confidence=joint,ib_beta=1"]
+GROUPS = ["independent, 8", "entropy", "eptree", "ib", "ib, draws, joint, β 1"]
 ADVANTAGES = ["grpo", "ibtpo", "ibtpo, sqrt", "treerl"]
 
 sys.path.insert(0, str(HERE.parent / "gradient_signal"))

@@ -10,6 +10,7 @@ python run.py gradient --points deep6 deep12 deep24 --problems 150
 python run.py bias --points paper
 python run.py learn --points "${points[@]}" --arms core --seeds 50
 python run.py learn --points "${points[@]}" --arms by-need --seeds 50
+python run.py learn --points "${points[@]}" --arms lambda --seeds 50
 python run.py learn --points paper starved --arms core --seeds 50 --rates 0.08 0.16
 python run.py check
 python run.py report

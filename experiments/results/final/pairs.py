@@ -10,15 +10,22 @@ from ibtpo.compare.training_plan import load_plan
 from ibtpo.compare.training_results import finished
 from ibtpo.evaluation.statistics import difference, grade_table
 
-EPTREE, DRAWS = "branching=entropy", "branch_beta=1,branch_value=draws"
+SURPRISE, EPTREE = "ibtpo,branching=entropy", "ibtpo,branching=eptree"
+BY_SURPRISE, BY_IB = "treerl,branching=entropy", "treerl,branching=ib"
 PAIRS = [
-    (f"ibtpo,{EPTREE},prefix_weight=sqrt", f"ibtpo,{EPTREE}"),
-    (f"ibtpo,{EPTREE},prefix_weight=sqrt", "treerl"),
-    ("treerl", "treerl,branching=ib"),
-    ("treerl", f"treerl,branching=ib,{DRAWS}"),
+    ("treerl", BY_SURPRISE),
+    ("treerl", BY_IB),
+    (BY_SURPRISE, BY_IB),
+    (BY_SURPRISE, f"{BY_IB},branch_beta=1,branch_value=draws"),
+    (f"{SURPRISE},prefix_weight=sqrt", SURPRISE),
+    (f"{SURPRISE},prefix_weight=sqrt", BY_SURPRISE),
+    (f"{EPTREE},prefix_weight=sqrt", EPTREE),
+    (f"{EPTREE},prefix_weight=sqrt", "treerl"),
     ("ibtpo,advantage=grpo", "ibtpo,lam=0"),
     ("ibtpo,advantage=grpo", "grpo,advantage=ibtpo"),
-    (f"ibtpo,{EPTREE}", "ibtpo,branching=random"),
+    ("ibtpo,advantage=grpo", "treerl"),
+    ("ibtpo,lam=0", "ibtpo,lam=0.2"),
+    ("ibtpo,lam=0", "ibtpo,lam=0.5"),
 ]
 
 
