@@ -24,10 +24,10 @@ keep() {  # STUDY: the result of what is finished, and what is finished as archi
 }
 
 begin_with_the_same_pilots() {  # a million tokens: the plan of 200k with these arms, and the pilots that chose its rates
-  sizes=("${four[@]//[,=]/-}")
-  tar --transform 's/^run-200k/run-1m/' -xJf kept/200k-setup.tar.xz run-200k/{plan.json,data,pilots/{grpo,ibtpo,treerl}} \
+  sizes=("${million[@]//[,=]/-}")
+  tar --transform 's/^run-200k/run-1m/' -xJf kept/200k-setup.tar.xz run-200k/{plan.json,data,pilots/{grpo,ibtpo,treerl-branching-entropy}} \
     "${sizes[@]/#/run-200k/sizes/}"
-  python - "${four[@]}" <<< '
+  python - "${million[@]}" <<< '
 import json, sys
 plan = json.load(open("run-1m/plan.json"))
 plan["shared"]["tokens"], plan["arms"], plan["seeds"] = 1000000, sys.argv[1:], []
@@ -50,6 +50,7 @@ warm=(--set eval_limit=300 save_trees_every=0 lr_scheduler_type=constant_with_wa
 rates=(1.5e-4 3e-4 6e-4)
 best=ibtpo,branch_beta=1,branch_value=draws
 four=(grpo ibtpo "$best" treerl)
+million=(grpo ibtpo ibtpo,advantage=grpo treerl,branching=entropy "$best")
 methods=("${four[@]}" ibtpo,branching=ib_adaptive grpo,branching=independent_adaptive treepo ibtpo,branching=entropy grpo_entropy ibro)
 # Every tree with every credit: what of TreeRL counts.
 credits=(ibtpo,prefix_weight=sqrt treerl,branching=ib ibtpo,branching=entropy,prefix_weight=sqrt
@@ -60,4 +61,4 @@ two_hundred() {
 two_hundred "${methods[@]}" "${credits[@]}"
 two_hundred "${methods[@]}" "${credits[@]}" components
 study clip_higher --tokens 200000 --learning-rates 3e-4 --seeds 0 "${warm[@]}" --arms grpo grpo_clip_higher
-study 1m --tokens 1000000 --learning-rates "${rates[@]}" --rates-by-method --seeds {0..11} "${warm[@]}" --arms "${four[@]}"
+study 1m --tokens 1000000 --learning-rates "${rates[@]}" --rates-by-method --seeds {0..11} "${warm[@]}" --arms "${million[@]}"

@@ -4,6 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 ibtpo compare training nano-walk-turns --output run $([[ -f run/plan.json ]] && echo --resume || true) \
-  --arms grpo ibtpo treerl --seeds {0..4} --tokens 100000 --learning-rates 3e-4 --evaluations 2 --jobs "${JOBS:-1}" \
+  --arms grpo ibtpo treerl,branching=entropy --seeds {0..4} --tokens 100000 --learning-rates 3e-4 --evaluations 2 --jobs "${JOBS:-1}" \
   --set eval_limit=300 save_trees_every=0 lr_scheduler_type=constant_with_warmup warmup_steps=10
 cp run/{summary.json,table.md,curves.csv} run/*.svg .
