@@ -104,7 +104,7 @@ def test_the_order_of_arrival_changes_no_tree() -> None:
 
 
 def test_an_environment_that_answers_differently_is_branched_at_the_root_alone_and_said_so_once() -> None:
-    with pytest.warns(UserWarning, match=r"Moody cannot be replayed: turn [12] was answered") as warned:
+    with pytest.warns(UserWarning, match="Moody cannot be replayed: turn 1 was answered") as warned:
         trees = grow(options("2,5,1,1", **LONG), prompts(12), environments=environments(Moody))
     assert len(warned) == 1
     assert sum("not_replayable" in tree.meta["environment"] for tree in trees) > 3

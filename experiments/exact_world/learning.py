@@ -94,6 +94,12 @@ def train(world: World, growth: Growth, credit: CreditOptions, rate: float, step
     return {"curve": curve, "steps": steps, "tokens": tokens, "problems": asked, "mixed": mixed / asked}
 
 
+def train_arm(world: World, arm: str, rate: float) -> dict[str, Any]:
+    """The run of one of `ARMS`."""
+    growth, credit = ARMS[arm]
+    return train(world, {**GROWTHS, **ADAPTIVE}[growth], CREDITS[credit], rate)
+
+
 class Runs:
     """Finished runs in a file, one JSON object a line; a run that is in it is not done again."""
 
@@ -113,10 +119,8 @@ class Runs:
         """The run of an arm at a rate in the world of a seed, done now if it is not there."""
         key = point, arm, rate, seed
         if key not in self.found:
-            growth, credit = ARMS[arm]
-            world = worlds.get(point, seed)
-            row = {"point": point, "arm": arm, "rate": rate, "seed": seed, "start": worlds.start}
-            row |= train(world, {**GROWTHS, **ADAPTIVE}[growth], CREDITS[credit], rate)
+            result = train_arm(worlds.get(point, seed), arm, rate)
+            row = {"point": point, "arm": arm, "rate": rate, "seed": seed, "start": worlds.start, **result}
             with self.path.open("a") as f:
                 f.write(json.dumps(row) + "\n")
             self.found[key] = row
@@ -194,9 +198,8 @@ def outdated(runs: Runs, betas: dict[str, tuple[float, float]]) -> list[str]:
         ends.setdefault((row["point"], row["arm"]), []).append(row)
     found, worlds = [], Worlds(betas)
     for (point, arm), rows in ends.items():
-        growth, credit = ARMS[arm]
-        for row in {id(r): r for r in (rows[0], rows[-1])}.values():
-            now = train(worlds.get(point, row["seed"]), {**GROWTHS, **ADAPTIVE}[growth], CREDITS[credit], row["rate"])
+        for row in rows[:: max(1, len(rows) - 1)]:
+            now = train_arm(worlds.get(point, row["seed"]), arm, row["rate"])
             if not np.allclose(now["curve"], row["curve"], rtol=1e-6):
                 found.append(f"{point}, {arm}, rate {row['rate']:g}, seed {row['seed']}")
     return found

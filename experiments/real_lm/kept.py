@@ -3,6 +3,8 @@
 import tarfile
 from pathlib import Path
 
+from ibtpo.storage.run_folder import RunFolder
+
 FILES = ("config.yaml", "env.json", "eval.json", "evals.jsonl", "metrics.jsonl")  # of a run folder: numbers, no texts
 
 
@@ -14,7 +16,8 @@ def pack(folder: Path, archive: Path) -> int:
 
     Returns how many runs are in it, short ones that choose settings among them.
     """
-    runs = [path.parent for path in sorted(folder.rglob("eval.json")) if '"after"' in path.read_text()]
+    found = (path.parent for path in sorted(folder.rglob("eval.json")))
+    runs = [run for run in found if "after" in RunFolder(run).read_eval()]
     paths = [folder / "plan.json", *sorted((folder / "arms").glob("*.yaml"))]
     paths += [run / name for run in runs for name in FILES if (run / name).exists()]
 

@@ -1,6 +1,7 @@
 """Environments for the scripted model of helpers.searches, whose words depend on all that was said before."""
 
 import asyncio
+import itertools
 import random
 import threading
 import time
@@ -103,13 +104,13 @@ class Async(Tally):
 class Moody(Tally):
     """Says something else each time, so that it cannot be replayed."""
 
-    spoken = 0
+    spoken = itertools.count(1)  # never the same number twice, whichever threads ask
 
     def respond(self, message: dict[str, Any]) -> str | None:
-        """One more b each time."""
-        type(self).spoken += 1
+        """The next binary number, c for 0 and b for 1."""
         self.turns += 1
-        return " b" * (1 + type(self).spoken % 5) if self.turns < 3 else None
+        digits = f"{next(self.spoken):b}"
+        return "".join(" b" if digit == "1" else " c" for digit in digits) if self.turns < 3 else None
 
 
 class Hanging(Tally):
