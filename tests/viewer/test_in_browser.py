@@ -302,6 +302,11 @@ def test_growth_shows_round_by_round_what_was_branched_and_why(open_page, pages)
         ("ib", None, ", chosen at random;"),
         ("random", None, ", chosen at random;"),
         ("entropy", 2.5, ": a token there surprised the model, its −log π of 2.50 was the highest of the tree then;"),
+        (
+            "eptree",
+            2.5,
+            ": a token there, with a −log π of 2.50, surprised the model most in the answers that were branched least;",
+        ),
         ("fixed_width", -1.0, ": of the depths that had room for another path the nearest to the prompt;"),
         ("mine.rule", 0.5, ": the rule “mine.rule” saw +0.500 there;"),
     ],
