@@ -42,7 +42,7 @@ class Sizes:
     gradient_batch: int = 8
     tokens: int = 60_000
     pilot_tokens: int = 30_000
-    rates: tuple[float, ...] = (4e-4,)
+    rates: tuple[float, ...] = (2e-4,)
     seeds: tuple[int, ...] = (0, 1, 2)
     prompts: int = 8
 
