@@ -26,6 +26,9 @@ PAIRS = [
     ("ibtpo,advantage=grpo", "treerl"),
     ("ibtpo,lam=0", "ibtpo,lam=0.2"),
     ("ibtpo,lam=0", "ibtpo,lam=0.5"),
+    ("ibtpo,ib_on_uniform_trees=false", "ibtpo"),
+    ("ibtpo,lam=0.5,ib_on_uniform_trees=false", "ibtpo,lam=0.5"),
+    ("ibtpo,lam=0.5,ib_on_uniform_trees=false", "ibtpo,lam=0"),
 ]
 
 
