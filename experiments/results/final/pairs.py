@@ -1,14 +1,18 @@
-"""The differences between two arms of the final test that neither is IB-TPO nor GRPO: writes pairs.md.
+"""What table.md of the final test does not say: differences between other arms, and when an arm is ahead of GRPO.
 
-python pairs.py RUN OUTPUT, where RUN is a folder of `ibtpo compare training` and OUTPUT that of its result.
+python pairs.py RUN OUTPUT, where RUN is a folder of `ibtpo compare training` and OUTPUT that of its result. Writes
+pairs.md.
 """
 
+import math
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from ibtpo.compare.training_plan import load_plan
-from ibtpo.compare.training_results import finished
-from ibtpo.evaluation.statistics import difference, grade_table
+from ibtpo.compare.training_results import Result, finished
+from ibtpo.evaluation.statistics import difference, grade_table, nanmean, t_quantile
 
 SURPRISE, EPTREE = "ibtpo,branching=entropy", "ibtpo,branching=eptree"
 BY_SURPRISE, BY_IB = "treerl,branching=entropy", "treerl,branching=ib"
@@ -49,7 +53,33 @@ def main(run: Path, output: Path) -> None:
             found = difference(*(grade_table([table[seed] for seed in seeds], problems) for table in grades))
             points, low, high = (f"{100 * value:+.1f}" for value in (found["diff"], *found["ci"]))
             lines.append(f"| {first} | {second} | {points} [{low}, {high}] | {len(seeds)} |")
+    lines += [
+        "",
+        "Success in training, of the answers that no branch chose, in each third of the token budget, minus that of grpo "
+        "with the same seeds; points, 95 % intervals over seeds (Student's t).",
+        "",
+        "| arm | first third | second | last | seeds |",
+        "| --- | --- | --- | --- | ---: |",
+        *(_ahead(arm, results[arm], results["grpo"]) for arm in results if arm != "grpo"),
+    ]
     (output / "pairs.md").write_text("\n".join(lines) + "\n")
+
+
+def _ahead(arm: str, mine: list[Result], theirs: list[Result]) -> str:
+    """The row of an arm: by how much its success in training is above another's in each third of the budget."""
+    ours, others = ({r.seed: _thirds(r) for r in results} for results in (mine, theirs))
+    seeds = sorted(ours.keys() & others.keys())
+    ahead = 100 * np.array([ours[seed] - others[seed] for seed in seeds])
+    half = t_quantile(len(seeds) - 1) * ahead.std(axis=0, ddof=1) / math.sqrt(len(seeds))
+    cells = (f"{m:+.1f} [{m - h:+.1f}, {m + h:+.1f}]" for m, h in zip(ahead.mean(axis=0), half, strict=True))
+    return f"| {arm} | {' | '.join(cells)} | {len(seeds)} |"
+
+
+def _thirds(result: Result) -> np.ndarray:
+    """(3,) the mean of a run's policy rate in each third of the tokens it generated."""
+    curves = result.run.curves
+    third = np.minimum(3 * (curves.tokens - 1) // curves.tokens[-1], 2)
+    return np.array([nanmean(curves["ibtpo/policy_rate"][third == part]) for part in range(3)])
 
 
 if __name__ == "__main__":
