@@ -55,8 +55,8 @@ def main(run: Path, output: Path) -> None:
             lines.append(f"| {first} | {second} | {points} [{low}, {high}] | {len(seeds)} |")
     lines += [
         "",
-        "Success in training, of the answers that no branch chose, in each third of the token budget, minus that of grpo "
-        "with the same seeds; points, 95 % intervals over seeds (Student's t).",
+        "Success in training, of the answers that no branch chose, in each third of the token budget, minus that of "
+        "grpo with the same seeds; points, 95 % intervals over seeds (Student's t).",
         "",
         "| arm | first third | second | last | seeds |",
         "| --- | --- | --- | --- | ---: |",
