@@ -96,3 +96,14 @@ def test_every_shipped_recipe_is_a_yaml_table_that_says_what_it_is() -> None:
     for path in recipes.FOLDER.glob("*.yaml"):
         assert recipes.about(path), path
         assert isinstance(yaml.safe_load(path.read_text()), dict), path
+
+
+@pytest.mark.parametrize(
+    ("called", "name"),
+    [("/opt/env/bin/ibtpo", "ibtpo"), ("/opt/src/ibtpo/__main__.py", "ibtpo"), ("train.py", "train.py")],
+)
+def test_the_command_is_kept_without_where_it_is_installed(
+    called: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [called, "train", "--seed", "3"])
+    assert collect_env()["command"] == [name, "train", "--seed", "3"]

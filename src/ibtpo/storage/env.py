@@ -41,8 +41,14 @@ def collect_env() -> dict[str, Any]:
         "cpus": _cpus(),
         "memory_gb": _memory_gb(),
         "gpus": _gpus(),
-        "command": list(sys.argv),
+        "command": [_program(), *sys.argv[1:]],
     }
+
+
+def _program() -> str:
+    """The name this program is called by, without the folder it is installed in; `python -m ibtpo` is `ibtpo` too."""
+    path = Path(sys.argv[0])
+    return path.parent.name if path.name == "__main__.py" else path.name
 
 
 def _version(name: str) -> str | None:
