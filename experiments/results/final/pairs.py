@@ -33,6 +33,8 @@ PAIRS = [
     ("ibtpo,ib_on_uniform_trees=false", "ibtpo"),
     ("ibtpo,lam=0.5,ib_on_uniform_trees=false", "ibtpo,lam=0.5"),
     ("ibtpo,lam=0.5,ib_on_uniform_trees=false", "ibtpo,lam=0"),
+    ("ibtpo,lam=0.5,ib_beta=20", "ibtpo,lam=0.5"),
+    ("ibtpo,lam=0.5,ib_beta=20", "ibtpo"),
 ]
 
 

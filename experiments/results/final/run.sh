@@ -55,13 +55,13 @@ methods=("${four[@]}" ibtpo,branching=ib_adaptive grpo,branching=independent_ada
 # Every tree with every credit: what of TreeRL counts.
 credits=(ibtpo,prefix_weight=sqrt treerl,branching=ib ibtpo,branching=entropy,prefix_weight=sqrt
   treerl,branching=ib,branch_beta=1,branch_value=draws treerl,branching=entropy ibtpo,branching=eptree,prefix_weight=sqrt)
-# Does λ cost where trees are all right or all wrong?
-masked=(ibtpo,ib_on_uniform_trees=false ibtpo,lam=0.5,ib_on_uniform_trees=false)
+# What of A_IB costs: its push away from what is likely, in trees that are all right or all wrong or in all?
+why=(ibtpo,ib_on_uniform_trees=false ibtpo,lam=0.5,ib_on_uniform_trees=false ibtpo,lam=0.5,ib_beta=20)
 two_hundred() {
   study 200k --tokens 200000 --learning-rates "${rates[@]}" --rates-by-method --seeds {0..23} "${warm[@]}" --arms "$@"
 }
 two_hundred "${methods[@]}" "${credits[@]}"
 two_hundred "${methods[@]}" "${credits[@]}" components
-two_hundred "${methods[@]}" "${credits[@]}" components "${masked[@]}"
+two_hundred "${methods[@]}" "${credits[@]}" components "${why[@]}"
 study clip_higher --tokens 200000 --learning-rates 3e-4 --seeds 0 "${warm[@]}" --arms grpo grpo_clip_higher
 study 1m --tokens 1000000 --learning-rates "${rates[@]}" --rates-by-method --seeds {0..11} "${warm[@]}" --arms "${million[@]}"
