@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ibtpo.evaluation.statistics import t_quantile
+from ibtpo.evaluation.statistics import accuracy
 from ibtpo.tasks.walk import DONE, MAX_MOVES, STUCK, VALUES
 from ibtpo.tree import ReasoningTree, read_trees
 
@@ -86,20 +86,28 @@ def main(output: Path) -> None:
         arms[arm][seed] = shares(list(read_trees(path)))
     rows = [_row(arm, list(seeds.values())) for arm, seeds in arms.items()]
     rows.sort(key=lambda row: row["broken"])
-    (output / "summary.json").write_text(json.dumps({"seeds": arms, "rows": rows}, indent=1) + "\n")
-    (output / "table.md").write_text(_table(rows))
+    trained = np.array([(run["right"], _broken(run)) for arm in arms if arm != "base" for run in arms[arm].values()])
+    correlation = float(np.corrcoef(trained.T)[0, 1])
+    summary = {"seeds": arms, "rows": rows, "correlation": correlation}
+    (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (output / "table.md").write_text(_table(rows, len(trained), correlation))
+
+
+def _broken(run: dict[str, float]) -> float:
+    """The share of a run's answers that break a rule."""
+    return 1 - sum(run[kind] for kind in LEGAL)
 
 
 def _row(arm: str, runs: list[dict[str, float]]) -> dict[str, object]:
     """The mean over the runs of an arm; `broken` is the share of answers that break a rule, with a 95 % interval."""
-    broken = np.array([1 - sum(run[kind] for kind in LEGAL) for run in runs])
-    half = t_quantile(len(runs) - 1) * broken.std(ddof=1) / len(runs) ** 0.5 if len(runs) > 1 else None
+    broken = np.array([_broken(run) for run in runs])
     means = {kind: float(np.mean([run[kind] for run in runs])) for kind in FAULTS}
-    ci = None if half is None else [max(0.0, float(broken.mean() - half)), min(1.0, float(broken.mean() + half))]
-    return {"arm": arm, "seeds": len(runs), **means, "broken": float(broken.mean()), "broken_ci": ci}
+    found = accuracy(broken[:, None])
+    ci = [max(0.0, found["ci"][0]), min(1.0, found["ci"][1])] if len(runs) > 1 else None
+    return {"arm": arm, "seeds": len(runs), **means, "broken": found["acc"], "broken_ci": ci}
 
 
-def _table(rows: list[dict]) -> str:
+def _table(rows: list[dict], runs: int, correlation: float) -> str:
     heads = ["arm", "seeds", *FAULTS.values(), "breaks a rule"]
     lines = [
         "What answers come to, in % of all: the first fault decides. 95 % intervals over seeds, Student's t.",
@@ -111,6 +119,7 @@ def _table(rows: list[dict]) -> str:
         ends = "" if row["broken_ci"] is None else " [{:.1f}, {:.1f}]".format(*(100 * end for end in row["broken_ci"]))
         means = " | ".join(f"{100 * row[kind]:.1f}" for kind in FAULTS)
         lines.append(f"| {row['arm']} | {row['seeds']} | {means} | {100 * row['broken']:.1f}{ends} |")
+    lines += ["", f"Over the {runs} trained models, right and breaking a rule correlate by {correlation:.2f}."]
     return "\n".join(lines) + "\n"
 
 

@@ -4,15 +4,15 @@ python pairs.py RUN OUTPUT, where RUN is a folder of `ibtpo compare training` an
 pairs.md.
 """
 
-import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ibtpo.compare.training_plan import load_plan
 from ibtpo.compare.training_results import Result, finished
-from ibtpo.evaluation.statistics import difference, grade_table, nanmean, t_quantile
+from ibtpo.evaluation.statistics import difference, grade_table, nanmean
 
 SURPRISE, EPTREE = "ibtpo,branching=entropy", "ibtpo,branching=eptree"
 BY_SURPRISE, BY_IB = "treerl,branching=entropy", "treerl,branching=ib"
@@ -53,8 +53,7 @@ def main(run: Path, output: Path) -> None:
         seeds = sorted(grades[0].keys() & grades[1].keys())
         if seeds:
             found = difference(*(grade_table([table[seed] for seed in seeds], problems) for table in grades))
-            points, low, high = (f"{100 * value:+.1f}" for value in (found["diff"], *found["ci"]))
-            lines.append(f"| {first} | {second} | {points} [{low}, {high}] | {len(seeds)} |")
+            lines.append(f"| {first} | {second} | {_points(found)} | {len(seeds)} |")
     lines += [
         "",
         "Success in training, of the answers that no branch chose, in each third of the token budget, minus that of "
@@ -71,10 +70,15 @@ def _ahead(arm: str, mine: list[Result], theirs: list[Result]) -> str:
     """The row of an arm: by how much its success in training is above another's in each third of the budget."""
     ours, others = ({r.seed: _thirds(r) for r in results} for results in (mine, theirs))
     seeds = sorted(ours.keys() & others.keys())
-    ahead = 100 * np.array([ours[seed] - others[seed] for seed in seeds])
-    half = t_quantile(len(seeds) - 1) * ahead.std(axis=0, ddof=1) / math.sqrt(len(seeds))
-    cells = (f"{m:+.1f} [{m - h:+.1f}, {m + h:+.1f}]" for m, h in zip(ahead.mean(axis=0), half, strict=True))
-    return f"| {arm} | {' | '.join(cells)} | {len(seeds)} |"
+    tables = (np.array([thirds[seed] for seed in seeds]) for thirds in (ours, others))
+    found = [difference(mine[:, None], theirs[:, None]) for mine, theirs in zip(*(t.T for t in tables), strict=True)]
+    return f"| {arm} | {' | '.join(map(_points, found))} | {len(seeds)} |"
+
+
+def _points(found: dict[str, Any]) -> str:
+    """A `difference` in points, with its interval."""
+    points, low, high = (f"{100 * value:+.1f}" for value in (found["diff"], *found["ci"]))
+    return f"{points} [{low}, {high}]"
 
 
 def _thirds(result: Result) -> np.ndarray:
