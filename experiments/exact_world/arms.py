@@ -87,3 +87,20 @@ CORE = tuple(ARMS)[:9]
 BY_NEED = ("GRPO", *(arm for arm in ARMS if arm.endswith("budget by need")))
 LAMBDA = ("GRPO", "IBTree + GRPO", "IB-TPO", "IB-TPO, λ 0.5")
 SETS = {"core": CORE, "by-need": BY_NEED, "lambda": LAMBDA, "all": tuple(ARMS)}
+
+# Two arms of the learning curves that differ in one choice.
+LEARNED = {
+    "branching β 1 in place of 5": ("IB-TPO, branching β 1", "IB-TPO"),
+    "EPTree in place of IB-Score": ("EPTree + IB-TPO", "IB-TPO"),
+    "surprise in place of EPTree": ("surprise + IB-TPO", "EPTree + IB-TPO"),
+    "surprise in place of EPTree, TreeRL's credit": ("surprise + TreeRL", "TreeRL"),
+    "TreeRL's credit in place of IB-TPO's, EPTree": ("TreeRL", "EPTree + IB-TPO"),
+    "TreeRL's credit in place of IB-TPO's, surprise trees": ("surprise + TreeRL", "surprise + IB-TPO"),
+    "shared steps weighted sqrt, IBTree": ("IB-TPO, sqrt", "IB-TPO"),
+    "shared steps weighted sqrt, EPTree": ("EPTree + IB-TPO, sqrt", "EPTree + IB-TPO"),
+    "shared steps weighted sqrt, surprise trees": ("surprise + IB-TPO, sqrt", "surprise + IB-TPO"),
+    "λ 0.1 in place of 0": ("IB-TPO", "IBTree + GRPO"),
+    "λ 0.5 in place of 0": ("IB-TPO, λ 0.5", "IBTree + GRPO"),
+    "budget by need, IBTree": ("IB-TPO, budget by need", "IB-TPO"),
+    "budget by need, surprise trees": ("surprise + IB-TPO, budget by need", "surprise + IB-TPO"),
+}

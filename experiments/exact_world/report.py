@@ -10,12 +10,13 @@ from calibrate import POINTS
 from choices import choice_rows
 from learning import PILOTS, Runs
 from picture import draw
-from summarise import bias_rows, gradient_rows, learning_rows, same_rate_rows, tree_rows
+from summarise import bias_rows, gradient_rows, learned_choice_rows, learning_rows, same_rate_rows, tree_rows
 from tables import (
     answer_table,
     bias_table,
     choice_table,
     full_table,
+    learned_choice_table,
     point_table,
     run_table,
     same_rate_table,
@@ -52,6 +53,7 @@ def summarise(folder: Path) -> dict[str, Any]:
         elif earlier_gradient["problems"]:
             found["gradient"] = earlier_gradient
         found["learning"] = learning_rows(runs, point)
+        found["learned choices"] = learned_choice_rows(runs, point)
         found["same rate"] = same_rate_rows(runs, point)
         found["bias"] = bias_rows(folder / f"bias-{point}.jsonl")
     return summary
@@ -76,6 +78,8 @@ def write(folder: Path) -> None:
     text = LEGEND + answer_table(summary, SHOWN) + "\n" + answer_table(summary, DEPTHS) + "\n" + point_table(summary)
     for view, about in (("step", "parameters shared by problems"), ("state", "every state its own parameters")):
         text += f"\nOne choice at a time, ratio of signal to noise, {about}:\n\n" + choice_table(summary, view)
+    text += "\nOne choice at a time, points of success after learning, each arm with its own rate:\n\n"
+    text += learned_choice_table(summary)
     for point in POINTS:
         found = summary["points"][point]
         if found["learning"]:

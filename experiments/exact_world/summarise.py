@@ -2,26 +2,18 @@
 
 import json
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import ARMS, CREDITS, GROWTHS
+from arms import ARMS, CREDITS, GROWTHS, LEARNED
 from gradient import VIEWS
 from learning import FIRST_PILOT, PILOTS, Runs, pilots
 
+from ibtpo.evaluation.statistics import t_quantile
+
 RESAMPLES = 1000
 Interval = tuple[float, float, float]  # value, low, high
-
-
-@cache
-def t_quantile(p: float, df: int) -> float:
-    """Quantile of Student's t distribution, by integrating its density (p above a half)."""
-    x = np.linspace(0, 700, 1_400_001)
-    density = (1 + x**2 / df) ** (-(df + 1) / 2)
-    area = np.cumsum(density) - density / 2 - density[0] / 2
-    return float(np.interp((p - 0.5) * 2, area / area[-1], x))
 
 
 def t_interval(values: Sequence[float]) -> Interval:
@@ -29,7 +21,7 @@ def t_interval(values: Sequence[float]) -> Interval:
     mean, n = float(np.mean(values)), len(values)
     if n < 2:
         return mean, float("nan"), float("nan")
-    half = t_quantile(0.975, n - 1) * float(np.std(values, ddof=1)) / n**0.5
+    half = t_quantile(n - 1) * float(np.std(values, ddof=1)) / n**0.5
     return mean, mean - half, mean + half
 
 
@@ -103,15 +95,20 @@ def bias_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def learning_rows(runs: Runs, point: str) -> list[dict[str, Any]]:
-    """A row for each arm that has runs in reported worlds: success in percent, and points above GRPO's there."""
-    rows = []
+def final_runs(runs: Runs, point: str) -> dict[str, dict[int, dict[str, Any]]]:
+    """For each arm its runs in the reported worlds by seed, at the rate that its pilots chose."""
     grids = {arm: pilots(runs, point, arm) for arm in ARMS}
     rates = {arm: max(grid, key=grid.__getitem__) for arm, grid in grids.items() if grid}
     final: dict[str, dict[int, dict[str, Any]]] = {arm: {} for arm in ARMS}
     for (where, arm, rate, seed), row in runs.found.items():
         if where == point and seed < FIRST_PILOT and rate == rates.get(arm):
             final[arm][seed] = row
+    return final
+
+
+def learning_rows(runs: Runs, point: str) -> list[dict[str, Any]]:
+    """A row for each arm that has runs in reported worlds: success in percent, and points above GRPO's there."""
+    rows, final = [], final_runs(runs, point)
     for arm, by_seed in final.items():
         if not set(by_seed) & set(final["GRPO"]):
             continue
@@ -125,7 +122,7 @@ def learning_rows(runs: Runs, point: str) -> list[dict[str, Any]]:
                 "growth": ARMS[arm][0],
                 "credit": ARMS[arm][1],
                 "rate": some["rate"],
-                "grid": {str(rate): mean for rate, mean in grids[arm].items()},
+                "grid": {str(rate): mean for rate, mean in pilots(runs, point, arm).items()},
                 "seeds": len(both),
                 "steps": some["steps"],
                 "tokens": float(np.mean([by_seed[s]["tokens"] for s in both])),
@@ -138,6 +135,17 @@ def learning_rows(runs: Runs, point: str) -> list[dict[str, Any]]:
                 "differences": [list(t_interval(d)) for d in (curves - theirs).T],
             }
         )
+    return rows
+
+
+def learned_choice_rows(runs: Runs, point: str) -> list[dict[str, Any]]:
+    """A row for each of `LEARNED`: by how many points the first arm ends above the second in worlds that have both."""
+    rows, final = [], final_runs(runs, point)
+    for choice, (new, old) in LEARNED.items():
+        both = sorted(set(final[new]) & set(final[old]))
+        if both:
+            ahead = [100 * (final[new][s]["curve"][-1] - final[old][s]["curve"][-1]) for s in both]
+            rows.append({"choice": choice, "seeds": len(both), "difference": list(t_interval(ahead))})
     return rows
 
 

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from arms import ARMS, CREDITS, GROWTHS
+from arms import ARMS, CREDITS, GROWTHS, LEARNED
 from calibrate import POINTS
 from gradient import VIEWS
 from learning import EVALUATIONS
@@ -62,6 +62,19 @@ def choice_table(summary: dict[str, Any], view: str) -> str:
         for same in zip(*found.values(), strict=True)
     ]
     return table(["choice", *found], lines)
+
+
+def learned_choice_table(summary: dict[str, Any]) -> str:
+    """What each choice alone does to success after learning, at every point learned from."""
+    points = [p for p in POINTS if summary["points"][p]["learned choices"]]
+    found = {(p, row["choice"]): row for p in points for row in summary["points"][p]["learned choices"]}
+
+    def cell(point: str, choice: str) -> str:
+        row = found.get((point, choice))
+        return "–" if row is None else interval(row["difference"], 1, sign=True)
+
+    rows = [[choice, *(cell(p, choice) for p in points)] for choice in LEARNED]
+    return table(["choice", *(POINTS[p].about for p in points)], rows)
 
 
 def point_table(summary: dict[str, Any]) -> str:

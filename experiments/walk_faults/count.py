@@ -18,7 +18,7 @@ from ibtpo.tree import ReasoningTree, read_trees
 
 STEP = re.compile(r"([+-]\d+) = (\d+)\.")
 ID = re.compile(r"walk-(\d+)-(\d+)-(.+)")  # of a problem: start, target, moves
-# What an answer comes to, in the table's order. All but the first two break a rule that the base model was taught.
+# What an answer comes to, in the table's order. `BROKEN` names those that break a rule that the base model was taught.
 FAULTS = {
     "right": "right",
     "lost": "keeps the rules, misses the target",
@@ -28,7 +28,7 @@ FAULTS = {
     "cut": "cut",
     "form": "other",
 }
-LEGAL = ("right", "lost")
+BROKEN = ("sum", "move", "many", "form")
 
 
 def fault(text: str, stop: str, start: int, target: int, moves: list[int]) -> str:
@@ -95,7 +95,7 @@ def main(output: Path) -> None:
 
 def _broken(run: dict[str, float]) -> float:
     """The share of a run's answers that break a rule."""
-    return 1 - sum(run[kind] for kind in LEGAL)
+    return sum(run[kind] for kind in BROKEN)
 
 
 def _row(arm: str, runs: list[dict[str, float]]) -> dict[str, object]:
@@ -110,7 +110,8 @@ def _row(arm: str, runs: list[dict[str, float]]) -> dict[str, object]:
 def _table(rows: list[dict], runs: int, correlation: float) -> str:
     heads = ["arm", "seeds", *FAULTS.values(), "breaks a rule"]
     lines = [
-        "What answers come to, in % of all: the first fault decides. 95 % intervals over seeds, Student's t.",
+        "What answers come to, in % of all: the first fault decides. The last column adds up wrong sums, moves not "
+        f"offered, more than {MAX_MOVES} moves, and other text. 95 % intervals over seeds, Student's t.",
         "",
         f"| {' | '.join(heads)} |",
         f"| --- |{' ---: |' * (len(heads) - 2)} --- |",

@@ -209,6 +209,9 @@ def test_the_interval_holds_both_sources_of_variance() -> None:
     noise = np.array([[1.0, -1.0], [-1.0, 1.0], [0.5, 0.1]])
     half = t_quantile(2) * math.sqrt(0.03 / 3)  # row means 0, 0 and 0.3
     assert crossed_interval(noise) == pytest.approx((0.1 - half, 0.1 + half))
+    # For ten differences together each is held with 99.5 %: t of two degrees is 14.089, not 4.303.
+    wide = 14.089 * math.sqrt(0.03 / 3)
+    assert difference(noise, 0 * noise, 1 - 0.05 / 10)["ci"] == pytest.approx([0.1 - wide, 0.1 + wide], rel=1e-3)
 
 
 @pytest.mark.parametrize(("seeds", "of_seeds", "of_problems"), [

@@ -236,10 +236,29 @@ def test_stored_runs_of_another_version_are_named(tmp_path: Path, monkeypatch: p
 
 
 def test_t_interval() -> None:
-    assert summarise.t_quantile(0.975, 4) == pytest.approx(2.7764, abs=1e-3)
-    assert summarise.t_quantile(0.975, 49) == pytest.approx(2.0096, abs=1e-3)
     mean, low, high = summarise.t_interval([1.0, 2.0, 3.0, 4.0, 5.0])
     assert (mean, low, high) == pytest.approx((3, 3 - 2.7764 * math.sqrt(0.5), 3 + 2.7764 * math.sqrt(0.5)), abs=1e-3)
+
+
+def test_arms_that_differ_in_one_choice_are_compared_at_their_own_rates(tmp_path: Path) -> None:
+    pilots = [
+        {"point": "paper", "arm": arm, "rate": rate, "seed": learning.FIRST_PILOT + i, "curve": [0, 1 / (1 + rate)]}
+        for arm, best in (("IB-TPO", 0.04), ("IB-TPO, branching β 1", 0.08))
+        for rate in (best, 2 * best)
+        for i in range(learning.PILOTS)
+    ]
+    ends = {("IB-TPO", 0.04): (0.5, 0.6, 0.7), ("IB-TPO", 0.08): (0.9, 0.9, 0.9),
+            ("IB-TPO, branching β 1", 0.08): (0.51, 0.62, 0.73, 0.99)}  # fmt: skip
+    reported = [
+        {"point": "paper", "arm": arm, "rate": rate, "seed": seed, "curve": [0, end]}
+        for (arm, rate), values in ends.items()
+        for seed, end in enumerate(values)
+    ]
+    (tmp_path / "learning.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pilots + reported))
+    [row] = summarise.learned_choice_rows(learning.Runs(tmp_path / "learning.jsonl"), "paper")
+    assert row["choice"] == "branching β 1 in place of 5"
+    assert row["seeds"] == 3
+    assert row["difference"] == pytest.approx(summarise.t_interval([1.0, 2.0, 3.0]))
 
 
 def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:

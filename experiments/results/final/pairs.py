@@ -1,91 +1,153 @@
-"""What table.md of the final test does not say: differences between other arms, and when an arm is ahead of GRPO.
+"""What table.md of the final test does not say: other differences, success while training, and diagnostics.
 
 python pairs.py RUN OUTPUT, where RUN is a folder of `ibtpo compare training` and OUTPUT that of its result. Writes
 pairs.md.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ibtpo.compare.training_plan import load_plan
-from ibtpo.compare.training_results import Result, finished
+from ibtpo.compare.training_results import METRICS, Result, finished
 from ibtpo.evaluation.statistics import difference, grade_table, nanmean
 
 SURPRISE, EPTREE = "ibtpo,branching=entropy", "ibtpo,branching=eptree"
 BY_SURPRISE, BY_IB = "treerl,branching=entropy", "treerl,branching=ib"
+TREE = "ibtpo,advantage=grpo"
 PAIRS = [
-    ("treerl", BY_SURPRISE),
-    ("treerl", BY_IB),
-    (BY_SURPRISE, BY_IB),
-    (BY_SURPRISE, f"{BY_IB},branch_beta=1,branch_value=draws"),
+    (TREE, "ibtpo"),
+    (TREE, "ibtpo,lam=0"),
+    (TREE, "grpo,advantage=ibtpo"),
+    (TREE, "treerl"),
+    (f"{SURPRISE},prefix_weight=sqrt", TREE),
     (f"{SURPRISE},prefix_weight=sqrt", SURPRISE),
     (f"{SURPRISE},prefix_weight=sqrt", BY_SURPRISE),
+    (BY_SURPRISE, "treerl"),
+    (BY_SURPRISE, BY_IB),
+    (BY_SURPRISE, f"{BY_IB},branch_beta=1,branch_value=draws"),
+    ("treerl", BY_IB),
     (f"{EPTREE},prefix_weight=sqrt", EPTREE),
     (f"{EPTREE},prefix_weight=sqrt", "treerl"),
-    ("ibtpo,advantage=grpo", "ibtpo,lam=0"),
-    ("ibtpo,advantage=grpo", "grpo,advantage=ibtpo"),
-    ("ibtpo,advantage=grpo", "treerl"),
+    ("ibtpo,lam=0", "ibtpo"),
     ("ibtpo,lam=0", "ibtpo,lam=0.2"),
     ("ibtpo,lam=0", "ibtpo,lam=0.5"),
+    ("ibtpo,lam=0.5,ib_beta=20", "ibtpo,lam=0.5"),
+    ("ibtpo,lam=0.5,ib_beta=20", "ibtpo"),
+    ("ibtpo,ib_beta=1", "ibtpo"),
+    ("ibtpo,ib_beta=1", "ibtpo,lam=0.5"),
     ("ibtpo,ib_on_uniform_trees=false", "ibtpo"),
     ("ibtpo,lam=0.5,ib_on_uniform_trees=false", "ibtpo,lam=0.5"),
     ("ibtpo,lam=0.5,ib_on_uniform_trees=false", "ibtpo,lam=0"),
-    ("ibtpo,lam=0.5,ib_beta=20", "ibtpo,lam=0.5"),
-    ("ibtpo,lam=0.5,ib_beta=20", "ibtpo"),
+    ("ibtpo,branching=ib_adaptive", "ibtpo"),
 ]
+COMMON = range(12)  # the seeds that every arm has
+PART = 20  # the budget's first and last parts, in which diagnostics are averaged, are one of so many
+
+Arms = dict[str, list[Result]]
 
 
 def main(run: Path, output: Path) -> None:
     plan = load_plan(run)
-    results = finished(plan, {arm: choice["learning_rate"] for arm, choice in plan.choices().items()})
-    problems = list(results["grpo"][0].rows[-1]["grades"])
-    lines = [
+    arms = finished(plan, {arm: choice["learning_rate"] for arm, choice in plan.choices().items()})
+    others = [arm for arm in arms if arm != "grpo"]
+    level = 1 - 0.05 / max(1, len(others))
+    sections = [
         "The first arm minus the second, points of accuracy, over the seeds that both have. Intervals as in table.md.",
-        "",
-        "| arm | minus | points | seeds |",
-        "| --- | --- | --- | ---: |",
-    ]
-    for first, second in PAIRS:
-        grades = [{r.seed: r.rows[-1]["grades"] for r in results.get(arm, [])} for arm in (first, second)]
-        seeds = sorted(grades[0].keys() & grades[1].keys())
-        if seeds:
-            found = difference(*(grade_table([table[seed] for seed in seeds], problems) for table in grades))
-            lines.append(f"| {first} | {second} | {_points(found)} | {len(seeds)} |")
-    lines += [
-        "",
+        _table(["arm", "minus", "points", "seeds"], [_pair(arms, *p) for p in PAIRS if set(p) <= arms.keys()]),
+        f"Each arm minus grpo, points of accuracy. The second interval is Bonferroni's for the {len(others)} arms "
+        f"together; the last column has the seeds 0 to {COMMON[-1]} only, which all arms have once they are finished.",
+        _table(
+            ["arm", "points", "for all arms together", "seeds", f"seeds 0 to {COMMON[-1]}"],
+            [
+                [
+                    arm,
+                    _points(_minus(arms, arm, "grpo")),
+                    _interval(_minus(arms, arm, "grpo", level=level)),
+                    len(_seeds(arms, arm, "grpo")),
+                    _points(_minus(arms, arm, "grpo", COMMON)),
+                ]
+                for arm in others
+            ],
+        ),
         "Success in training, of the answers that no branch chose, in each third of the token budget, minus that of "
         "grpo with the same seeds; points, 95 % intervals over seeds (Student's t).",
-        "",
-        "| arm | first third | second | last | seeds |",
-        "| --- | --- | --- | --- | ---: |",
-        *(_ahead(arm, results[arm], results["grpo"]) for arm in results if arm != "grpo"),
+        _table(["arm", "first third", "second", "last", "last minus first"], [_thirds(arms, arm) for arm in others]),
+        f"Diagnostics in the first {100 / PART:g} % of the tokens and in the last, means over seeds. Eff-Rate is that "
+        "of groups of 8 (independent answers) or of up to 12 (trees), in %; entropy in nats.",
+        _table(
+            ["arm", "seeds", "Eff-Rate", "Cov(η1, η2)", "entropy", "truncated, %"],
+            [[arm, len(results), *_ends(results)] for arm, results in arms.items()],
+        ),
     ]
-    (output / "pairs.md").write_text("\n".join(lines) + "\n")
+    (output / "pairs.md").write_text("\n\n".join(sections) + "\n")
 
 
-def _ahead(arm: str, mine: list[Result], theirs: list[Result]) -> str:
-    """The row of an arm: by how much its success in training is above another's in each third of the budget."""
-    ours, others = ({r.seed: _thirds(r) for r in results} for results in (mine, theirs))
-    seeds = sorted(ours.keys() & others.keys())
-    tables = (np.array([thirds[seed] for seed in seeds]) for thirds in (ours, others))
-    found = [difference(mine[:, None], theirs[:, None]) for mine, theirs in zip(*(t.T for t in tables), strict=True)]
-    return f"| {arm} | {' | '.join(map(_points, found))} | {len(seeds)} |"
+def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def _points(found: dict[str, Any]) -> str:
-    """A `difference` in points, with its interval."""
-    points, low, high = (f"{100 * value:+.1f}" for value in (found["diff"], *found["ci"]))
-    return f"{points} [{low}, {high}]"
+def _seeds(arms: Arms, first: str, second: str) -> list[int]:
+    """The seeds that both arms have finished."""
+    return sorted({r.seed for r in arms[first]} & {r.seed for r in arms[second]})
 
 
-def _thirds(result: Result) -> np.ndarray:
+def _minus(
+    arms: Arms, first: str, second: str, among: Sequence[int] | None = None, level: float = 0.95
+) -> dict[str, Any]:
+    """The `difference` of two arms' accuracies over the seeds that both have. among: these seeds only."""
+    seeds = [s for s in _seeds(arms, first, second) if among is None or s in among]
+    problems = list(arms[first][0].rows[-1]["grades"])
+    grades = [{r.seed: r.rows[-1]["grades"] for r in arms[arm]} for arm in (first, second)]
+    return difference(*(grade_table([table[seed] for seed in seeds], problems) for table in grades), level)
+
+
+def _pair(arms: Arms, first: str, second: str) -> list[object]:
+    return [first, second, _points(_minus(arms, first, second)), len(_seeds(arms, first, second))]
+
+
+def _thirds(arms: Arms, arm: str) -> list[object]:
+    """The row of an arm: by how much its success in training is above grpo's in each third, and how that changes."""
+    means = [{r.seed: _rate_by_third(r) for r in arms[name]} for name in (arm, "grpo")]
+    ahead = np.array([means[0][seed] - means[1][seed] for seed in _seeds(arms, arm, "grpo")])
+    changes = [*ahead.T, ahead[:, 2] - ahead[:, 0]]
+    return [arm, *(_points(difference(change[:, None], np.zeros((len(change), 1)))) for change in changes)]
+
+
+def _rate_by_third(result: Result) -> np.ndarray:
     """(3,) the mean of a run's policy rate in each third of the tokens it generated."""
     curves = result.run.curves
     third = np.minimum(3 * (curves.tokens - 1) // curves.tokens[-1], 2)
     return np.array([nanmean(curves["ibtpo/policy_rate"][third == part]) for part in range(3)])
+
+
+def _ends(results: Sequence[Result]) -> list[str]:
+    """Means over an arm's seeds of the diagnostics at both ends of its runs, as texts "first → last"."""
+    found = []
+    for name, scale, digits in (
+        (METRICS["eff_rate"], 100, 1), (METRICS["cov_eta"], 1, 3), (METRICS["entropy"], 1, 3),
+        ("completions/clipped_ratio", 100, 1),
+    ):  # fmt: skip
+        first, last = [], []
+        for curves in (r.run.curves for r in results):
+            part = PART * (curves.tokens - 1) // curves.tokens[-1]
+            first.append(nanmean(curves[name][part == 0]))
+            last.append(nanmean(curves[name][part == PART - 1]))
+        found.append(f"{scale * np.mean(first):.{digits}f} → {scale * np.mean(last):.{digits}f}")
+    return found
+
+
+def _points(found: dict[str, Any]) -> str:
+    """A `difference` in points, with its interval."""
+    return f"{100 * found['diff']:+.1f} {_interval(found)}"
+
+
+def _interval(found: dict[str, Any]) -> str:
+    return "[{:+.1f}, {:+.1f}]".format(*(100 * end for end in found["ci"]))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ keep() {  # STUDY: the result of what is finished, and what is finished as archi
   if ibtpo compare training --output "run-$1" --summary-only > /dev/null; then
     mkdir -p "$1"
     cp "run-$1"/{summary.json,table.md,curves.csv} "run-$1"/*.svg "$1"
-    [[ $1 != 200k ]] || python pairs.py run-200k 200k
+    [[ $1 == clip_higher ]] || python pairs.py "run-$1" "$1"
   fi
   parts=(); for part in plan.json arms data sizes pilots; do [[ -e run-$1/$part ]] && parts+=("run-$1/$part"); done
   tar --sort=name --mtime=@0 "${few[@]}" -cJf "kept/$1-setup.tar.xz" "${parts[@]}"

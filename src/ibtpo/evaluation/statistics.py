@@ -173,10 +173,11 @@ def t_quantile(degrees: int, level: float = 0.95) -> float:
     return math.sqrt(degrees) * math.tan(float(np.interp(level, share / share[-1], u)))
 
 
-def crossed_interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of the mean of a table whose seeds and whose problems are both drawn from many.
+def crossed_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The interval of the mean of a table whose seeds and whose problems are both drawn from many.
 
     values: (S, P) NaN where not known.
+    level: the chance with which such intervals hold the mean.
 
     Every seed answers the same problems, so the value of a cell is a mean, plus an effect of the seed, an effect of the
     problem, and what is left, each drawn independently (a two-way random-effects model). The seeds' part of the mean's
@@ -195,13 +196,13 @@ def crossed_interval(values: np.ndarray) -> tuple[float, float]:
     rows, columns, mean = nanmean(values, axis=1), nanmean(values, axis=0), nanmean(values)
     square = 0.0
     if S > 1:
-        square += t_quantile(S - 1) ** 2 * float(rows.var(ddof=1)) / S
+        square += t_quantile(S - 1, level) ** 2 * float(rows.var(ddof=1)) / S
     if P > 1:
         of_columns = float(columns.var(ddof=1))
         rest = values - rows[:, None] - columns + mean
         degrees = max(1, int(np.isfinite(rest).sum()) - S - P + 1)
         noise = float(np.nansum(rest**2)) / degrees / S if S > 1 else 0.0
-        square += t_quantile(P - 1) ** 2 * max(0.0, of_columns - noise) / P
+        square += t_quantile(P - 1, level) ** 2 * max(0.0, of_columns - noise) / P
     if max(S, P) < 2:
         return math.nan, math.nan
     half = math.sqrt(square)
@@ -227,18 +228,19 @@ def accuracy(values: np.ndarray) -> dict[str, Any]:
     return _named("acc", values)
 
 
-def difference(mine: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+def difference(mine: np.ndarray, theirs: np.ndarray, level: float = 0.95) -> dict[str, Any]:
     """The mean difference of two tables of grades, and its interval over other seeds and problems.
 
     mine: (S, P) grades.
     theirs: (S, P) grades of the same problems, with the same seeds in the same order.
+    level: of the interval; for n differences that shall all be held with 95 %, 1 − 0.05/n (Bonferroni).
 
     The tables are paired cell by cell, so the interval is free of what both share: how hard each problem is, and the
     order in which each seed asks the questions. Returns {"diff": mean of mine − theirs, "ci": [low, high]}.
     """
-    return _named("diff", mine - theirs)
+    return _named("diff", mine - theirs, level)
 
 
-def _named(name: str, values: np.ndarray) -> dict[str, Any]:
+def _named(name: str, values: np.ndarray, level: float = 0.95) -> dict[str, Any]:
     """The mean of a (S, P) table under `name`, and its interval over both under "ci"."""
-    return {name: float(nanmean(values)), "ci": list(crossed_interval(values))}
+    return {name: float(nanmean(values)), "ci": list(crossed_interval(values, level))}
