@@ -147,6 +147,9 @@ def _points(found: dict[str, Any]) -> str:
 
 
 def _interval(found: dict[str, Any]) -> str:
+    """Of one seed alone, and without problems, there is none."""
+    if np.isnan(found["ci"]).any():
+        return "[–]"
     return "[{:+.1f}, {:+.1f}]".format(*(100 * end for end in found["ci"]))
 
 
