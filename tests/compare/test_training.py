@@ -211,7 +211,7 @@ def test_the_interval_holds_both_sources_of_variance() -> None:
     assert crossed_interval(noise) == pytest.approx((0.1 - half, 0.1 + half))
     # For ten differences together each is held with 99.5 %: t of two degrees is 14.089, not 4.303.
     wide = 14.089 * math.sqrt(0.03 / 3)
-    assert difference(noise, 0 * noise, 1 - 0.05 / 10)["ci"] == pytest.approx([0.1 - wide, 0.1 + wide], rel=1e-3)
+    assert difference(noise, 0 * noise, level=1 - 0.05 / 10)["ci"] == pytest.approx([0.1 - wide, 0.1 + wide], rel=1e-3)
 
 
 @pytest.mark.parametrize(("seeds", "of_seeds", "of_problems"), [

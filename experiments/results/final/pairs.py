@@ -103,7 +103,7 @@ def _minus(
     seeds = [s for s in _seeds(arms, first, second) if among is None or s in among]
     problems = list(arms[first][0].rows[-1]["grades"])
     grades = [{r.seed: r.rows[-1]["grades"] for r in arms[arm]} for arm in (first, second)]
-    return difference(*(grade_table([table[seed] for seed in seeds], problems) for table in grades), level)
+    return difference(*(grade_table([table[seed] for seed in seeds], problems) for table in grades), level=level)
 
 
 def _pair(arms: Arms, first: str, second: str) -> list[object]:

@@ -228,7 +228,7 @@ def accuracy(values: np.ndarray) -> dict[str, Any]:
     return _named("acc", values)
 
 
-def difference(mine: np.ndarray, theirs: np.ndarray, level: float = 0.95) -> dict[str, Any]:
+def difference(mine: np.ndarray, theirs: np.ndarray, *, level: float = 0.95) -> dict[str, Any]:
     """The mean difference of two tables of grades, and its interval over other seeds and problems.
 
     mine: (S, P) grades.
