@@ -236,6 +236,8 @@ def test_stored_runs_of_another_version_are_named(tmp_path: Path, monkeypatch: p
 
 
 def test_t_interval() -> None:
+    assert summarise.t_quantile(4) == pytest.approx(2.7764, abs=1e-3)
+    assert summarise.t_quantile(49) == pytest.approx(2.0096, abs=1e-3)
     mean, low, high = summarise.t_interval([1.0, 2.0, 3.0, 4.0, 5.0])
     assert (mean, low, high) == pytest.approx((3, 3 - 2.7764 * math.sqrt(0.5), 3 + 2.7764 * math.sqrt(0.5)), abs=1e-3)
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ibtpo.compare.training_plan import load_plan
-from ibtpo.compare.training_results import METRICS, Result, finished
-from ibtpo.evaluation.statistics import difference, grade_table, nanmean
+from ibtpo.compare.training_results import METRICS, Result, finished, paired
+from ibtpo.evaluation.statistics import difference, nanmean
 
 SURPRISE, EPTREE = "ibtpo,branching=entropy", "ibtpo,branching=eptree"
 BY_SURPRISE, BY_IB = "treerl,branching=entropy", "treerl,branching=ib"
@@ -67,7 +67,7 @@ def main(run: Path, output: Path) -> None:
                     arm,
                     _points(_minus(arms, arm, "grpo")),
                     _interval(_minus(arms, arm, "grpo", level=level)),
-                    len(_seeds(arms, arm, "grpo")),
+                    len(_minus(arms, arm, "grpo")["seed_numbers"]),
                     _points(_minus(arms, arm, "grpo", COMMON)),
                 ]
                 for arm in others
@@ -91,38 +91,39 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def _seeds(arms: Arms, first: str, second: str) -> list[int]:
-    """The seeds that both arms have finished."""
-    return sorted({r.seed for r in arms[first]} & {r.seed for r in arms[second]})
-
-
 def _minus(
     arms: Arms, first: str, second: str, among: Sequence[int] | None = None, level: float = 0.95
 ) -> dict[str, Any]:
-    """The `difference` of two arms' accuracies over the seeds that both have. among: these seeds only."""
-    seeds = [s for s in _seeds(arms, first, second) if among is None or s in among]
-    problems = list(arms[first][0].rows[-1]["grades"])
-    grades = [{r.seed: r.rows[-1]["grades"] for r in arms[arm]} for arm in (first, second)]
-    return difference(*(grade_table([table[seed] for seed in seeds], problems) for table in grades), level=level)
+    """What `paired` finds for two arms. among: these seeds only."""
+    mine = [r for r in arms[first] if among is None or r.seed in among]
+    found = paired(mine, arms[second], list(mine[0].rows[-1]["grades"]), level=level)
+    assert found is not None, (first, second)
+    return found
 
 
 def _pair(arms: Arms, first: str, second: str) -> list[object]:
-    return [first, second, _points(_minus(arms, first, second)), len(_seeds(arms, first, second))]
+    found = _minus(arms, first, second)
+    return [first, second, _points(found), len(found["seed_numbers"])]
 
 
 def _thirds(arms: Arms, arm: str) -> list[object]:
     """The row of an arm: by how much its success in training is above grpo's in each third, and how that changes."""
-    means = [{r.seed: _rate_by_third(r) for r in arms[name]} for name in (arm, "grpo")]
-    ahead = np.array([means[0][seed] - means[1][seed] for seed in _seeds(arms, arm, "grpo")])
-    changes = [*ahead.T, ahead[:, 2] - ahead[:, 0]]
-    return [arm, *(_points(difference(change[:, None], np.zeros((len(change), 1)))) for change in changes)]
+    mine, theirs = ({r.seed: _rate_by_third(r) for r in arms[name]} for name in (arm, "grpo"))
+    seeds = sorted(mine.keys() & theirs.keys())
+    columns = zip(*(np.array([rates[seed] for seed in seeds]).T for rates in (mine, theirs)), strict=True)
+    return [arm, *(_points(difference(a[:, None], b[:, None])) for a, b in columns)]
 
 
-def _rate_by_third(result: Result) -> np.ndarray:
-    """(3,) the mean of a run's policy rate in each third of the tokens it generated."""
+def _rate_by_third(result: Result) -> list[float]:
+    """A run's mean policy rate in each third of the tokens it generated, and the last minus the first."""
+    thirds = [_mean_of_part(result, "ibtpo/policy_rate", part, 3) for part in range(3)]
+    return [*thirds, thirds[2] - thirds[0]]
+
+
+def _mean_of_part(result: Result, name: str, part: int, of: int) -> float:
+    """The mean of a metric over the steps of one of `of` equal parts of the tokens that a run generated."""
     curves = result.run.curves
-    third = np.minimum(3 * (curves.tokens - 1) // curves.tokens[-1], 2)
-    return np.array([nanmean(curves["ibtpo/policy_rate"][third == part]) for part in range(3)])
+    return float(nanmean(curves[name][of * (curves.tokens - 1) // curves.tokens[-1] == part]))
 
 
 def _ends(results: Sequence[Result]) -> list[str]:
@@ -132,12 +133,8 @@ def _ends(results: Sequence[Result]) -> list[str]:
         (METRICS["eff_rate"], 100, 1), (METRICS["cov_eta"], 1, 3), (METRICS["entropy"], 1, 3),
         ("completions/clipped_ratio", 100, 1),
     ):  # fmt: skip
-        first, last = [], []
-        for curves in (r.run.curves for r in results):
-            part = PART * (curves.tokens - 1) // curves.tokens[-1]
-            first.append(nanmean(curves[name][part == 0]))
-            last.append(nanmean(curves[name][part == PART - 1]))
-        found.append(f"{scale * np.mean(first):.{digits}f} → {scale * np.mean(last):.{digits}f}")
+        ends = (np.mean([_mean_of_part(r, name, part, PART) for r in results]) for part in (0, PART - 1))
+        found.append(" → ".join(f"{scale * end:.{digits}f}" for end in ends))
     return found
 
 

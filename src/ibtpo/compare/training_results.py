@@ -72,9 +72,9 @@ def training_summary(plan: Plan) -> tuple[dict[str, Any], list[Row]]:
     pairs = [(REFERENCE, arm) for arm in results] + [(arm, BASELINE) for arm in results]
     for mine, theirs in pairs:
         if mine != theirs and mine in results and theirs in results:
-            paired = _paired(results[mine], results[theirs], problems)
-            if paired is not None:
-                summary["paired"][f"{mine}-{theirs}"] = paired
+            found = paired(results[mine], results[theirs], problems)
+            if found is not None:
+                summary["paired"][f"{mine}-{theirs}"] = found
     summary["learning_rates"] = choices
     curves = [row for arm, rs in results.items() for r in rs for row in _curves(plan, arm, r)]
     return summary, curves
@@ -123,14 +123,23 @@ def _curve(plan: Plan, results: Sequence[Result], problems: Sequence[str]) -> li
     return curve
 
 
-def _paired(mine: Sequence[Result], theirs: Sequence[Result], problems: Sequence[str]) -> dict[str, Any] | None:
-    """The difference in accuracy, mine minus theirs, over the seeds that both have; None if there is no such seed."""
+def paired(
+    mine: Sequence[Result], theirs: Sequence[Result], problems: Sequence[str], *, level: float = 0.95
+) -> dict[str, Any] | None:
+    """The `difference` in accuracy, mine minus theirs, over the seeds that both have, and these as "seed_numbers".
+
+    mine, theirs: finished runs of two arms.
+    problems: the ids of the held-out problems.
+    level: of the interval.
+
+    Returns None if there is no such seed.
+    """
     ours, others = ({r.seed: r.rows[-1]["grades"] for r in rs} for rs in (mine, theirs))
     seeds = [seed for seed in ours if seed in others]
     if not seeds:
         return None
     tables = (grade_table([grades[seed] for seed in seeds], problems) for grades in (ours, others))
-    return {**difference(*tables), "seed_numbers": seeds}
+    return {**difference(*tables, level=level), "seed_numbers": seeds}
 
 
 def _curves(plan: Plan, arm: str, result: Result) -> list[Row]:
