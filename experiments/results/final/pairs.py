@@ -76,8 +76,9 @@ def main(run: Path, output: Path) -> None:
         "Success in training, of the answers that no branch chose, in each third of the token budget, minus that of "
         "grpo with the same seeds; points, 95 % intervals over seeds (Student's t).",
         _table(["arm", "first third", "second", "last", "last minus first"], [_thirds(arms, arm) for arm in others]),
-        f"Diagnostics in the first {100 / PART:g} % of the tokens and in the last, means over seeds. Eff-Rate is that "
-        "of groups of 8 (independent answers) or of up to 12 (trees), in %; entropy in nats.",
+        f"Diagnostics in the first {100 / PART:g} % of the tokens and in the last, means over seeds, and the change "
+        "with its 95 % interval (Student's t). Eff-Rate is that of groups of 8 (independent answers) or of up to 12 "
+        "(trees), in %; entropy in nats.",
         _table(
             ["arm", "seeds", "Eff-Rate", "Cov(η1, η2)", "entropy", "truncated, %"],
             [[arm, len(results), *_ends(results)] for arm, results in arms.items()],
@@ -127,14 +128,18 @@ def _mean_of_part(result: Result, name: str, part: int, of: int) -> float:
 
 
 def _ends(results: Sequence[Result]) -> list[str]:
-    """Means over an arm's seeds of the diagnostics at both ends of its runs, as texts "first → last"."""
+    """An arm's diagnostics at both ends of its runs, as texts "first → last, change [interval]"."""
     found = []
     for name, scale, digits in (
         (METRICS["eff_rate"], 100, 1), (METRICS["cov_eta"], 1, 3), (METRICS["entropy"], 1, 3),
         ("completions/clipped_ratio", 100, 1),
     ):  # fmt: skip
-        ends = (np.mean([_mean_of_part(r, name, part, PART) for r in results]) for part in (0, PART - 1))
-        found.append(" → ".join(f"{scale * end:.{digits}f}" for end in ends))
+        ends = scale * np.array([[_mean_of_part(r, name, part, PART) for part in (0, PART - 1)] for r in results])
+        change = difference(ends[:, 1:], ends[:, :1])
+        low, high = change["ci"]
+        interval = "[–]" if np.isnan(low) else f"[{low:+.{digits}f}, {high:+.{digits}f}]"
+        first, last = ends.mean(axis=0)
+        found.append(f"{first:.{digits}f} → {last:.{digits}f}, {change['diff']:+.{digits}f} {interval}")
     return found
 
 
