@@ -15,7 +15,7 @@ CHOICES: dict[str, tuple[Arm, Arm]] = {
     "branch as fixed width in place of by IB-Score": (("fixed width", "ibtpo"), ("IBTree", "ibtpo")),
     "branch as EPTree in place of by IB-Score": (("EPTree", "ibtpo"), ("IBTree", "ibtpo")),
     "branch by surprise in place of as EPTree": (("surprise", "ibtpo"), ("EPTree", "ibtpo")),
-    "the same, both weighted sqrt": (("EPTree", "ibtpo, sqrt"), ("IBTree", "ibtpo, sqrt")),
+    "branch as EPTree in place of by IB-Score, sqrt": (("EPTree", "ibtpo, sqrt"), ("IBTree", "ibtpo, sqrt")),
     "branching β 1 in place of 5": (("IBTree β 1", "ibtpo"), ("IBTree", "ibtpo")),
     "branching β 20 in place of 5": (("IBTree β 20", "ibtpo"), ("IBTree", "ibtpo")),
     "branch by draws in place of leaves": (("IBTree draws", "ibtpo"), ("IBTree", "ibtpo")),
