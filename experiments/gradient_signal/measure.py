@@ -175,16 +175,17 @@ def _cosines(
 def signal_rows(
     names: Iterable[tuple[str, str]], cosines: Sequence[np.ndarray], thousands: Sequence[float], batch: int
 ) -> list[dict[str, Any]]:
-    """The rows of the result: each method's signal to noise, and its ratio to the first one's.
+    """The rows of the result: each method's signal to noise, against the first one's and IB-TPO's on the same trees.
 
     names: kind of group and advantage of each method.
     cosines: for each method, (n,) the cosines of its batches with the true gradient.
     thousands: for each method, generated tokens of a batch, in thousands.
     batch: questions of a batch.
     """
-    rows = []
+    names, rows = list(names), []
     for (group, advantage), c, spent in zip(names, cosines, thousands, strict=True):
         cost = thousands[0] / spent
+        own = cosines[names.index((group, "ibtpo"))] if (group, "ibtpo") in names else None
         rows.append(
             {
                 "groups": group,
@@ -192,11 +193,17 @@ def signal_rows(
                 "tokens": 1000 * spent / batch,
                 "cosine": float(c.mean()),
                 "signal": float(_signal(c.mean(), spent)),
-                "ratio": cost * float(np.exp(_log_ratio(c.mean(), cosines[0].mean()))),
+                "ratio": cost * _ratio(c, cosines[0]),
                 "ci": [cost * end for end in _interval(c, cosines[0])],
+                "to_ibtpo": None if own is None else [_ratio(c, own), *_interval(c, own)],
             }
         )
     return rows
+
+
+def _ratio(mine: np.ndarray, theirs: np.ndarray) -> float:
+    """The ratio of two signals to noise for equal tokens, from (n,) cosines."""
+    return float(np.exp(_log_ratio(mine.mean(), theirs.mean())))
 
 
 def _log_ratio(mine: float, theirs: float) -> float:
@@ -236,17 +243,19 @@ def _signal(cosine: Any, thousands: float) -> Any:
 def _table(summary: dict[str, Any]) -> str:
     lines = [
         f"{summary['problems']} training problems, success {100 * summary['success']:.1f} %, batches of "
-        f"{summary['batch']}; true gradient from {summary['answers']} answers a problem. 95 % intervals over "
-        "batches, paired (jackknife, Student's t).",
+        f"{summary['batch']}; true gradient from {summary['answers']} answers a problem. The ratios are for the same "
+        "tokens, the last for the same trees; 95 % intervals over batches, paired (jackknife, Student's t).",
         "",
-        "| groups | advantage | tokens a question | cosine | signal to noise, 1000 tokens | against GRPO |",
-        "| --- | --- | ---: | ---: | ---: | --- |",
+        "| groups | advantage | tokens a question | cosine | signal to noise, 1000 tokens | against GRPO | "
+        "against ibtpo |",
+        "| --- | --- | ---: | ---: | ---: | --- | --- |",
     ]
     for r in summary["rows"]:
-        low, high = r["ci"]
+        against = [(r["ratio"], *r["ci"]), r["to_ibtpo"]]
+        cells = ["–" if c is None else "{:.2f} [{:.2f}, {:.2f}]".format(*c) for c in against]
         lines.append(
             f"| {r['groups']} | {r['advantage']} | {r['tokens']:.0f} | {r['cosine']:.3f} | {r['signal']:.4f} | "
-            f"{r['ratio']:.2f} [{low:.2f}, {high:.2f}] |"
+            f"{' | '.join(cells)} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -82,6 +82,15 @@ def test_the_interval_of_few_batches_is_the_jackknife_s() -> None:
     assert row["ci"] == pytest.approx([0.0468381, 36.1414], rel=1e-4)
 
 
+def test_advantages_are_compared_on_the_same_trees() -> None:
+    names = [("independent, 8", "grpo"), ("ib", "grpo"), ("ib", "ibtpo")]
+    cosines = [np.array([c, c]) for c in (0.3, 0.6, 0.5)]
+    rows = measure.signal_rows(names, cosines, [1.0, 2.0, 2.0], 4)
+    assert rows[0]["to_ibtpo"] is None
+    assert rows[1]["to_ibtpo"] == pytest.approx([0.5625 * 3] * 3)  # 0.36/0.64 over 0.25/0.75, whatever both cost
+    assert rows[2]["to_ibtpo"] == [1, 1, 1]
+
+
 def test_the_true_gradient_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = load_model("nano")
     both = [trees.three_leaf(), trees.merged()]
