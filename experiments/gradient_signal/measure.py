@@ -17,7 +17,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,7 @@ def _cosines(
 
 
 def signal_rows(
-    names: Iterable[tuple[str, str]], cosines: Sequence[np.ndarray], thousands: Sequence[float], batch: int
+    names: Sequence[tuple[str, str]], cosines: Sequence[np.ndarray], thousands: Sequence[float], batch: int
 ) -> list[dict[str, Any]]:
     """The rows of the result: each method's signal to noise, against the first one's and IB-TPO's on the same trees.
 
@@ -182,7 +182,7 @@ def signal_rows(
     thousands: for each method, generated tokens of a batch, in thousands.
     batch: questions of a batch.
     """
-    names, rows = list(names), []
+    rows = []
     for (group, advantage), c, spent in zip(names, cosines, thousands, strict=True):
         cost = thousands[0] / spent
         own = cosines[names.index((group, "ibtpo"))] if (group, "ibtpo") in names else None

@@ -65,12 +65,13 @@ def main(run: Path, output: Path) -> None:
             [
                 [
                     arm,
-                    _points(_minus(arms, arm, "grpo")),
+                    _points(found),
                     _interval(_minus(arms, arm, "grpo", level=level)),
-                    len(_minus(arms, arm, "grpo")["seed_numbers"]),
+                    len(found["seed_numbers"]),
                     _points(_minus(arms, arm, "grpo", COMMON)),
                 ]
                 for arm in others
+                for found in [_minus(arms, arm, "grpo")]
             ],
         ),
         "Success in training, of the answers that no branch chose, in each third of the token budget, minus that of "
@@ -136,10 +137,9 @@ def _ends(results: Sequence[Result]) -> list[str]:
     ):  # fmt: skip
         ends = scale * np.array([[_mean_of_part(r, name, part, PART) for part in (0, PART - 1)] for r in results])
         change = difference(ends[:, 1:], ends[:, :1])
-        low, high = change["ci"]
-        interval = "[–]" if np.isnan(low) else f"[{low:+.{digits}f}, {high:+.{digits}f}]"
         first, last = ends.mean(axis=0)
-        found.append(f"{first:.{digits}f} → {last:.{digits}f}, {change['diff']:+.{digits}f} {interval}")
+        changed = f"{change['diff']:+.{digits}f} {_interval(change, 1, digits)}"
+        found.append(f"{first:.{digits}f} → {last:.{digits}f}, {changed}")
     return found
 
 
@@ -148,11 +148,12 @@ def _points(found: dict[str, Any]) -> str:
     return f"{100 * found['diff']:+.1f} {_interval(found)}"
 
 
-def _interval(found: dict[str, Any]) -> str:
+def _interval(found: dict[str, Any], scale: float = 100, digits: int = 1) -> str:
     """Of one seed alone, and without problems, there is none."""
     if np.isnan(found["ci"]).any():
         return "[–]"
-    return "[{:+.1f}, {:+.1f}]".format(*(100 * end for end in found["ci"]))
+    low, high = (f"{scale * end:+.{digits}f}" for end in found["ci"])
+    return f"[{low}, {high}]"
 
 
 if __name__ == "__main__":
