@@ -29,10 +29,7 @@ GROWTHS = {
     "IBTree β 20": Growth("ib", TREE, ScoreOptions(ib_beta=20)),
     "IBTree draws": Growth("ib", TREE, ScoreOptions(value="draws")),
     "IBTree draws, β 1": Growth("ib", TREE, ScoreOptions(value="draws", ib_beta=1)),
-}
-# Trees that end early, for learning only: the share of problems that get a whole tree is what they are about, and that
-# changes while a policy learns.
-ADAPTIVE = {
+    # These may end early, so how many tokens a tree has depends on how hard its problem is.
     "IBTree adaptive": Growth("ib_adaptive", TREE),
     "surprise adaptive": Growth("entropy_adaptive", TREE),
     "independent adaptive": Growth("independent_adaptive", TREE),

@@ -29,6 +29,9 @@ CHOICES: dict[str, tuple[Arm, Arm]] = {
     "EPTree, TreeRL's credit in place of IB-TPO's": (("EPTree", "treerl"), ("EPTree", "ibtpo")),
     "EPTree, TreeRL's credit in place of IB-TPO's sqrt": (("EPTree", "treerl"), ("EPTree", "ibtpo, sqrt")),
     "IBTree, TreeRL's credit in place of IB-TPO's": (("IBTree", "treerl"), ("IBTree", "ibtpo")),
+    "IBTree, a budget by need": (("IBTree adaptive", "ibtpo"), ("IBTree", "ibtpo")),
+    "surprise, a budget by need": (("surprise adaptive", "ibtpo"), ("surprise", "ibtpo")),
+    "independent answers, a budget by need": (("independent adaptive", "grpo"), ("independent 8", "grpo")),
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import ADAPTIVE, ARMS, CREDITS, GROWTHS, Growth
+from arms import ARMS, CREDITS, GROWTHS, Growth
 from calibrate import POINTS, make_problems
 from trees import gradient, grow, node_weights, visited
 from world import Problem, directions, policy, solve
@@ -97,7 +97,7 @@ def train(world: World, growth: Growth, credit: CreditOptions, rate: float, step
 def train_arm(world: World, arm: str, rate: float) -> dict[str, Any]:
     """The run of one of `ARMS`."""
     growth, credit = ARMS[arm]
-    return train(world, {**GROWTHS, **ADAPTIVE}[growth], CREDITS[credit], rate)
+    return train(world, GROWTHS[growth], CREDITS[credit], rate)
 
 
 class Runs:

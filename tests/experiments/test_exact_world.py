@@ -161,10 +161,10 @@ class WorldVerifier:
         return [Verdict(r, (r,)) for r in rewards]
 
 
-@pytest.mark.parametrize("name", [*arms.GROWTHS, *arms.ADAPTIVE])
+@pytest.mark.parametrize("name", arms.GROWTHS)
 def test_trees_are_those_of_tree_search(name: str) -> None:
     problem, theta = make(world.Shape(5, 4096, 4), seed=1)
-    probs, growth = world.policy(problem, theta), {**arms.GROWTHS, **arms.ADAPTIVE}[name]
+    probs, growth = world.policy(problem, theta), arms.GROWTHS[name]
     options = SearchOptions(
         budget=growth.budget, sampling=Sampling(1.0, 1.0, 0), score=growth.score, branching=growth.rule,
         splitter="tokens:1", max_completion_length=problem.depth, seed=11, deterministic=True,
