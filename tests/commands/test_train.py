@@ -21,9 +21,9 @@ def test_the_recipes_own_run_is_told_what_grpo_and_ibtpo_reach_by_numbers_that_s
         assert known["arms"][name]["ci"] == pytest.approx(summary["arms"][arm]["ci"], abs=1e-4)
     assert (known["tokens"], known["problems"]) == (summary["tokens"], summary["problems"])
     for changes in ({}, {"seed": 7}, {"method": "grpo"}):
-        line = known_results(prepare(None, changes, output="unused").settings)
-        assert line is not None
-        assert f"GRPO {100 * known['arms']['GRPO']['acc']:.1f} %" in line
+        text = known_results(prepare(None, changes, output="unused").settings)
+        assert text is not None
+        assert f"GRPO {100 * known['arms']['GRPO']['acc']:.1f} %" in text
 
 
 @pytest.mark.parametrize("changes", [{"lam": 0.5}, {"learning_rate": 1e-3}, {"max_generated_tokens": 1000}])

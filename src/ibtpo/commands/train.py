@@ -165,7 +165,7 @@ def try_report(folder: Path) -> Path | None:
 
 
 def known_results(settings: Mapping[str, Any]) -> str | None:
-    """What GRPO and IB-TPO reach with the embedded task's recipe, as measured with many seeds, as one line of text.
+    """What GRPO and IB-TPO reach with the embedded task's recipe, as measured before, as two lines of text.
 
     settings: those of a run, spelt out as `config.yaml` holds them.
 
@@ -185,8 +185,9 @@ def known_results(settings: Mapping[str, Any]) -> str | None:
     known = json.loads(file.read_text(encoding="utf-8"))
     arms = [f"{name} {percent(arm['acc'], arm['ci'])}" for name, arm in known["arms"].items()]
     return (
-        f"for the same {known['tokens']:,} tokens, over {known['seeds']} seeds and {known['problems']} validation "
-        f"problems: {', '.join(arms)} ({known['source']}); one GRPO run of your own: ibtpo train --method grpo"
+        f"for the same {known['tokens']:,} tokens: {', '.join(arms)}\n"
+        f"({known['seeds']} seeds, {known['problems']} validation problems, {known['source']}); "
+        "to see GRPO: ibtpo train --method grpo"
     )
 
 
@@ -211,5 +212,5 @@ def _report(console: Console, run: "Run", report: Path | None, as_json: bool) ->
     console.print(f"done in {run.seconds:.0f} s; run folder: {run.path}", highlight=False, soft_wrap=True)
     if report is not None:
         console.print(f"report: {report}", highlight=False, soft_wrap=True)
-    if line := known_results(run.settings):
-        console.print(line, highlight=False, soft_wrap=True)
+    if text := known_results(run.settings):
+        console.print(text, highlight=False, soft_wrap=True)
