@@ -1,7 +1,7 @@
 """The exactly solvable world: calibration, gradients, bias, learning curves, and the report.
 
 python run.py calibrate|gradient|bias|learn|check|report|all [--points paper …] [--problems N] [--seeds N]
-    [--arms core|by-need|lambda|all] [--rates R …]
+    [--arms core|all] [--rates R …]
 
 Every command goes on where an earlier one was stopped. `check` repeats some stored runs, and fails if one differs now.
 """
